@@ -1,0 +1,20 @@
+"""Entry point of `reberth` and of `python -m reberth`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code (docs/exit-codes.md)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks must not turn a report into a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    from reberth.cli.app import root
+
+    root.main(args=sys.argv[1:], prog_name="reberth")
+
+
+if __name__ == "__main__":
+    main()

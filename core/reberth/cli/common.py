@@ -1,0 +1,61 @@
+"""What the commands share: configuration, the host, options and how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from reberth import config as configuration
+from reberth.cli.output import note, write, write_json
+from reberth.config import Config
+from reberth.options import make_options
+from reberth.report import Report, render_text
+from reberth.text import safe
+from reberth_hooks import Options, ReberthError
+
+if TYPE_CHECKING:
+    from reberth.host import Host
+
+
+def load_config() -> Config:
+    """Every layer of the configuration."""
+    return configuration.load()
+
+
+def make_host(config: Config, *, yes: bool = False, quiet: bool = False, json: bool = False) -> Host:
+    """The host behind every command that reaches a node; imported here because it brings the whole engine."""
+    from reberth.host import Host
+
+    return Host(config, yes=yes, quiet=quiet, json=json)
+
+
+@contextmanager
+def open_host(config: Config, *, yes: bool = False, quiet: bool = False, json: bool = False) -> Iterator[Host]:
+    """A host that is closed at the end; trouble in closing is a warning, since it must not hide how a run ended."""
+    host = make_host(config, yes=yes, quiet=quiet, json=json)
+    try:
+        yield host
+    finally:
+        try:
+            host.close()
+        except (ReberthError, OSError) as error:
+            note(f"warning: while closing the connections: {safe(error)}")
+
+
+def options_of(config: Config, **given: Any) -> Options:
+    """Options from the configuration's defaults under what was given; False, None and empty lists are not given."""
+    lazy = {"lazy_restore": False} if given.pop("no_lazy_restore", False) else {}
+    words: Mapping[str, Any] = {word: value for word, value in given.items() if value} | lazy
+    return make_options(config.defaults, words)
+
+
+def finish(report: Report, *, json: bool) -> None:
+    """Print the report of a run and leave with its exit code."""
+    if json:
+        write_json(report.to_json())
+    else:
+        write(render_text(report))
+    raise typer.Exit(report.exit_code)

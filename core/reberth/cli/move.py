@@ -1,0 +1,71 @@
+"""`reberth move`: the main job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from reberth.cli import common, params
+from reberth.cli.output import note, write, write_json
+from reberth.cli.plan_text import plan_document, plan_lines, refusal
+from reberth.request import Request
+from reberth_hooks import Exit, Plan
+
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="As `reberth plan`.", show_default=False)]
+
+
+def command(
+    source: params.Source,
+    target: params.Target,
+    mode: params.ModeName = None,
+    backend: params.Backend = "",
+    transport: params.Transports = None,
+    tcp_established: params.TcpEstablished = False,
+    tcp_close: params.TcpClose = False,
+    timeout: params.Timeout = None,
+    keep_images: params.KeepImages = False,
+    skip: params.Skip = None,
+    no_lazy_restore: params.NoLazyRestore = False,
+    dry_run: DryRun = False,
+    json: params.Json = False,
+    quiet: params.Quiet = False,
+    yes: params.Yes = False,
+) -> None:
+    """Move a running workload to another node.
+
+    It runs on one of the two at every end of this command, or the report says where it is held and what decides.
+
+    \b
+    reberth move web pi2:
+    reberth move pi1:runc/web pi2:web2 --tcp-established
+    reberth move criu/4711 pi2: --dry-run
+    """
+    config = common.load_config()
+    options = common.options_of(
+        config,
+        mode=mode,
+        tcp_established=tcp_established,
+        tcp_close=tcp_close,
+        timeout=timeout,
+        keep_images=keep_images,
+        skip=skip,
+        no_lazy_restore=no_lazy_restore,
+    )
+    request = Request(source, target, options, backend, tuple(transport or ()))
+    with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:
+        plan = host.plan(request)
+        if dry_run:
+            show_plan(plan, json=json)
+        if not quiet and not json:
+            note("\n".join(plan_lines(plan)))
+        common.finish(refusal(plan) if plan.refused else host.move(plan), json=json)
+
+
+def show_plan(plan: Plan, *, json: bool) -> None:
+    """Print the plan as data and leave: 0 when the move would be done, 10 when it would be refused."""
+    if json:
+        write_json(plan_document(plan))
+    else:
+        write([*plan_lines(plan), "refused: nothing was touched" if plan.refused else "nothing was touched"])
+    raise typer.Exit(int(Exit.REFUSED if plan.refused else Exit.DONE))

@@ -1,0 +1,141 @@
+"""`reberth node`: the inventory."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from reberth import config as configuration
+from reberth.catalog import Catalog
+from reberth.cli import common, params
+from reberth.cli.facts import fact_lines
+from reberth.cli.output import note, write, write_json
+from reberth.names import check_name
+from reberth.text import safe, table
+from reberth_hooks import Node, PluginError, Role, UntrustedError, UsageError, plain
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Manage the nodes of the inventory.")
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a node.", show_default=False)]
+PluginName = Annotated[str, typer.Argument(metavar="PLUGIN", help="The name of a plugin.", show_default=False)]
+KINDS = {Role.BACKEND: "backends", Role.TRANSPORT: "transports", Role.WRAPPER: "wrappers"}
+
+
+@app.command("add")
+def add(
+    name: Name,
+    place: Annotated[str, typer.Argument(metavar="ADDRESS", help="As --address.", show_default=False)] = "",
+    address: Annotated[str, typer.Option(help="Host name, address, or a Host of ssh_config.", show_default=False)] = "",
+    user: Annotated[str, typer.Option(help="Log in as this user.", show_default=False)] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of sshd.", show_default=False)] = 0,
+    identity: Annotated[str, typer.Option(metavar="FILE", help="The private key.", show_default=False)] = "",
+    become: Annotated[str, typer.Option(metavar="HOW", help="Become root by: none or sudo.")] = "none",
+    fingerprint: Annotated[
+        str, typer.Option(metavar="SHA256:...", help="The host key that is expected.", show_default=False)
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Trust the key that the node shows.", show_default=False)] = False,
+    json: params.Json = False,
+) -> None:
+    """Add a node: pin its host key, probe it, enable what is usable there.
+
+    \b
+    reberth node add pi2 192.0.2.2 --user pi --become sudo
+    reberth node add pi2 --address pi2.lan --fingerprint SHA256:...
+    """
+    from reberth import nodeadd
+
+    if place and address:
+        raise UsageError("the address is given twice", hint="ADDRESS or --address, not both")
+    config = common.load_config()
+    ssh: dict[str, Any] = {"user": user, "port": port, "identity": identity}
+    node = nodeadd.new_node(config, name, address or place or name, become, ssh)
+    key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, port), fingerprint)
+    if not fingerprint:
+        _confirm(node, key.kind, key.fingerprint, yes=yes)
+    node = nodeadd.pin(node, key)
+    try:
+        node, unusable = nodeadd.probe(node, config, lambda with_it: common.open_host(with_it, quiet=True, json=json))
+        path = nodeadd.store(node)
+    except BaseException:
+        nodeadd.unpin(name)
+        raise
+    if json:
+        write_json({"schema": 1, "node": plain(node), "unusable": unusable, "file": str(path)})
+        return
+    write([f"node {name} is in {safe(path)}", f"  enabled      {', '.join(node.backends) or 'no backend'}"])
+    for plugin, reason in unusable.items():
+        note(f"  not enabled  {safe(plugin)}: {safe(reason)}")
+
+
+def _confirm(node: Node, kind: str, fingerprint: str, *, yes: bool) -> None:
+    note(f"{safe(node.address)} shows the host key\n  {safe(fingerprint)} ({safe(kind)})")
+    if yes:
+        return
+    try:
+        agreed = typer.confirm("Is this the key of the node?", err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise UntrustedError("the host key was not confirmed", hint="compare it on the node; --fingerprint or --yes")
+
+
+@app.command("rm")
+def rm(name: Name) -> None:
+    """Remove a node from the inventory, with its pinned key."""
+    from reberth.nodeadd import unpin
+
+    path = configuration.remove_node(check_name(name, "node name"))
+    unpin(name)
+    note(f"node {name} is gone from {safe(path)}")
+
+
+@app.command("ls")
+def ls(json: params.Json = False) -> None:
+    """List the nodes."""
+    nodes = [node for _, node in sorted(common.load_config().nodes.items())]
+    if json:
+        write_json({"schema": 1, "nodes": [plain(node) for node in nodes]})
+        return
+    rows = [
+        (n.name, n.address or "-", n.connector, n.become, ", ".join(n.backends) or "-", ", ".join(n.transports) or "-")
+        for n in nodes
+    ]
+    write(table(("NODE", "ADDRESS", "CONNECTOR", "BECOME", "BACKENDS", "TRANSPORTS"), rows))
+
+
+@app.command("show")
+def show(name: Name, json: params.Json = False) -> None:
+    """Show one node as it is configured."""
+    data = plain(common.load_config().node(check_name(name, "node name")))
+    if json:
+        write_json({"schema": 1, "node": data})
+    else:
+        write(fact_lines(data, "name"))
+
+
+@app.command("enable")
+def enable(name: Name, plugin: PluginName) -> None:
+    """Enable a plugin on a node; only enabled plugins are ever called for it."""
+    roles = Catalog().get(check_name(plugin, "plugin name")).declaration.roles
+    kinds = [kind for role, kind in KINDS.items() if role in roles]
+    if not kinds:
+        raise PluginError(f"plugin {plugin} is {', '.join(sorted(roles))}: nothing to enable on a node")
+    _set(name, kinds, plugin, enabled=True)
+
+
+@app.command("disable")
+def disable(name: Name, plugin: PluginName) -> None:
+    """Disable a plugin on a node."""
+    node = common.load_config().node(check_name(name, "node name"))
+    kinds = [kind for kind in KINDS.values() if plugin in getattr(node, kind)]
+    if not kinds:
+        have = ", ".join(sorted(node.plugins))
+        raise UsageError(f"plugin {plugin!a} is not enabled on node {name}", hint=f"enabled: {have}")
+    _set(name, kinds, plugin, enabled=False)
+
+
+def _set(name: str, kinds: list[str], plugin: str, *, enabled: bool) -> None:
+    for kind in kinds:
+        path = configuration.set_enabled(common.load_config(), check_name(name, "node name"), kind, plugin, enabled)
+        word = "enabled" if enabled else "disabled"
+        note(f"node {name}: {plugin} {word} ({kind}, {safe(path)})")

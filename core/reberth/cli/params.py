@@ -1,0 +1,46 @@
+"""Arguments and options that several commands share, each with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="[NODE:][BACKEND/]NAME", show_default=False)]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="NODE: or NODE:NEWNAME", show_default=False)]
+RunId = Annotated[str, typer.Argument(metavar="ID", help="The id of the run.", show_default=False)]
+AnyRunId = Annotated[str, typer.Argument(metavar="ID", help="The id of one run; all without it.", show_default=False)]
+
+ModeName = Annotated[
+    str | None,
+    typer.Option("--mode", metavar="MODE", help="auto, or one mode that the backend offers.", show_default=False),
+]
+Backend = Annotated[
+    str,
+    typer.Option("--backend", metavar="NAME", help="The backend, if the name alone is not clear.", show_default=False),
+]
+Transports = Annotated[
+    list[str] | None,
+    typer.Option("--transport", metavar="NAME", help="Carry the data by this; may be repeated.", show_default=False),
+]
+TcpEstablished = Annotated[
+    bool, typer.Option("--tcp-established", help="Keep open TCP connections.", show_default=False)
+]
+TcpClose = Annotated[
+    bool, typer.Option("--tcp-close", help="Restore open TCP connections as closed.", show_default=False)
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="TIME", help="Roll back if not decided by then: 90s, 5m.", show_default=False),
+]
+KeepImages = Annotated[bool, typer.Option("--keep-images", help="Keep the images after success.", show_default=False)]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", metavar="CHECK", help="Go on though this check fails; may be repeated.", show_default=False),
+]
+NoLazyRestore = Annotated[
+    bool, typer.Option("--no-lazy-restore", help="Read all memory before the copy runs.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress on stderr.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", help="Agree to losses that were announced.", show_default=False)]

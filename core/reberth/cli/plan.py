@@ -1,0 +1,48 @@
+"""`reberth plan`: what `reberth move` would do."""
+
+from __future__ import annotations
+
+from reberth.cli import move, params
+
+
+def command(
+    source: params.Source,
+    target: params.Target,
+    mode: params.ModeName = None,
+    backend: params.Backend = "",
+    transport: params.Transports = None,
+    tcp_established: params.TcpEstablished = False,
+    tcp_close: params.TcpClose = False,
+    timeout: params.Timeout = None,
+    keep_images: params.KeepImages = False,
+    skip: params.Skip = None,
+    no_lazy_restore: params.NoLazyRestore = False,
+    json: params.Json = False,
+    quiet: params.Quiet = False,
+    yes: params.Yes = False,
+) -> None:
+    """Say whether and how a move would work, and touch nothing.
+
+    Exit code 0: it would be done; 10: it would be refused, and the checks say why.
+
+    \b
+    reberth plan web pi2:
+    reberth plan pi1:runc/web pi2: --json
+    """
+    move.command(
+        source,
+        target,
+        mode,
+        backend,
+        transport,
+        tcp_established,
+        tcp_close,
+        timeout,
+        keep_images,
+        skip,
+        no_lazy_restore,
+        dry_run=True,
+        json=json,
+        quiet=quiet,
+        yes=yes,
+    )

@@ -1,0 +1,48 @@
+"""A plan in words, as JSON, and as the report of a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reberth.report import Report
+from reberth.text import safe
+from reberth_hooks import Check, Exit, Level, Plan, plain
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan for people: what, how, why, and every check that is not simply fine."""
+    good = sum(check.level is Level.OK for check in plan.checks)
+    routes = ", ".join(f"{kind} by {name}" for kind, name in sorted(plan.routes.items()))
+    return [
+        f"plan {safe(plan.id)}: {safe(plan.workload)} -> {safe(plan.target.name)}:{safe(plan.target_name)}",
+        f"  mode   {safe(plan.why or plan.mode)}",
+        f"  ways   {safe(routes or '-')}",
+        f"  checks {good} of {len(plan.checks)} fine",
+        *(f"  {line}" for check in plan.checks if check.level is not Level.OK for line in check_lines(check)),
+    ]
+
+
+def check_lines(check: Check) -> list[str]:
+    """One check for people; the remedy on a line of its own."""
+    node = f"{check.node}: " if check.node else ""
+    lines = [f"{check.level:<4}   {safe(node)}{safe(check.id)}: {safe(check.reason)}"]
+    return lines + ([f"         -> {safe(check.remedy)}"] if check.remedy and check.level is not Level.OK else [])
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON (schema 1); facts and details of plugins are left out, their shape is the plugins' own."""
+    keys = ("id", "workload", "target_name", "mode", "why", "routes", "options", "checks")
+    document = {key: plain(getattr(plan, key)) for key in keys}
+    document |= {"source": plan.source.name, "target": plan.target.name, "refused": bool(plan.refused)}
+    return {"schema": 1, **document, "exit_code": int(Exit.REFUSED if plan.refused else Exit.DONE)}
+
+
+def refusal(plan: Plan) -> Report:
+    """The report of a move that was not begun."""
+    report = Report.of_plan(plan)
+    first = plan.refused[0]
+    report.outcome, report.exit_code = "refused", int(Exit.REFUSED)
+    names = ", ".join(check.id for check in plan.refused)
+    message = f"the preflight refused this move: {names}"
+    report.error = {"code": "refused", "message": message, "hint": first.remedy, "log_tail": "", "phase": "plan"}
+    return report

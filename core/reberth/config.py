@@ -1,0 +1,206 @@
+"""The configuration: nodes and defaults out of TOML files and `REBERTH_*`, and nodes written back with comments kept.
+
+Layers, later ones win key by key: /etc/reberth/config.toml, the user's file, the environment; options come after
+(reberth.options.make_options). `$REBERTH_CONFIG` replaces both files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reberth import options, paths
+from reberth_hooks import Node, UsageError
+
+LOCAL = "local"
+# The local node has every bundled backend without configuration; what is not installed is passed over when planning.
+BUNDLED_BACKENDS = ("criu", "runc")
+_LISTS = ("backends", "transports", "wrappers")
+_BECOME = ("none", "sudo", "su")
+_NODE_KEYS = ("address", "become", "connector", *_LISTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is configured: `defaults` maps fields of Options to values; `files` were read, in this order."""
+
+    nodes: Mapping[str, Node]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def node(self, name: str) -> Node:
+        """The node of this name; UsageError names the closest ones and how to add it."""
+        if name in self.nodes:
+            return self.nodes[name]
+        known = ", ".join(sorted(self.nodes))
+        raise UsageError(
+            f"there is no node {name!a}{options.near(name, self.nodes)}",
+            hint=f"known nodes: {known}; add one with: reberth node add NAME ADDRESS",
+        )
+
+
+def load(environ: Mapping[str, str] | None = None) -> Config:
+    """Read all layers; UsageError names the file, the key and the nearest known one."""
+    env = os.environ if environ is None else environ
+    tables: dict[str, dict[str, Any]] = {LOCAL: {}}
+    defaults: dict[str, Any] = {}
+    files = []
+    for path in paths.config_files(env):
+        try:
+            nodes, more = _parse(path.read_text("utf-8"), str(path))
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
+        files.append(path)
+        defaults |= more
+        for name, table in nodes.items():
+            tables[name] = _merge(tables.get(name, {}), table)
+    defaults |= _environment(env)
+    return Config({name: _node(name, table) for name, table in tables.items()}, defaults, tuple(files))
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, Any]:
+    """Defaults out of `REBERTH_*`; other variables of that prefix are not ours to judge unless nearly one of ours."""
+    names = {"REBERTH_" + word.upper(): word for word in options.WORDS}
+    found: dict[str, Any] = {}
+    for name in sorted(n for n in env if n.startswith("REBERTH_")):
+        if name in names:
+            found.update([options.read(names[name], env[name], name)])
+        elif close := difflib.get_close_matches(name, names, n=1, cutoff=0.92):
+            raise UsageError(f"environment: unknown variable {name} (did you mean {close[0]}?)")
+    return found
+
+
+def _parse(text: str, where: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Node tables and defaults of one file, every key checked."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where}: not valid TOML: {error}") from error
+    for key in data:
+        if key not in ("nodes", "defaults"):
+            raise UsageError(f"{where}: unknown key {key!a}{options.near(key, ('nodes', 'defaults'))}")
+    defaults = dict(options.read(k, v, f"{where}: defaults") for k, v in _table(data, "defaults", where).items())
+    nodes = _table(data, "nodes", where)
+    for name in nodes:
+        _check_node(name, _table(nodes, name, f"{where}: nodes"), f"{where}: nodes.{name}")
+    return nodes, defaults
+
+
+def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    table = data.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: {key} must be a table, not {table!a}")
+    return table
+
+
+def _check_node(name: str, table: Mapping[str, Any], where: str) -> None:
+    from reberth.names import check_name
+
+    check_name(name, "node name")
+    for key, value in table.items():
+        if key in _LISTS:
+            if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+                raise UsageError(f"{where}: {key} must be a list of plugin names, not {value!a}")
+        elif key in _NODE_KEYS:
+            if not isinstance(value, str) or (key == "become" and value not in _BECOME):
+                raise UsageError(
+                    f"{where}: {key} must be {'none, sudo or su' if key == 'become' else 'text'}: {value!a}"
+                )
+        elif not isinstance(value, dict) or not _is_plugin(key, table):
+            raise UsageError(f"{where}: unknown key {key!a}{options.near(key, (*_NODE_KEYS, *_plugins()))}")
+
+
+def _is_plugin(key: str, table: Mapping[str, Any]) -> bool:
+    enabled = {table.get("connector"), *(word for part in _LISTS for word in table.get(part, ()))}
+    return key in enabled or key in _plugins()
+
+
+def _plugins() -> list[str]:
+    from reberth.catalog import Catalog  # costs a walk over the installed distributions: only when a table needs it
+
+    return Catalog().names()
+
+
+def _node(name: str, table: Mapping[str, Any]) -> Node:
+    own = {"connector": "local", "backends": BUNDLED_BACKENDS} if name == LOCAL else {"connector": "ssh"}
+    values: dict[str, Any] = {"transports": ("ssh",), **own, **{k: v for k, v in table.items() if k in _NODE_KEYS}}
+    values |= {part: tuple(dict.fromkeys(values.get(part, ()))) for part in _LISTS}
+    return Node(name=name, **values, options={k: v for k, v in table.items() if k not in _NODE_KEYS})
+
+
+def add_node(node: Node, environ: Mapping[str, str] | None = None) -> Path:
+    """Write a node into the user's own file, over one of the same name there; returns the file."""
+
+    def edit(nodes: Any) -> None:
+        table = nodes.setdefault(node.name, {})
+        for key in _NODE_KEYS:
+            value = getattr(node, key)
+            table[key] = list(value) if key in _LISTS else value
+        for plugin, values in node.options.items():
+            table[plugin] = dict(values)
+
+    return _rewrite(edit, environ)
+
+
+def remove_node(name: str, environ: Mapping[str, str] | None = None) -> Path:
+    """Take a node out of the user's own file; UsageError when it is not written there."""
+
+    def edit(nodes: Any) -> None:
+        if name not in nodes:
+            raise UsageError(f"{paths.own_config_file(environ)} has no node {name!a}{options.near(name, nodes)}")
+        del nodes[name]
+
+    return _rewrite(edit, environ)
+
+
+def set_enabled(
+    config: Config, name: str, kind: str, plugin: str, enabled: bool, environ: Mapping[str, str] | None = None
+) -> Path:
+    """Enable or disable a plugin on a node; `kind` is backends, transports or wrappers. Idempotent."""
+    have: tuple[str, ...] = getattr(config.node(name), kind)
+    want = [word for word in have if word != plugin] + [plugin] * enabled
+
+    def edit(nodes: Any) -> None:
+        nodes.setdefault(name, {})[kind] = list(have) if enabled and plugin in have else want
+
+    return _rewrite(edit, environ)
+
+
+def _rewrite(edit: Callable[[Any], None], environ: Mapping[str, str] | None) -> Path:
+    """Change the nodes of the user's own file in one atomic step; what would not load is never written."""
+    import tomlkit
+
+    path = paths.own_config_file(environ).resolve()
+    document = tomlkit.parse(path.read_text("utf-8") if path.exists() else "")
+    edit(document.setdefault("nodes", tomlkit.table(is_super_table=True)))
+    text = tomlkit.dumps(document)
+    _parse(text, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".config-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            os.fchmod(stream.fileno(), 0o644)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,144 @@
+"""The facade behind every command: configuration, plugins, connections, and the runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import TracebackType
+from typing import Any
+
+from reberth import journal as journals
+from reberth.catalog import Catalog
+from reberth.config import Config
+from reberth.engine import Engine
+from reberth.helper import HelperShell
+from reberth.journal import Journal
+from reberth.planner import make_plan
+from reberth.report import Report
+from reberth.request import Request
+from reberth.session import Session
+from reberth.stage import Stage
+from reberth_hooks import Exit, Found, Plan, ReberthError, UsageError, plain
+
+
+class Host:
+    """One invocation; a context manager that closes every connection it opened."""
+
+    def __init__(self, config: Config, *, yes: bool = False, quiet: bool = False, json: bool = False) -> None:
+        self.config, self.yes, self.quiet, self.json = config, yes, quiet, json
+        self.catalog = Catalog()
+        self.stage = Stage(self.catalog)
+        self.warnings: list[str] = []
+        self._shells: dict[str, HelperShell] = {}
+        if quiet:
+            os.environ["REBERTH_PROGRESS"] = "none"
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all connections."""
+        while self._shells:
+            self._shells.popitem()[1].close()
+
+    def shell(self, node_name: str) -> HelperShell:
+        """A node, connected once; UsageError for an unknown one, UnreachableError, UntrustedError."""
+        if node_name not in self._shells:
+            self._shells[node_name] = self.shell_of(node_name)
+        return self._shells[node_name]
+
+    def shell_of(self, node_name: str) -> HelperShell:
+        """A connection of its own, for a run to keep."""
+        node = self.config.node(node_name)
+        return HelperShell(node, self.stage.connect(node))
+
+    def list_workloads(self, node: str | None) -> list[tuple[str, Found]]:
+        """Workloads of all backends enabled there; a node out of reach or a backend that fails is a warning."""
+        found: list[tuple[str, Found]] = []
+        for name in [node] if node else list(self.config.nodes):
+            try:
+                shell = self.shell(name)
+            except ReberthError as error:
+                if node:
+                    raise
+                self.warnings.append(error.message)
+                continue
+            for backend in shell.node.backends:
+                try:
+                    found += [(name, f) for f in self.stage.list(backend, shell.node, shell)]
+                except ReberthError as error:
+                    self.warnings.append(f"{name}: {error.message}")
+        return found
+
+    def plan(self, request: Request) -> Plan:
+        """Decide what a move would do; touches nothing."""
+        return make_plan(request, self.config, self.stage, self.shell)
+
+    def move(self, plan: Plan) -> Report:
+        """Run a plan; a failure is in the report."""
+        self.observe()
+        journal = Journal(plan.id)
+        journal.write("plan", format=1, plan=plain(plan))
+        journal.claim()
+        shells = (self.shell(plan.source.name), self.shell(plan.target.name))
+        for name in (plan.source.name, plan.target.name):
+            self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
+        session = Session(plan, journal, shells, self.stage.event, self.shell_of)
+        return Engine(self.stage, session, Report.of_plan(plan)).run()
+
+    def observe(self) -> None:
+        """Load the observers that the user wants."""
+        if not self.quiet and "progress" in self.catalog.names():
+            self.catalog.get("progress")
+
+    # Runs of others
+
+    def recover(self, run_id: str | None, how: str = "auto", dry_run: bool = False) -> list[Any]:
+        """Bring open runs to an end from the journals alone: the one named, or all that have none."""
+        from reberth.recover import recover
+
+        return recover(self, run_id, how, dry_run)
+
+    def open_runs(self) -> list[str]:
+        """Runs of this controller without an end, or held."""
+        found = []
+        for run_id in journals.runs():
+            last = Journal(run_id).last("end")
+            if last is None or last["outcome"] in ("held", "detached") or last["exit_code"] == Exit.CLEANUP_PENDING:
+                found.append(run_id)
+        return found
+
+    def status(self, run_id: str | None) -> list[dict[str, Any]]:
+        """What open runs (or this one) are doing."""
+        found = []
+        for name in [run_id] if run_id else self.open_runs():
+            journals.run_dir(name)
+            journal = Journal(name)
+            plan = (journal.last("plan") or {}).get("plan", {})
+            phase, end = journal.last("phase"), journal.last("end")
+            found.append(
+                {
+                    "id": name,
+                    "controller": journal.controller(),
+                    "workload": plan.get("workload"),
+                    "target": f"{plan.get('target', {}).get('name')}:{plan.get('target_name')}",
+                    "phase": (phase or {}).get("name", "prepare"),
+                    "outcome": (end or {}).get("outcome", ""),
+                    "owner": (end or {}).get("owner", ""),
+                }
+            )
+        return found
+
+    def abort(self, run_id: str) -> dict[str, Any]:
+        """Ask the process that drives a run to roll back; UsageError when none does."""
+        journals.run_dir(run_id)
+        pid = Journal(run_id).controller()
+        if not pid or (Journal(run_id).last("end") is not None):
+            raise UsageError(f"no process drives run {run_id}", hint=f"reberth recover {run_id}")
+        os.kill(pid, signal.SIGTERM)
+        return {"id": run_id, "asked": pid}

@@ -1,0 +1,87 @@
+"""The controller's journals: one directory a run under the state directory, with journal, report and kept logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from reberth.node.durable import Journal as Lines
+from reberth.node.procs import alive, task
+from reberth.paths import state_dir
+from reberth_hooks import UsageError
+
+
+def runs_dir() -> Path:
+    """Where runs are kept, made 0700."""
+    path = state_dir() / "runs"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def runs() -> list[str]:
+    """Ids of all runs that this controller knows, newest first."""
+    found = [p.name for p in runs_dir().iterdir() if (p / "journal.jsonl").exists()]
+    return sorted(found, reverse=True)
+
+
+def run_dir(run_id: str) -> Path:
+    """The directory of a known run; UsageError when there is none."""
+    path = runs_dir() / run_id
+    if "/" in run_id or not (path / "journal.jsonl").exists():
+        raise UsageError(f"there is no run {run_id!a}", hint="to see them: reberth history")
+    return path
+
+
+class Journal:
+    """The journal of one run: each record is on disk before the step that it announces."""
+
+    def __init__(self, run_id: str) -> None:
+        self.dir = runs_dir() / run_id
+        self.dir.mkdir(mode=0o700, exist_ok=True)
+        self._lines = Lines(str(self.dir / "journal.jsonl"))
+
+    def write(self, event: str, **data: Any) -> None:
+        """Append a record."""
+        self._lines.write(event, **data)
+        crash = os.environ.get("REBERTH_CRASH_AT")
+        if crash and event == crash:  # the fault tests end the controller right after a record
+            os.kill(os.getpid(), 9)
+
+    def claim(self) -> None:
+        """Say which process drives the run, so that `abort` can tell it from another one with its pid."""
+        me = task(os.getpid())
+        self.write("controller", pid=os.getpid(), start_ticks=me.start_ticks if me else 0)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far."""
+        return self._lines.records
+
+    def last(self, *events: str) -> dict[str, Any] | None:
+        """The newest record of these events."""
+        return self._lines.last(*events)
+
+    @staticmethod
+    def read(run_id: str) -> list[dict[str, Any]]:
+        """All records of a known run."""
+        return Journal(run_dir(run_id).name).records
+
+    def controller(self) -> int:
+        """Pid of the process that drives this run now, 0 when none does."""
+        record = self.last("controller")
+        return int(record["pid"]) if record and alive(record["pid"], record["start_ticks"]) else 0
+
+    def keep_logs(self, node: str, logs: dict[str, str]) -> None:
+        """Keep the tools' logs of one end beside the report."""
+        place = self.dir / "logs"
+        place.mkdir(mode=0o700, exist_ok=True)
+        for name, text in logs.items():
+            path = place / f"{node}-{Path(name).name}"
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    def dump(self) -> str:
+        """All records as JSON lines, for people."""
+        return "\n".join(json.dumps(r) for r in self.records)

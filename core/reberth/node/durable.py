@@ -1,0 +1,131 @@
+"""Files that decide something: written whole, flushed to disk, created once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+from reberth.node.errors import OpError
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME in nanoseconds: it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def sync_dir(path: str) -> None:
+    """Flush a directory, so that a name in it survives a crash."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: str, text: str, mode: int = 0o600) -> None:
+    """Write a file beside its name, flush it, then rename: readers see all of it or none."""
+    beside = f"{path}.new"
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(beside, path)
+
+
+def read_text(path: str, limit_bytes: int = 1 << 20) -> str | None:
+    """The file's text, or None when there is none; never follows a link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, limit_bytes).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def decide_once(directory: str, name: str, value: str, values: tuple[str, ...]) -> str:
+    """Create the deciding file `name` with `value`, first writer wins; answer what it says now.
+
+    The ballots lie ready (`name.VALUE`), so that the hook script can vote by link(2) alone when the helper is gone.
+    Raises OpError `unreadable` when the file holds none of `values`: then nobody may act on it.
+    """
+    if value not in values:
+        raise OpError("bad-argument", f"{name} cannot be {value!r}")
+    ballot = os.path.join(directory, f"{name}.{value}")
+    with contextlib.suppress(FileExistsError):
+        os.link(ballot, os.path.join(directory, name))
+    sync_dir(directory)
+    now = decided(directory, name, values)
+    if now is None:
+        raise OpError("unreadable", f"{name} cannot be read in {directory}")
+    return now
+
+
+def decided(directory: str, name: str, values: tuple[str, ...]) -> str | None:
+    """What the deciding file says, None when nobody decided; raises OpError `unreadable`."""
+    try:
+        text = read_text(os.path.join(directory, name))
+    except OSError as error:
+        raise OpError("unreadable", f"{name} cannot be read in {directory}: {error}") from error
+    if text is None:
+        return None
+    word = text.strip()
+    if word not in values:
+        raise OpError("unreadable", f"{name} in {directory} holds {word[:40]!r}")
+    return word
+
+
+def lay_ballots(directory: str, name: str, values: tuple[str, ...]) -> None:
+    """Write the ballots of a deciding file, flushed, before anything can need them."""
+    for value in values:
+        write_whole(os.path.join(directory, f"{name}.{value}"), value + "\n")
+    sync_dir(directory)
+
+
+class Journal:
+    """JSON lines, each flushed to disk before the step it announces; `format` is in the first one."""
+
+    FORMAT = 1
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = self._read(path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o600)
+
+    @staticmethod
+    def _read(path: str) -> list[dict[str, Any]]:
+        """All whole records; a last line cut off by a crash never happened."""
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    record = json.loads(line)
+                    if isinstance(record, dict) and line.endswith("\n"):
+                        found.append(record)
+        return found
+
+    def write(self, event: str, **data: Any) -> dict[str, Any]:
+        """Append one record and flush it."""
+        record = {"seq": len(self.records), "event": event, "boot_ns": boottime_ns(), "wall_s": time.time(), **data}
+        os.write(self._fd, (json.dumps(record, separators=(",", ":")) + "\n").encode())
+        os.fsync(self._fd)
+        self.records.append(record)
+        return record
+
+    def last(self, *events: str) -> dict[str, Any] | None:
+        """The newest record of one of these events."""
+        for record in reversed(self.records):
+            if record.get("event") in events:
+                return record
+        return None
+
+    def has(self, event: str) -> bool:
+        """Whether this event was ever written."""
+        return self.last(event) is not None

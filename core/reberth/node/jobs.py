@@ -1,0 +1,179 @@
+"""A tool (criu or runc) that is held by its action script: the script reports, waits, and does what it is told.
+
+The script is plain sh without any process of its own on the way through: between freeze and resume nothing is started.
+It finds the helper through /proc/PID/fd, so a helper that has died is an error at once and never a wait for ever, and
+end of file on the answer means the same. Then the script itself decides, by link(2) on a ballot that lies ready:
+facts and trials behind each step are in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from typing import Any
+
+from reberth.node import tools
+from reberth.node.durable import boottime_ns, write_whole
+from reberth.node.errors import OpError
+
+SCRIPT = """#!/bin/sh
+# Action script of one run of reberth, called by criu for every action; only four concern us.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
+case "$CRTOOLS_SCRIPT_ACTION" in
+pre-dump | post-dump)
+  # pre-dump: frozen before CRIU polls its freezer (its sleep is 100 ms), and after it has loaded all it needs.
+  # post-dump is the fence: CRIU thawed the cgroup to work in it, and now whatever happens to criu or to us, the
+  # source does not wake by itself.
+  echo 1 > "$cgroup/cgroup.freeze" || exit 1
+  tries=0 frozen=0
+  while [ "$frozen" != 1 ]; do
+    while read -r key value; do [ "$key" = frozen ] && frozen=$value; done < "$cgroup/cgroup.events"
+    tries=$((tries + 1)); [ "$tries" -gt 300000 ] && { echo 0 > "$cgroup/cgroup.freeze"; exit 1; }
+  done ;;
+post-restore|pre-resume) ;;
+*) exit 0 ;;
+esac
+# Runs when the helper is gone: before READY the source runs again; a copy is never let go.
+alone() {
+  case "$CRTOOLS_SCRIPT_ACTION" in
+  pre-dump | post-dump)
+    ln "$run/vote.RESUME" "$run/vote" 2>/dev/null && sync "$run"
+    read -r vote < "$run/vote"
+    [ "$vote" = RESUME ] && echo 0 > "$cgroup/cgroup.freeze" ;;
+  post-restore) ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null && sync "$run" ;;
+  esac
+  exit 1
+}
+[ -e "$helper/@answer@" ] && [ -e "$helper/@report@" ] || alone
+exec 9<"$helper/@answer@" 8>"$helper/@report@"
+echo "$CRTOOLS_SCRIPT_ACTION $$ $CRTOOLS_INIT_PID" >&8
+exec 8>&-
+read -r answer <&9 || alone
+[ "$answer" = go ]
+"""
+
+
+class Job:
+    """One held tool: `spawn`, then `wait_hook` for each action, `answer`, and `wait_end`."""
+
+    def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "") -> None:
+        self.name = name
+        self.output = os.path.join(work_dir, f"{name}.out")
+        self.log = os.path.join(work_dir, f"{name}.log")
+        self.work_dir = work_dir
+        self.script = os.path.join(run_dir, f"{name}.hook")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ended_ns = 0
+        self.waiting = ""  # the action whose script waits for our answer
+        self._hooks: queue.Queue[tuple[str, int, int, int]] = queue.Queue()
+        self._report_r, self._report_w = os.pipe()
+        self._answer_r, self._answer_w = os.pipe()
+        text = SCRIPT
+        words = {
+            "run": run_dir,
+            "cgroup": fence,
+            "pid": os.getpid(),
+            "answer": self._answer_r,
+            "report": self._report_w,
+        }
+        for key, value in words.items():
+            text = text.replace(f"@{key}@", str(value))
+        write_whole(self.script, text, 0o700)
+
+    def spawn(self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str = "/", cgroup: str = "") -> None:
+        """Start the tool and listen to its script."""
+        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=env, cgroup=cgroup)
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._reap, daemon=True).start()
+
+    def _listen(self) -> None:
+        with os.fdopen(self._report_r, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                words = line.split()
+                if len(words) >= 2:
+                    init = int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
+                    self._hooks.put((words[0], int(words[1]), init, boottime_ns()))
+
+    def _reap(self) -> None:
+        assert self.process is not None
+        self.process.wait()
+        self.ended_ns = boottime_ns()
+        self._hooks.put(("ended", 0, 0, self.ended_ns))
+
+    @property
+    def pid(self) -> int:
+        """The tool's pid."""
+        return self.process.pid if self.process else 0
+
+    def wait_hook(self, action: str, *, stall_s: float) -> tuple[int, int, int]:
+        """Wait until the script reports `action`; answers its pid, the workload's init pid and the stamp in ns.
+
+        Raises OpError `tool-failed` when the tool ends first, `stalled` when nothing moves for `stall_s`: it is ended
+        with SIGTERM then (CRIU's own time-out covers only the seizing of tasks).
+        """
+        seen, since = self._pulse(), time.monotonic()
+        while True:
+            try:
+                got, pid, init, stamp_ns = self._hooks.get(timeout=1.0)
+            except queue.Empty:
+                now = self._pulse()
+                if now != seen:
+                    seen, since = now, time.monotonic()
+                elif time.monotonic() - since > stall_s:
+                    self.stop()
+                    raise OpError(
+                        "stalled", f"{self.name}: nothing moved for {stall_s:g} s", tail=self.errors()
+                    ) from None
+                continue
+            if got == action:
+                self.waiting = action
+                return pid, init, stamp_ns
+            if got == "ended":
+                self._hooks.put(("ended", 0, 0, stamp_ns))
+                code = self.process.returncode if self.process else None
+                raise OpError("tool-failed", f"{self.name} ended with {code} before {action}", tail=self.errors())
+
+    def _pulse(self) -> tuple[Any, ...]:
+        """What changes while the tool works: bytes in its directory and its processor time."""
+        total = 0
+        with contextlib.suppress(OSError):
+            total = sum(e.stat().st_size for e in os.scandir(self.work_dir) if e.is_file(follow_symlinks=False))
+        ticks = ""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:
+            ticks = " ".join(stat.read().rpartition(")")[2].split()[11:15])
+        return total, ticks
+
+    def answer(self, word: str) -> None:
+        """Let the waiting script go (`go`) or make it fail (`veto`)."""
+        self.waiting = ""
+        with contextlib.suppress(OSError):
+            os.write(self._answer_w, f"{word}\n".encode())
+
+    def wait_end(self, timeout_s: float) -> int | None:
+        """The tool's exit status, or None when it has not ended in time."""
+        if self.process is None:
+            return None
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.05)
+        return self.process.returncode
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """End the tool: SIGTERM, after which CRIU lets a source run on, then SIGKILL."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        tools.kill_group(self.process, signal.SIGTERM)
+        if self.wait_end(grace_s) is None:
+            tools.kill_group(self.process, signal.SIGKILL)
+            self.wait_end(grace_s)
+
+    def errors(self) -> str:
+        """The tool's own first error lines."""
+        return tools.first_errors(self.log, os.path.join(self.work_dir, "criu.log"), self.output)

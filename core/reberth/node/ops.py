@@ -1,0 +1,314 @@
+"""What the controller can ask of a node: one function an operation, plain data in and out (docs/helper.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reberth.node import bundles, cgroup, procs, run, survey, tools, transfer
+from reberth.node.durable import boottime_ns
+from reberth.node.errors import OpError
+from reberth.node.source import Source
+from reberth.node.target import Target
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+RUNTIME = "/run/reberth"
+
+
+def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[..., None]) -> Any:
+    """Run one operation; raises OpError for an unknown one or for words it does not take."""
+    function = OPS.get(name)
+    if function is None:
+        raise OpError("unknown-op", f"this helper has no operation {name!r}")
+    try:
+        return function(daemon, progress, **args)
+    except FileNotFoundError as error:
+        raise OpError("missing", str(error)) from error
+    except OSError as error:
+        raise OpError("os", str(error)) from error
+
+
+def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """Who and what this node is."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot_id = file.read().strip()
+    memory = {}
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
+    return {
+        "hostname": platform.node(),
+        "arch": platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "uid": os.getuid(),
+        "boot_id": boot_id,
+        "pid_ns": procs.link("/proc/self/ns/pid"),
+        "cgroup2": cgroup.mount_point(),
+        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
+        "clock_realtime_ns": time.time_ns(),
+        "clock_boottime_ns": boottime_ns(),
+        "mem_available_bytes": memory.get("MemAvailable", 0),
+        "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
+        "cap_eff": procs.capabilities(),
+    }
+
+
+def _number(path: str) -> int:
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        return int(file.read())
+    return 0
+
+
+def ping(daemon: Daemon, progress: Any) -> dict[str, int]:
+    """A heartbeat; also the two clocks, for the controller's offset."""
+    return {"boot_ns": boottime_ns()}
+
+
+def run_tool(
+    daemon: Daemon, progress: Any, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/"
+) -> dict[str, Any]:
+    """Run a program to its end; answers code, out, err."""
+    return tools.run(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
+
+
+def read(daemon: Daemon, progress: Any, path: str, limit_bytes: int = 8 << 20) -> str:
+    """A regular text file's content; undecodable bytes as surrogate escapes survive JSON as escapes."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit_bytes:
+            raise OpError("bad-argument", f"{path!r} is no regular file of at most {limit_bytes} bytes")
+        return file.read(limit_bytes).decode("utf-8", "backslashreplace")
+
+
+def stats(daemon: Daemon, progress: Any, paths: list[str]) -> list[dict[str, Any] | None]:
+    """Type, mode and size of each path, None where there is none; the free space of its filesystem."""
+    found: list[dict[str, Any] | None] = []
+    for path in paths:
+        try:
+            entry, system = os.stat(path), os.statvfs(path)
+        except OSError:
+            found.append(None)
+            continue
+        found.append(
+            {
+                "mode": entry.st_mode,
+                "size": entry.st_size,
+                "dev": entry.st_dev,
+                "ino": entry.st_ino,
+                "free_bytes": system.f_bavail * system.f_frsize,
+            }
+        )
+    return found
+
+
+def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: str) -> dict[str, Any]:
+    """Begin a run: its lock, journal and private directory; from here on the helper outlives its connection."""
+    if not ID.match(run_id) or role not in ("source", "target"):
+        raise OpError("bad-argument", "no such run or role")
+    if os.getuid() != 0:
+        raise OpError("not-root", "a move needs root on this node", hint="set become = sudo for this node")
+    if daemon.end is not None:
+        raise OpError("protocol", "this helper serves a run already")
+    socket_path = os.path.join(daemon.dir, "ctl")
+    me = procs.task(os.getpid())
+    opened = run.Run.open(
+        run_id, role, workload, socket=socket_path, helper=os.getpid(), helper_start=me.start_ticks if me else 0
+    )
+    daemon.end = Source(opened) if role == "source" else Target(opened)
+    daemon.leave_connection(run_id)
+    return {"dir": opened.dir, "socket": socket_path}
+
+
+def live_socket(run_id: str) -> str:
+    """The private socket of the helper that still serves a run, empty when none does."""
+    if not ID.match(run_id):
+        return ""
+    known = run.Run.load(run_id)
+    if known is None or known.ended or not procs.alive(known.opened("helper", 0), known.opened("helper_start", 0)):
+        return ""
+    path = str(known.opened("socket"))
+    return path if os.path.exists(path) else ""
+
+
+def adopt(daemon: Daemon, progress: Any, run_id: str) -> dict[str, Any]:
+    """Take over a run whose helper has died (a live one was handed this connection before this is reached)."""
+    known = run.Run.load(run_id) if ID.match(run_id) else None
+    if known is None:
+        return {"live": False, "known": False}
+    daemon.end = Source(known) if known.role == "source" else Target(known)
+    return {"live": False, "known": True}
+
+
+def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
+    """The open runs of this node, with whose helper still lives."""
+    found = []
+    for name in run.open_runs():
+        known = run.Run.load(name)
+        if known is not None:
+            first = known.journal.last("open") or {}
+            found.append({"id": name, "live": bool(live_socket(name)), **first})
+    return found
+
+
+def _end(daemon: Daemon) -> Source | Target:
+    if daemon.end is None:
+        raise OpError("protocol", "no run is open on this connection")
+    return daemon.end
+
+
+def _source(daemon: Daemon) -> Source:
+    end = _end(daemon)
+    if not isinstance(end, Source):
+        raise OpError("protocol", "this node is not the source of the run")
+    return end
+
+
+def _target(daemon: Daemon) -> Target:
+    end = _end(daemon)
+    if not isinstance(end, Target):
+        raise OpError("protocol", "this node is not the target of the run")
+    return end
+
+
+def workdir(daemon: Daemon, progress: Any, need_bytes: int, name: str = "images") -> dict[str, Any]:
+    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on disk."""
+    end = _end(daemon)
+    places = ["/dev/shm", "/run", "/var/lib"]
+    for place in places:
+        with contextlib.suppress(OSError):
+            space = os.statvfs(place)
+            free = space.f_bavail * space.f_frsize
+            if free < need_bytes * 1.2 + (16 << 20):
+                continue
+            path = os.path.join(place, f"reberth-{end.run.id}-{name}-{os.urandom(6).hex()}")
+            end.run.push_undo("always", "rmtree", path=path)
+            os.mkdir(path, 0o700)
+            return {"path": path, "free_bytes": free}
+    raise OpError(
+        "no-space", f"no place for {need_bytes} bytes of images", hint=f"free space in one of {', '.join(places)}"
+    )
+
+
+def undo(daemon: Daemon, progress: Any, on: str, do: str, **data: Any) -> None:
+    """Journal what must be undone, before its effect."""
+    _end(daemon).run.push_undo(on, do, **data)
+
+
+def make_dirs(daemon: Daemon, progress: Any, path: str, mode: int = 0o755) -> bool:
+    """Make a directory with its missing parents, each undone on abort; answers whether it was new."""
+    end, new = _end(daemon), False
+    parts = os.path.abspath(path).split("/")
+    for depth in range(2, len(parts) + 1):
+        part = "/".join(parts[:depth])
+        if not os.path.isdir(part):
+            end.run.push_undo("abort", "rmtree", path=part)
+            os.mkdir(part, mode)
+            new = True
+    return new
+
+
+def set_aside(daemon: Daemon, progress: Any, path: str) -> str:
+    """Rename something out of the way; an abort puts it back, a commit removes it."""
+    end = _end(daemon)
+    aside = f"{path.rstrip('/')}.reberth-{end.run.id}"
+    end.run.push_undo("abort", "rename", path=aside, to=path)
+    end.run.push_undo("commit", "rmtree", path=aside)
+    os.rename(path, aside)
+    return aside
+
+
+def note(daemon: Daemon, progress: Any, event: str, **data: Any) -> None:
+    """Write a record of the host or a backend into the node's journal."""
+    _end(daemon).run.journal.write(f"note-{event}", **data)
+
+
+def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
+    """The source's vote; answers its facts, in which `vote` is what stands."""
+    end = _source(daemon)
+    with end.lock:
+        end.run.cast_vote(value)
+        return end.facts()
+
+
+def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """What is so now at this end of the run."""
+    return _end(daemon).facts()
+
+
+def end_run(daemon: Daemon, progress: Any, outcome: str) -> None:
+    """Write the run's end into the node's journal and give up its lock."""
+    end = _end(daemon)
+    end.run.end(outcome)
+
+
+def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:
+    """The last part of every log in a directory, to be kept with the report."""
+    found: dict[str, str] = {}
+    for entry in os.scandir(directory):
+        if entry.is_file(follow_symlinks=False) and entry.name.endswith((".log", ".out")):
+            with open(entry.path, "rb") as file:
+                file.seek(max(0, entry.stat().st_size - limit_bytes))
+                found[entry.name] = file.read(limit_bytes).decode("utf-8", "backslashreplace")
+    return found
+
+
+def space(daemon: Daemon, progress: Any, paths: list[str]) -> dict[str, int]:
+    """Free bytes where each path is or would be made."""
+    found = {}
+    for path in paths:
+        place = path
+        while not os.path.isdir(place):
+            place = os.path.dirname(place) or "/"
+        usage = shutil.disk_usage(place)
+        found[path] = usage.free
+    return found
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "hello": hello,
+    "ping": ping,
+    "run": run_tool,
+    "read": read,
+    "stats": stats,
+    "space": space,
+    "open": open_run,
+    "adopt": adopt,
+    "runs": runs,
+    "workdir": workdir,
+    "undo": undo,
+    "make_dirs": make_dirs,
+    "set_aside": set_aside,
+    "note": note,
+    "vote": vote,
+    "facts": facts,
+    "end": end_run,
+    "log_tails": log_tails,
+    "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
+    "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
+    "release": lambda daemon, progress, **a: _source(daemon).release(**a),
+    "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
+    "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
+    "pipe_ready": transfer.pipe_ready,
+    "tree_send": transfer.tree_send,
+    "tree_recv": transfer.tree_recv,
+    "mark_left": bundles.mark_left,
+    "is_left": bundles.is_left,
+    "unmark_left": bundles.unmark_left,
+    "plant": bundles.plant,
+    "pluck": bundles.pluck,
+    "describe": survey.describe,
+    "compare_files": survey.compare_files,
+    "processes": survey.processes,
+}

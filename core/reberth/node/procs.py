@@ -1,0 +1,106 @@
+"""Processes as /proc tells them: trees, identities, and an end that is certain."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    """One process: `start_ticks` with the pid is its identity (a pid alone may be reused)."""
+
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    tty: int
+    threads: int
+    start_ticks: int
+    state: str
+    comm: str
+
+
+def task(pid: int) -> Task | None:
+    """What /proc/PID/stat says, or None; comm may hold spaces and brackets, so the split is at the last bracket."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="backslashreplace") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    head, _, rest = text.rpartition(")")
+    words = rest.split()
+    return Task(
+        pid=pid,
+        ppid=int(words[1]),
+        pgid=int(words[2]),
+        sid=int(words[3]),
+        tty=int(words[4]),
+        threads=int(words[17]),
+        start_ticks=int(words[19]),
+        state=words[0],
+        comm=head.partition("(")[2],
+    )
+
+
+def alive(pid: int, start_ticks: int = 0) -> bool:
+    """Whether this very process still runs; a zombie does not."""
+    found = task(pid)
+    return found is not None and found.state not in "ZX" and start_ticks in (0, found.start_ticks)
+
+
+def all_tasks() -> list[Task]:
+    """Every process that this /proc shows."""
+    found = (task(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [t for t in found if t is not None]
+
+
+def tree(root: int) -> list[Task]:
+    """The process and all that descend from it, parents first; empty when there is none."""
+    known = {t.pid: t for t in all_tasks()}
+    if root not in known:
+        return []
+    below: dict[int, list[Task]] = {}
+    for t in known.values():
+        below.setdefault(t.ppid, []).append(t)
+    order = [known[root]]
+    for t in order:
+        order += below.get(t.pid, [])
+    return order
+
+
+def ancestors(pid: int, stop: int) -> list[int]:
+    """The process and its parents up to and without `stop`."""
+    chain: list[int] = []
+    while pid > 1 and pid != stop:
+        found = task(pid)
+        if found is None:
+            break
+        chain.append(pid)
+        pid = found.ppid
+    return chain
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of one process."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def link(path: str) -> str:
+    """Where a link of /proc leads, empty when it cannot be read."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def capabilities() -> int:
+    """Effective capabilities of this process as a bit mask (bit 24 is CAP_SYS_RESOURCE)."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0

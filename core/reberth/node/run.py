@@ -1,0 +1,199 @@
+"""One run on this node: its journal, its deciding files, its lock and what must be undone.
+
+The directory /var/lib/reberth/ID is on disk, never on tmpfs: after a reboot it still says what was decided. The lock
+of a workload is its open journal, so a held workload answers "busy" even then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from reberth.node import cgroup, tools
+from reberth.node.durable import Journal, decide_once, decided, lay_ballots, sync_dir
+from reberth.node.errors import OpError
+
+STATE = "/var/lib/reberth"
+VOTES = ("READY", "RESUME")
+VERDICTS = ("PERMIT", "ABORT")
+KEEP_ENDED = 200
+
+
+def state_dir() -> str:
+    """Where runs are kept; made 0700, refused when somebody else owns it."""
+    for path in (STATE, os.path.join(STATE, "ended")):
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, 0o700)
+        found = os.lstat(path)
+        if found.st_uid != os.getuid() or found.st_mode & 0o022 or os.path.islink(path):
+            raise OpError("unsafe", f"{path} is not a directory of our own", hint=f"chown root and chmod 700 {path}")
+    return STATE
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else on this node opens or ends a run meanwhile."""
+    fd = os.open(os.path.join(state_dir(), ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def open_runs() -> list[str]:
+    """Ids of the runs on this node that have no end yet, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(n for n in os.listdir(STATE) if os.path.exists(os.path.join(STATE, n, "journal.jsonl")))
+    return []
+
+
+class Run:
+    """The node's side of one migration; `role` is source or target."""
+
+    def __init__(self, run_id: str, directory: str) -> None:
+        self.id = run_id
+        self.dir = directory
+        self.journal = Journal(os.path.join(directory, "journal.jsonl"))
+
+    @classmethod
+    def open(cls, run_id: str, role: str, workload: str, **facts: Any) -> Run:
+        """Begin a run; raises OpError `busy` while another of the same workload is open."""
+        with locked():
+            for other in open_runs():
+                first = Journal(os.path.join(STATE, other, "journal.jsonl")).last("open")
+                if first and first.get("workload") == workload:
+                    raise OpError("busy", other)
+            directory = os.path.join(STATE, run_id)
+            os.mkdir(directory, 0o700)
+            lay_ballots(directory, "vote", VOTES)
+            lay_ballots(directory, "verdict", VERDICTS)
+            run = cls(run_id, directory)
+            run.journal.write("open", format=Journal.FORMAT, id=run_id, role=role, workload=workload, **facts)
+            sync_dir(STATE)
+            return run
+
+    @classmethod
+    def load(cls, run_id: str) -> Run | None:
+        """A run of this node, open or ended; None when it was never here."""
+        for directory in (os.path.join(STATE, run_id), os.path.join(STATE, "ended", run_id)):
+            if os.path.exists(os.path.join(directory, "journal.jsonl")):
+                return cls(run_id, directory)
+        return None
+
+    def opened(self, key: str, default: Any = "") -> Any:
+        """A fact of the first record."""
+        return (self.journal.last("open") or {}).get(key, default)
+
+    @property
+    def role(self) -> str:
+        """`source` or `target`."""
+        return str(self.opened("role"))
+
+    @property
+    def ended(self) -> str:
+        """The outcome when the run has an end, else empty."""
+        record = self.journal.last("end")
+        return str(record["outcome"]) if record else ""
+
+    def vote(self) -> str | None:
+        """What the source voted."""
+        return decided(self.dir, "vote", VOTES)
+
+    def cast_vote(self, value: str) -> str:
+        """Vote once; answers what stands."""
+        self.journal.write("voting", value=value)
+        return decide_once(self.dir, "vote", value, VOTES)
+
+    def verdict(self) -> str | None:
+        """What was decided on the target."""
+        return decided(self.dir, "verdict", VERDICTS)
+
+    def decide(self, value: str) -> str:
+        """Write the verdict; the first writer wins, the answer says what stands."""
+        self.journal.write("deciding", value=value)
+        return decide_once(self.dir, "verdict", value, VERDICTS)
+
+    # What must be undone is data, journaled before the effect, so that any later helper can do it.
+
+    def push_undo(self, on: str, do: str, **data: Any) -> None:
+        """Remember an undo: `on` is abort, commit or always; `do` one of UNDO's keys."""
+        if on not in ("abort", "commit", "always") or do not in UNDO:
+            raise OpError("bad-argument", f"no undo {do!r} on {on!r}")
+        self.journal.write("undo", on=on, do=do, **data)
+
+    def undo(self, *on: str) -> list[str]:
+        """Do what was pushed for these occasions, newest first; answers what could not be done."""
+        failed: list[str] = []
+        for record in reversed([r for r in self.journal.records if r["event"] == "undo" and r["on"] in on]):
+            try:
+                UNDO[record["do"]](record)
+            except (OSError, OpError) as error:
+                failed.append(f"{record['do']} {record.get('path') or record.get('argv')}: {error}")
+        if failed:
+            self.journal.write("undo-failed", failed=failed)
+        return failed
+
+    def end(self, outcome: str) -> None:
+        """Write the end and give up the lock; the directory moves to `ended`, of which the newest are kept."""
+        if not self.ended:
+            self.journal.write("end", outcome=outcome)
+        with locked():
+            ended = os.path.join(STATE, "ended")
+            if os.path.dirname(self.dir) == STATE:
+                os.rename(self.dir, os.path.join(ended, self.id))
+                self.dir = os.path.join(ended, self.id)
+                sync_dir(STATE)
+            for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
+                shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
+
+
+def _rmtree(record: dict[str, Any]) -> None:
+    path = str(record["path"])
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def _rename(record: dict[str, Any]) -> None:
+    if os.path.lexists(record["path"]) and not os.path.lexists(record["to"]):
+        os.rename(record["path"], record["to"])
+
+
+def _run(record: dict[str, Any]) -> None:
+    tools.run(record["argv"], timeout_s=float(record.get("timeout_s", 30)))
+
+
+def _cgroup_kill(record: dict[str, Any]) -> None:
+    if not cgroup.kill(record["path"]):
+        raise OpError("leftover", "tasks survived cgroup.kill")
+    cgroup.remove(record["path"])
+
+
+def _cgroup_home(record: dict[str, Any]) -> None:
+    """Back to the cgroup the tasks came from; it may be gone by now, then they stay."""
+    if not os.path.isdir(record["path"]):
+        return
+    for pid in cgroup.pids(record["path"]):
+        cgroup.enter(record["to"], pid)
+    cgroup.remove(record["path"])
+
+
+def _cgroup_remove(record: dict[str, Any]) -> None:
+    if not cgroup.events(record["path"]).get("populated"):
+        cgroup.remove(record["path"])
+
+
+UNDO = {
+    "rmtree": _rmtree,
+    "rename": _rename,
+    "run": _run,
+    "cgroup_kill": _cgroup_kill,
+    "cgroup_home": _cgroup_home,
+    "cgroup_remove": _cgroup_remove,
+}

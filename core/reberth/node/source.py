@@ -1,0 +1,205 @@
+"""The source's end of a move: enclose the tasks, dump and fence them, and give them up or let them run again.
+
+The source dies last. Between the vote READY and the end it never wakes without the target's verdict ABORT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Any
+
+from reberth.node import cgroup, procs
+from reberth.node.durable import boottime_ns
+from reberth.node.errors import OpError
+from reberth.node.jobs import Job
+from reberth.node.run import Run
+from reberth.node.stats import read_dump_stats
+
+
+class Source:
+    """State of one run on the source; everything that must outlive this process is in the run's journal."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.job: Job | None = None
+        self.lock = threading.RLock()
+        self.stats: dict[str, int] = {}
+        record = run.journal.last("freezing", "enclosed")
+        self.cgroup = str(record["cgroup"]) if record else ""
+
+    def enclose(self, pid: int) -> dict[str, Any]:
+        """Move a process tree into a cgroup of its own, as its present one may hold others (sshd, this helper).
+
+        A child of its present cgroup keeps the limits it has; a `reberth-` cgroup of an earlier move is left for a
+        new one beside it. Answers the cgroup and the processes.
+        """
+        home = cgroup.of_pid(pid)
+        earlier = os.path.basename(home).startswith("reberth-")
+        path = os.path.join(os.path.dirname(home) if earlier else home, f"reberth-{self.run.id}")
+        self.run.push_undo("abort", "cgroup_home", path=path, to=home)
+        self.run.push_undo("commit", "cgroup_remove", path=path)
+        if earlier:
+            self.run.push_undo("commit", "cgroup_remove", path=home)
+        cgroup.create(path)
+        moved = True
+        while moved:  # a task that forked meanwhile is caught by the next pass
+            moved = False
+            for task in procs.tree(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    if cgroup.of_pid(task.pid) != path:
+                        cgroup.enter(path, task.pid)
+                        moved = True
+        self.cgroup = path
+        self.run.journal.write("enclosed", cgroup=path, home=home)
+        return {"cgroup": path, "pids": cgroup.pids(path)}
+
+    def dump(
+        self,
+        *,
+        argv: list[str],
+        work: str,
+        root_pid: int,
+        start_ticks: int,
+        path: str = "",
+        env: dict[str, str] | None = None,
+        config: list[str] | None = None,
+        stall_s: float = 20.0,
+    ) -> dict[str, Any]:
+        """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
+
+        `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
+        becomes the action script. Raises OpError `ended`, `tool-failed`, `stalled`; the source runs again then.
+        """
+        self.cgroup = path or self.cgroup
+        if self.run.vote() is not None:
+            raise OpError("decided", "the source has voted already")
+        if not procs.alive(root_pid, start_ticks):
+            raise OpError("ended", f"process {root_pid} has ended")
+        if cgroup.is_asked_to_freeze(self.cgroup):
+            raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
+        job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup)
+        variables = dict(env or {})
+        if config is not None:
+            variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
+        self.run.journal.write("freezing", cgroup=self.cgroup, argv=argv, root_pid=root_pid, start_ticks=start_ticks)
+        started_ns = boottime_ns()
+        try:
+            words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
+            job.spawn(words, env=variables)
+            _, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
+            job.answer("go")
+            _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
+        except OpError:
+            with self.lock:
+                job.stop()
+                self._thaw()
+            gone = not procs.alive(root_pid, start_ticks)
+            self.run.journal.write("dump-failed", gone=gone)
+            raise
+        self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
+        images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
+        pages = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
+        return {
+            "started_ns": started_ns,
+            "frozen_ns": frozen_ns,
+            "held_ns": held_ns,
+            "images_bytes": images,
+            "pages_bytes": pages,
+            "pids": cgroup.pids(self.cgroup),
+        }
+
+    def release(self, how: str, *, aborted: bool = False) -> dict[str, Any]:
+        """`kill`: give the source up (only after READY); `resume`: let it run (after READY only when `aborted`).
+
+        Idempotent. Raises OpError `protocol` when the vote forbids it.
+        """
+        with self.lock:
+            return self._kill() if how == "kill" else self._resume(aborted)
+
+    def _kill(self) -> dict[str, Any]:
+        if self.run.vote() != "READY":
+            raise OpError("protocol", "the source has not voted READY: it is not given up")
+        if not self.run.journal.has("released"):
+            self.run.journal.write("releasing")
+            code = self._finish("go", 60.0)
+            if self.job:
+                self.stats = read_dump_stats(os.path.join(self.job.work_dir, "stats-dump"))
+            if self.cgroup and not cgroup.kill(self.cgroup):
+                raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
+            self.run.journal.write("released", code=code, failed=self.run.undo("commit", "always"))
+        return self.facts()
+
+    def _resume(self, aborted: bool) -> dict[str, Any]:
+        vote = self.run.vote() or self.run.cast_vote("RESUME")
+        if vote == "READY" and not aborted:
+            raise OpError("protocol", "the source voted READY: it runs again only when the target says ABORT")
+        if not self.run.journal.has("resumed"):
+            self.run.journal.write("resuming", vote=vote, aborted=aborted)
+            code = self._finish("veto", 30.0)
+            self._thaw()
+            self.run.journal.write("resumed", code=code, failed=self.run.undo("abort", "always"))
+        return self.facts()
+
+    def _finish(self, word: str, timeout_s: float) -> int | None:
+        """Answer the waiting script and wait for the tool's end; a tool that is not waiting is ended with SIGTERM."""
+        if self.job is None:
+            return None
+        if self.job.waiting:
+            self.job.answer(word)
+            code = self.job.wait_end(timeout_s)
+        else:
+            code = self.job.wait_end(0.0)
+        if code is None:
+            self.job.stop()
+        return code
+
+    def _thaw(self) -> None:
+        if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
+            cgroup.thaw(self.cgroup)
+
+    def facts(self) -> dict[str, Any]:
+        """What is so now: the one thing that `recover` and the engine decide from."""
+        try:
+            vote = self.run.vote()
+        except OpError:
+            vote = "UNREADABLE"
+        present = cgroup.pids(self.cgroup) if self.cgroup else []
+        return {
+            "role": "source",
+            "vote": vote,
+            "ended": self.run.ended,
+            "froze": self.run.journal.has("freezing"),
+            "held": self.run.journal.has("held"),
+            "released": self.run.journal.has("released"),
+            "resumed": self.run.journal.has("resumed"),
+            "tasks": len([p for p in present if procs.alive(p)]),
+            "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
+            "holding": bool(self.job and self.job.waiting),
+            "cgroup": self.cgroup,
+            "stats": self.stats,
+        }
+
+    def lost(self) -> bool:
+        """The controller is gone: before READY the source runs again and the run ends; true when it has ended."""
+        if self.run.ended:
+            return True
+        with contextlib.suppress(OpError):
+            if self.run.vote() == "READY":
+                return False
+            self.release("resume")
+            self.run.end("rolled-back")
+            return True
+        return False
+
+
+def write_config(job: Job, work: str, lines: list[str]) -> str:
+    """A CRIU configuration file for this one call, in the run's private directory."""
+    path = os.path.join(work, f"{job.name}.conf")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, "".join(line.replace("@hook@", job.script) + "\n" for line in lines).encode())
+    finally:
+        os.close(fd)
+    return path

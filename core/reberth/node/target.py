@@ -1,0 +1,172 @@
+"""The target's end of a move: restore and hold, then land on PERMIT or take everything back on ABORT."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Any
+
+from reberth.node import cgroup, procs
+from reberth.node.durable import boottime_ns
+from reberth.node.errors import OpError
+from reberth.node.jobs import Job
+from reberth.node.run import Run
+from reberth.node.source import write_config
+
+
+class Target:
+    """State of one run on the target."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.job: Job | None = None
+        self.lock = threading.RLock()
+        record = run.journal.last("restoring", "copy-held")
+        self.cgroup = str(record["cgroup"]) if record else ""
+
+    def restore(
+        self,
+        *,
+        argv: list[str],
+        work: str,
+        own_cgroup: bool,
+        env: dict[str, str] | None = None,
+        config: list[str] | None = None,
+        stall_s: float = 30.0,
+    ) -> dict[str, Any]:
+        """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
+
+        With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one (runc) and puts itself
+        into it: tool and script are moved out before the copy may run. Raises OpError `decided`, `tool-failed`.
+        """
+        if self.run.verdict() is not None:
+            raise OpError("decided", "this run has a verdict already")
+        if own_cgroup:
+            self.cgroup = os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}")
+            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        if own_cgroup:
+            cgroup.create(self.cgroup)
+        job = self.job = Job("restore", self.run.dir, work)
+        variables = dict(env or {})
+        if config is not None:
+            variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
+        started_ns = boottime_ns()
+        job.spawn([w.replace("@hook@", job.script) for w in argv], env=variables, cgroup=self.cgroup)
+        script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        if not own_cgroup:
+            self.cgroup = cgroup.of_pid(init)
+            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        outside = cgroup.of_pid(os.getpid())
+        for pid in procs.ancestors(script_pid, os.getpid()):
+            if cgroup.of_pid(pid) == self.cgroup:
+                cgroup.enter(outside, pid)
+        pids = cgroup.pids(self.cgroup)
+        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
+        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+
+    def decide(self, value: str) -> dict[str, Any]:
+        """Write the verdict unless one stands, and do at once what stands: land or take back."""
+        with self.lock:
+            stands = self.run.decide(value)
+            if stands == "PERMIT":
+                self._land()
+            else:
+                self._take_back()
+            return self.facts()
+
+    def _land(self) -> None:
+        """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
+        if self.run.journal.has("landed"):
+            self._go()
+            return
+        if self.job is None or self.job.waiting != "post-restore":
+            self._fail("the held copy is gone", None)
+        assert self.job is not None
+        self.job.answer("go")
+        try:
+            self.job.wait_hook("pre-resume", stall_s=30.0)
+        except OpError as error:
+            self._fail("the tool failed after PERMIT", error)
+        cgroup.ask_freeze(self.cgroup)
+        self.job.answer("go")
+        code = self.job.wait_end(60.0)
+        if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
+            self._fail(f"the tool ended with {code} after PERMIT", None)
+        self.run.journal.write("landed")
+        self._go()
+
+    def _go(self) -> None:
+        if self.run.journal.has("running"):
+            return
+        if cgroup.is_asked_to_freeze(self.cgroup):
+            cgroup.thaw(self.cgroup)
+        self.run.journal.write("running", running_ns=boottime_ns())
+
+    def _fail(self, message: str, cause: OpError | None) -> None:
+        """PERMIT stands but the copy never ran: nothing of it stays, and the journal proves it."""
+        tail = self.job.errors() if self.job else ""
+        if self.job:
+            self.job.stop()
+        if self.cgroup:
+            cgroup.kill(self.cgroup)
+        self.run.journal.write("landing-failed", message=message)
+        raise OpError("landing", message, tail=tail or (cause.tail if cause else ""))
+
+    def _take_back(self) -> None:
+        if self.run.journal.has("taken-back"):
+            return
+        if self.job is not None:
+            if self.job.waiting:
+                self.job.answer("veto")
+                self.job.wait_end(10.0)
+            self.job.stop()
+        if self.cgroup and not cgroup.kill(self.cgroup):
+            raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
+        self.run.journal.write("taken-back", failed=self.run.undo("abort", "always"))
+
+    def finish(self) -> dict[str, Any]:
+        """After landing: remove what only the move needed."""
+        with self.lock:
+            if not self.run.journal.has("cleaned"):
+                self.run.journal.write("cleaned", failed=self.run.undo("commit", "always"))
+            return self.facts()
+
+    def facts(self) -> dict[str, Any]:
+        """What is so now on the target."""
+        try:
+            verdict = self.run.verdict()
+        except OpError:
+            verdict = "UNREADABLE"
+        running = self.run.journal.last("running")
+        present = cgroup.pids(self.cgroup) if self.cgroup else []
+        return {
+            "role": "target",
+            "verdict": verdict,
+            "ended": self.run.ended,
+            "restoring": self.run.journal.has("restoring"),
+            "landed": self.run.journal.has("landed"),
+            "landing_failed": self.run.journal.has("landing-failed"),
+            "cleaned": self.run.journal.has("cleaned"),
+            "taken_back": self.run.journal.has("taken-back"),
+            "running_ns": running["running_ns"] if running else 0,
+            "tasks": len([p for p in present if procs.alive(p)]),
+            "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
+            "holding": bool(self.job and self.job.waiting == "post-restore"),
+            "cgroup": self.cgroup,
+        }
+
+    def lost(self) -> bool:
+        """The controller is gone: without a verdict ABORT is written; with PERMIT the copy lands. True at an end."""
+        if self.run.ended:
+            return True
+        with contextlib.suppress(OpError):
+            facts = self.decide("ABORT")
+            if facts["verdict"] == "PERMIT":
+                self.finish()
+                self.run.end("moved")
+            else:
+                self.run.end("rolled-back")
+            return True
+        return False

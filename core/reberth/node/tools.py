@@ -1,0 +1,107 @@
+"""Starting the backend's tools on the node: argument lists, a clean environment, output to a file or bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reberth.node.errors import OpError
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OUTPUT_LIMIT_BYTES = 8 << 20
+
+# Enters the cgroup first and then becomes the tool; every value is an argument, none is parsed.
+ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+
+
+def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Nothing of the login's environment reaches a tool (CRIU_*, LD_*, PYTHON* and the like change what it does)."""
+    return {"PATH": PATH, "HOME": "/root", "LC_ALL": "C", **(extra or {})}
+
+
+def resolve(argv: Sequence[str]) -> list[str]:
+    """The argument list with an absolute program; raises OpError `missing` when it is not installed."""
+    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        raise OpError("bad-argument", "an argument list holds words without NUL")
+    found = shutil.which(argv[0], path=PATH)
+    if found is None:
+        raise OpError(
+            "missing", f"{argv[0]} is not installed", hint=f"install {os.path.basename(argv[0])} on this node"
+        )
+    return [found, *argv[1:]]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 30.0,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    cwd: str = "/",
+) -> dict[str, Any]:
+    """Run a program to its end; answers code, out, err. A program over its time is killed with all its children."""
+    words = resolve(argv)
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_env(env),
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(stdin.encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            kill_group(process)
+            process.communicate()
+            raise OpError("timeout", f"{argv[0]} did not end within {timeout_s:g} s") from error
+    return {
+        "code": process.returncode,
+        "out": out[:OUTPUT_LIMIT_BYTES].decode("utf-8", "backslashreplace"),
+        "err": err[-OUTPUT_LIMIT_BYTES:].decode("utf-8", "backslashreplace"),
+    }
+
+
+def kill_group(process: subprocess.Popen[bytes], with_signal: int = signal.SIGKILL) -> None:
+    """Signal the process and all that share its session's group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, with_signal)
+
+
+def spawn(
+    argv: Sequence[str], *, output: str, cwd: str = "/", env: Mapping[str, str] | None = None, cgroup: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start a tool in a session of its own, its output into a file of the run, inside `cgroup` when given."""
+    words = resolve(argv)
+    if cgroup:
+        words = ["/bin/sh", "-c", ENTER, cgroup, *words]
+    fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=fd,
+            stderr=fd,
+            env=clean_env(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    finally:
+        os.close(fd)
+
+
+def first_errors(*paths: str, lines: int = 12) -> str:
+    """CRIU's own first error lines (and a little of what follows), from the first of the files that has any."""
+    for path in paths:
+        found: list[str] = []
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="backslashreplace") as log:
+            found = [line.rstrip() for line in log if "Error" in line or "error" in line.lower()[:80]]
+        if found:
+            return "\n".join(found[:lines])
+    return ""

@@ -1,0 +1,104 @@
+"""Trees through the data pipe: the helper's own descriptors, so that no byte passes the controller's Python.
+
+The source keeps what it sent of each tree, so that the delta in the frozen window is decided here, by content, without
+asking the target.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node import procs
+from reberth.node.errors import OpError
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+PIPE_WAIT_S = 20.0
+TELL_S = 0.2
+
+
+def _pipe(daemon: Daemon) -> tuple[int, int]:
+    if not daemon.bulk_ready.wait(PIPE_WAIT_S) or daemon.bulk is None:
+        raise OpError("protocol", "no data connection was opened")
+    return daemon.bulk
+
+
+def pipe_ready(daemon: Daemon, progress: Any) -> None:
+    """Wait until the data connection has reached this helper; before the freeze."""
+    _pipe(daemon)
+
+
+class _Teller:
+    """Passes progress on at most five times a second."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self.tell, self.next_s = tell, 0.0
+
+    def __call__(self, done_bytes: int, *_: Any) -> None:
+        now = time.monotonic()
+        if now >= self.next_s:
+            self.next_s = now + TELL_S
+            self.tell(bytes=done_bytes)
+
+
+def tree_send(
+    daemon: Daemon,
+    progress: Callable[..., None],
+    path: str,
+    kind: str,
+    pids: list[int] | None = None,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """Send a tree; `filesystem-delta` sends what changed since the tree of this path was sent with `keep`.
+
+    `pids` are tasks (with all below them) whose open and mapped files are looked at again whatever their times say.
+    """
+    from reberth.node import treeopen, treesend
+
+    _, out_fd = _pipe(daemon)
+    previous = daemon.snapshots.get(path) if kind == "filesystem-delta" else None
+    if kind == "filesystem-delta" and previous is None:
+        raise OpError("protocol", f"{path} was never sent in full")
+    started = time.monotonic()
+    tasks = {t.pid for root in pids or [] for t in procs.tree(root)}
+    try:
+        snapshot = treesend.send_tree(
+            path,
+            out_fd,
+            previous=previous,
+            always=treeopen.open_inodes(tasks),
+            flat=kind == "images",
+            on_progress=_Teller(progress),
+            should_stop=daemon.stop_transfers.is_set,
+        )
+    except treesend.TreeError as error:
+        raise OpError("transfer", str(error)) from error
+    if keep:
+        daemon.snapshots[path] = snapshot
+    return {
+        "bytes": snapshot.bytes_sent,
+        "files": snapshot.files_sent,
+        "digest": treesend.digest_of_sent(snapshot),
+        "seconds": time.monotonic() - started,
+    }
+
+
+def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: str) -> dict[str, Any]:
+    """Receive a tree; every file is checked against its hash as it comes, the digest is over all of them."""
+    from reberth.node import treerecv, treesend
+
+    in_fd, _ = _pipe(daemon)
+    try:
+        manifest = treerecv.recv_tree(
+            into,
+            in_fd,
+            expect_empty=kind != "filesystem-delta",
+            flat=kind == "images",
+            on_progress=_Teller(progress),
+            should_stop=daemon.stop_transfers.is_set,
+        )
+    except treesend.TreeError as error:
+        raise OpError("transfer", str(error)) from error
+    return {"digest": treerecv.digest_of(manifest), "files": manifest.files_received}

@@ -1,0 +1,71 @@
+"""The content of one regular file, read once: data and holes to the stream and to the digest."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Optional
+
+from reberth.node.treehash import ContentHash, HashLane
+from reberth.node.treewire import CHUNK_BYTES, Writer
+
+Tick = Callable[[int], None]
+
+
+def _extents(fd: int, size: int, sparse: bool) -> Iterator[tuple[int, int, bool]]:
+    """Offset, length and whether it is a hole, in order up to `size`; a file cut meanwhile ends in a hole."""
+    at = 0
+    while sparse and at < size:
+        try:
+            data = min(os.lseek(fd, at, os.SEEK_DATA), size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                break  # a file system without holes
+            data = size
+        if data > at:
+            yield at, data - at, True
+        if data >= size:
+            return
+        try:
+            hole = min(os.lseek(fd, data, os.SEEK_HOLE), size)
+        except OSError:
+            hole = size
+        at = hole if hole > data else size
+        yield data, at - data, False
+    if at < size:
+        yield at, size - at, False
+
+
+def pump(fd: int, size: int, sparse: bool, lane: HashLane, writer: Optional[Writer], tick: Tick) -> tuple[int, bytes]:
+    """Read up to `size` bytes, hash them and send them if there is a writer; answers the length read and the digest.
+
+    The bound matters: a log that grows faster than the pipe would never end.
+    """
+    content = ContentHash(lane)
+    for offset, length, is_hole in _extents(fd, size, sparse):
+        if is_hole:
+            content.hole(length)
+            if writer is not None:
+                writer.hole(length)
+            tick(0)
+        elif not _data(fd, offset, length, content, lane, writer, tick):
+            break
+    return content.size, content.digest()
+
+
+def _data(
+    fd: int, offset: int, length: int, content: ContentHash, lane: HashLane, writer: Optional[Writer], tick: Tick
+) -> bool:
+    end = offset + length
+    while offset < end:
+        slot = lane.slot()
+        count = os.preadv(fd, [slot.view[: min(CHUNK_BYTES, end - offset)]], offset)
+        content.data(slot, count)
+        if count == 0:
+            return False
+        if writer is not None:
+            writer.data(slot.view[:count])
+        offset += count
+        tick(count)
+    return True

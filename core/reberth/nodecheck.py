@@ -1,0 +1,65 @@
+"""What `reberth check` looks at: one node, or two as the ends of a move, without a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reberth.preflight import End, greet, host_checks, same_machine, usable_checks
+from reberth_hooks import Check, Level, PluginError, UsageError
+
+if TYPE_CHECKING:
+    from reberth.host import Host
+
+
+def check_nodes(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
+    """The checks of one or two nodes, each once, in the order of making.
+
+    Raises UsageError, UnreachableError and UntrustedError of the connection.
+    """
+    ends = [greet(host.config.node(name), host.shell(name)) for name in dict.fromkeys(names)]
+    if len(ends) < len(names) or (len(ends) == 2 and same_machine(*ends)):
+        raise UsageError(f"{' and '.join(names)} are one machine", hint="name two different nodes, or one alone")
+    return tuple(dict.fromkeys(_all(host, ends)))
+
+
+def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
+    for end in ends:
+        hello = end.hello
+        reason = f"{hello.get('hostname')}, {hello.get('arch')}, kernel {hello.get('kernel')}"
+        yield Check("reachable", Level.OK, reason, "", end.node.name)
+    # One node alone is compared with itself, and only what is said of the node counts.
+    yield from (check for check in host_checks(ends[0], ends[-1]) if len(ends) == 2 or check.node)
+    for kind in ("backends", "transports"):
+        yield from _plugins(host, ends, kind)
+
+
+def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:
+    """A check for each enabled plugin; a single unusable one is a warning, none that all ends can use is a failure."""
+    good: list[set[str]] = []
+    for end in ends:
+        enabled: tuple[str, ...] = getattr(end.node, kind)
+        checks = {name: _plugin(host, end, name) for name in enabled}
+        yield from (check for check in checks.values() if check is not None)
+        good.append({name for name, check in checks.items() if check is None or check.level is Level.OK})
+    common = sorted(set.intersection(*good))
+    where = " and ".join(end.node.name for end in ends)
+    if common:
+        yield Check(kind, Level.OK, f"usable on {where}: {', '.join(common)}")
+    else:
+        remedy = f"install one, then: reberth node enable {ends[-1].node.name} PLUGIN"
+        yield Check(kind, Level.FAIL, f"none is usable on {where}", remedy)
+
+
+def _plugin(host: Host, end: End, name: str) -> Check | None:
+    """The verdict on one plugin; None when it has nothing to probe."""
+    try:
+        facts = {"source": {name: host.stage.probe(name, end.node, end.shell)}}
+    except PluginError as error:
+        return Check(f"{name}-usable", Level.WARN, error.message, error.hint, end.node.name)
+    facts["target"] = facts["source"]
+    check = next(usable_checks(facts, [name], end.node, end.node), None)
+    if check is None or check.level is Level.OK:
+        return check
+    return replace(check, level=Level.WARN)

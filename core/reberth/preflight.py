@@ -1,0 +1,108 @@
+"""The checks that every backend needs, made of what the two helpers say of their machines."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reberth.options import near
+from reberth_hooks import Check, Level, Node, Shell, UsageError
+
+MAX_CLOCK_DIFFERENCE_S = 5.0
+MAX_UPTIME_DIFFERENCE_S = 1.0
+LEAST_PYTHON = (3, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a move: its node, its shell, and what its helper said when our monotonic clock read `asked_ns`."""
+
+    node: Node
+    shell: Shell
+    hello: Mapping[str, Any]
+    asked_ns: int = 0
+
+
+def greet(node: Node, shell: Shell) -> End:
+    """Ask a node's helper what machine it is on."""
+    before_ns = time.monotonic_ns()
+    hello = shell.call("hello")
+    return End(node, shell, hello, (before_ns + time.monotonic_ns()) // 2)
+
+
+def same_machine(source: End, target: End) -> bool:
+    """Whether two names lead to one place: the same kernel and the same pid namespace."""
+    keys = ("boot_id", "pid_ns")
+    return all(source.hello.get(key) and source.hello[key] == target.hello.get(key) for key in keys)
+
+
+def host_checks(source: End, target: End) -> Iterator[Check]:
+    """What must hold of the two machines."""
+    for key, word in (("arch", "architecture"), ("page_bytes", "page size")):
+        here, there = source.hello.get(key), target.hello.get(key)
+        reason = f"{word}: {here} on {source.node.name}, {there} on {target.node.name}"
+        remedy = "take a target of the same kind: memory images fit no other"
+        yield _check(key.replace("_", "-"), here == there, reason, remedy)
+    for end in (source, target):
+        yield from _end_checks(end)
+    wall_s = _difference_s(source, target, "clock_realtime_ns")
+    near_enough = abs(wall_s) <= MAX_CLOCK_DIFFERENCE_S
+    reason = f"the target's wall clock is {wall_s:+.3f} s from the source's"
+    yield _check("clock", near_enough, reason, "set both clocks by NTP", worst=Level.WARN)
+    if source.hello.get("boot_id") != target.hello.get("boot_id"):
+        jump_s = _difference_s(source, target, "clock_boottime_ns")
+        near_enough = abs(jump_s) <= MAX_UPTIME_DIFFERENCE_S
+        reason = f"CLOCK_MONOTONIC and CLOCK_BOOTTIME of the workload jump by {jump_s:+.3f} s"
+        remedy = "run it in a time namespace, or be sure that it bears the jump"
+        yield _check("uptime", near_enough, reason, remedy, worst=Level.WARN)
+
+
+def _end_checks(end: End) -> Iterator[Check]:
+    """What must hold on each of them."""
+    name, hello = end.node.name, end.hello
+    yield _check("root", hello.get("uid") == 0, f"user id {hello.get('uid')}", f"set become for node {name}", name)
+    where = hello.get("cgroup2") or "not mounted"
+    yield _check("cgroup2", bool(hello.get("cgroup2")), f"cgroup v2: {where}", "mount -t cgroup2", name)
+    version = re.match(r"(\d+)\.(\d+)", str(hello.get("python", "")))
+    good = version is not None and (int(version[1]), int(version[2])) >= LEAST_PYTHON
+    yield _check("python", good, f"Python {hello.get('python') or 'missing'}", "install Python 3.9 or newer", name)
+
+
+def usable_checks(facts: Mapping[str, Any], plugins: Iterable[str], source: Node, target: Node) -> Iterator[Check]:
+    """What the plugins' own probes say: `usable` False forbids, with the probe's `reason` and `remedy`."""
+    for plugin in plugins:
+        for node, side in ((source, "source"), (target, "target")):
+            fact = facts[side][plugin]
+            if "usable" in fact:
+                reason = str(fact.get("reason") or ("usable" if fact["usable"] else "not usable"))
+                remedy = str(fact.get("remedy") or f"reberth check {node.name}")
+                yield _check(f"{plugin}-usable", bool(fact["usable"]), f"{plugin}: {reason}", remedy, node.name)
+
+
+def skip(checks: Iterable[Check], ids: Iterable[str]) -> tuple[Check, ...]:
+    """The checks, with failures of the named ones turned into warnings; UsageError for a check that was not made."""
+    made = tuple(checks)
+    known = sorted({check.id for check in made})
+    for id in ids:
+        if id not in known:
+            raise UsageError(f"--skip: there is no check {id!a}{near(id, known)}", hint="checks: " + ", ".join(known))
+    skipped = frozenset(ids)
+    return tuple(
+        replace(check, level=Level.WARN, reason=f"{check.reason} (skipped on request)")
+        if check.level is Level.FAIL and check.id in skipped
+        else check
+        for check in made
+    )
+
+
+def _difference_s(source: End, target: End, clock: str) -> float:
+    """Target's clock minus source's, each against our own at the middle of its round trip."""
+    here, there = (end.hello.get(clock, 0) - end.asked_ns for end in (source, target))
+    return float(there - here) / 1e9
+
+
+def _check(id: str, good: bool, reason: str, remedy: str, node: str = "", *, worst: Level = Level.FAIL) -> Check:
+    return Check(id, Level.OK, reason, "", node) if good else Check(id, worst, reason, remedy, node)

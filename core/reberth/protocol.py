@@ -1,0 +1,143 @@
+"""Who may run the workload: a pure function of what both ends say, the same for the engine and for `recover`.
+
+Facts of an end are what its helper answers (`facts`): None when the end cannot be reached, an empty mapping when it
+does not know the run. `decide` gives the next step or the end of the run; whoever performs the step looks again. The
+rules behind each row are in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from reberth_hooks import Exit, Owner
+
+Facts = Mapping[str, Any] | None
+
+
+class Want(StrEnum):
+    """Where the run should go, as far as the facts allow: on, back, or nowhere of its own (`recover`)."""
+
+    FORWARD = "forward"
+    BACK = "back"
+
+
+class Step(StrEnum):
+    """What can be done next."""
+
+    ASK_READY = "ask-ready"
+    PERMIT = "permit"
+    ABORT = "abort"
+    COMMIT = "commit"
+    RESUME = "resume"
+    RESUME_ABORTED = "resume-aborted"
+    FINISH = "finish"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step, or (step None) the end: outcome, owner and exit code, and why."""
+
+    step: Step | None
+    why: str
+    outcome: str = ""
+    owner: Owner = Owner.NOBODY
+    exit_code: Exit = Exit.DONE
+
+
+MOVED = Decision(None, "the copy runs on the target", "moved", Owner.TARGET, Exit.DONE)
+BACK = Decision(None, "the source runs", "rolled-back", Owner.SOURCE, Exit.ROLLED_BACK)
+
+
+def _held(why: str, exit_code: Exit = Exit.HELD) -> Decision:
+    return Decision(None, why, "held", Owner.NOBODY, exit_code)
+
+
+def decide(source: Facts, target: Facts, want: Want, *, rollback_unlanded: bool = False) -> Decision:
+    """The next step of a run.
+
+    `rollback_unlanded` allows what the default does not: with PERMIT written and a copy that the journal proves never
+    ran, the source may run again.
+    """
+    if target is None:
+        return _target_unreachable(source)
+    verdict = target.get("verdict")
+    if verdict == "PERMIT":
+        return _permitted(source, target, want, rollback_unlanded)
+    if verdict == "UNREADABLE":
+        return _held("the target's verdict cannot be read")
+    if verdict == "ABORT":
+        return _aborted(source, target)
+    return _undecided(source, target, want)
+
+
+def _target_unreachable(source: Facts) -> Decision:
+    if source is None:
+        return _held("neither node can be reached")
+    vote = source.get("vote")
+    if source.get("released"):
+        return Decision(
+            None, "the source was given up, the target cannot be asked", "moved", Owner.TARGET, Exit.CLEANUP_PENDING
+        )
+    if vote in ("READY", "UNREADABLE"):
+        return _held("the source has voted READY and the target cannot be asked for its verdict")
+    if _rests(source):
+        return BACK
+    # Without READY nobody can have permitted, and from RESUME on nobody can: the target aborts by itself.
+    return Decision(Step.RESUME, "the target cannot be reached and nothing was permitted")
+
+
+def _permitted(source: Facts, target: Mapping[str, Any], want: Want, rollback_unlanded: bool) -> Decision:
+    if target.get("landed"):
+        if source is None:
+            return Decision(
+                None, "the copy runs; the source cannot be reached", "moved", Owner.TARGET, Exit.CLEANUP_PENDING
+            )
+        if source and not source.get("released"):
+            return Decision(Step.COMMIT, "the copy runs on the target")
+        if not target.get("ended") and not target.get("cleaned"):
+            return Decision(Step.FINISH, "the source was given up")
+        return MOVED
+    if target.get("holding"):
+        return Decision(Step.PERMIT, "PERMIT stands and the copy is held")
+    if source is not None and (source.get("resumed") or (want is Want.BACK and rollback_unlanded)):
+        if source.get("resumed"):
+            return BACK
+        return Decision(Step.RESUME_ABORTED, "the copy never ran, as the target's journal proves")
+    return _held("PERMIT stands but the copy ended before it ran; the source is frozen and complete")
+
+
+def _aborted(source: Facts, target: Mapping[str, Any]) -> Decision:
+    if not target.get("taken_back") and not target.get("ended"):
+        return Decision(Step.ABORT, "ABORT stands and the copy is not yet taken back")
+    if source is None:
+        return _held("the target aborted; the source cannot be reached: it runs again by itself unless it had voted")
+    if _rests(source):
+        return BACK
+    return Decision(Step.RESUME_ABORTED, "the target says ABORT")
+
+
+def _undecided(source: Facts, target: Mapping[str, Any], want: Want) -> Decision:
+    known = bool(target) and not target.get("ended")
+    if want is Want.FORWARD and known and target.get("holding") and source and source.get("holding"):
+        vote = source.get("vote")
+        if vote is None:
+            return Decision(Step.ASK_READY, "the copy is held and verified")
+        if vote == "READY":
+            return Decision(Step.PERMIT, "the source has voted READY")
+    if known:
+        return Decision(Step.ABORT, "the run goes back")
+    if source is None:
+        return _held("the source cannot be reached, and the target knows nothing of this run")
+    if _rests(source):
+        return BACK
+    if source.get("vote") == "READY":
+        return _held("the source has voted READY and the target knows nothing of this run")
+    return Decision(Step.RESUME, "the target was never asked to restore")
+
+
+def _rests(source: Mapping[str, Any]) -> bool:
+    """Whether nothing is left to do at the source: it does not know the run, or it runs again."""
+    return not source or bool(source.get("resumed")) or bool(source.get("ended"))

@@ -1,0 +1,108 @@
+"""`recover`: bring a run to its end from the journals alone, by the function that the engine itself runs.
+
+It is killable at any point and idempotent: every step is an operation of a node helper that looks at its own journal
+first. What it may not decide alone it leaves held, and says which word of the user's would decide it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from reberth.engine import Engine
+from reberth.journal import Journal, run_dir
+from reberth.protocol import Want, decide
+from reberth.report import Report
+from reberth.session import Session
+from reberth_hooks import Mode, Node, Options, Plan, ReberthError, UsageError, Workload
+
+if TYPE_CHECKING:
+    from reberth.helper import HelperShell
+    from reberth.host import Host
+
+
+def recover(host: Host, run_id: str | None, how: str, dry_run: bool) -> list[Any]:
+    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done."""
+    if run_id:
+        run_dir(run_id)
+    return [_one(host, name, how, dry_run) for name in ([run_id] if run_id else host.open_runs())]
+
+
+def plan_from(data: Mapping[str, Any]) -> Plan:
+    """The plan as the journal holds it; its checks and facts served their purpose and are left out."""
+    options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
+    options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
+    return Plan(
+        id=data["id"],
+        workload=Workload(**data["workload"]),
+        source=_node(data["source"]),
+        target=_node(data["target"]),
+        target_name=data["target_name"],
+        mode=Mode(data["mode"]),
+        why=data["why"],
+        options=Options(**options),
+        routes=data["routes"],
+        details=data["details"],
+    )
+
+
+def _node(data: Mapping[str, Any]) -> Node:
+    lists = {k: tuple(data.get(k) or ()) for k in ("backends", "transports", "wrappers")}
+    return Node(**{**data, **lists})
+
+
+def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
+    journal = Journal(run_id)
+    pid = journal.controller()
+    if pid and journal.last("end") is None:
+        raise UsageError(f"run {run_id} is driven by process {pid}", hint=f"to end it: reberth abort {run_id}")
+    record = journal.last("plan")
+    if record is None:
+        journal.write("end", outcome="refused", owner="source", exit_code=2)
+        return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
+    plan = plan_from(record["plan"])
+    if how == "rollback":
+        plan = replace(plan, options=replace(plan.options, on_failure="rollback"))
+    session = Session(plan, journal, _attach(host, plan), host.stage.event, host.shell_of)
+    want = Want.FORWARD if how == "forward" else Want.BACK
+    if dry_run:
+        return _preview(session, want)
+    journal.claim()
+    journal.write("recover", how=how)
+    report = Report.of_plan(plan)
+    path = journal.dir / "report.json"
+    if path.exists():
+        with contextlib.suppress(ReberthError, OSError):
+            report = Report.load(path)
+    host.observe()
+    return Engine(host.stage, session, report).resume(want)
+
+
+def _attach(host: Host, plan: Plan) -> tuple[HelperShell | None, HelperShell | None]:
+    """Both ends with the run taken over; None for one that cannot be reached now."""
+    found: list[HelperShell | None] = []
+    for node in (plan.source, plan.target):
+        end = None
+        with contextlib.suppress(ReberthError):
+            end = host.shell_of(node.name)
+            end.call("adopt", run_id=plan.id)
+        found.append(end)
+    return found[0], found[1]
+
+
+def _preview(session: Session, want: Want) -> dict[str, Any]:
+    """What both ends say, and the next step."""
+    source, target = session.look()
+    unlanded = session.plan.options.on_failure == "rollback"
+    decision = decide(source, target, want, rollback_unlanded=unlanded)
+    session.leave()
+    return {
+        "id": session.id,
+        "source": source,
+        "target": target,
+        "step": decision.step.value if decision.step else "none",
+        "why": decision.why,
+        "outcome": decision.outcome,
+    }

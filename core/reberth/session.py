@@ -1,0 +1,205 @@
+"""One migration under way: the Move that phases see, and the two ends that the protocol looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from reberth import boot, shell
+from reberth.helper import Asked, HelperShell
+from reberth.journal import Journal
+from reberth_hooks import ConnectionLostError, Event, HelperError, Pending, Plan, ReberthError
+
+GIVE_UP_S = 6.0
+
+
+class Session:
+    """State of one run on the controller; what must last is in `journal` and in the nodes' own."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        shells: tuple[HelperShell | None, HelperShell | None],
+        tell: Callable[[Event], None],
+        reconnect: Callable[[str], HelperShell],
+    ) -> None:
+        self.plan, self.journal = plan, journal
+        self.ends: list[HelperShell | None] = list(shells)
+        self.opened: list[dict[str, Any]] = [{}, {}]
+        self.aborted = False
+        self.phase = "prepare"
+        self._tell, self._reconnect = tell, reconnect
+        self._pipes: list[subprocess.Popen[bytes]] = []
+        self._progress_s = time.monotonic()
+        self._facts: list[dict[str, Any] | None] = [None, None]
+
+    # What a phase may know (reberth_hooks.Move)
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.plan.id
+
+    @property
+    def source(self) -> HelperShell:
+        """The source's shell; ConnectionLostError when it cannot be reached."""
+        return self._end(0)
+
+    @property
+    def target(self) -> HelperShell:
+        """The target's shell."""
+        return self._end(1)
+
+    def _end(self, side: int) -> HelperShell:
+        found = self.ends[side]
+        if found is None:
+            node = (self.plan.source, self.plan.target)[side].name
+            raise ConnectionLostError(f"node {node} cannot be reached")
+        return found
+
+    def note(self, key: str, value: Any) -> None:
+        """Journal a fact of a phase."""
+        self.journal.write("note", key=key, value=value)
+
+    def recall(self, key: str) -> Any:
+        """The last value of a fact."""
+        for record in reversed(self.journal.records):
+            if record["event"] == "note" and record["key"] == key:
+                return record["value"]
+        return None
+
+    def emit(self, kind: str, text: str = "", **data: Any) -> None:
+        """Tell the observers."""
+        if kind == "progress":
+            self._progress_s = time.monotonic()
+        self._tell(Event(kind, self.phase, text, data))
+
+    def open_pipe(self) -> None:
+        """Join both nodes by one pipe of the kernel's: source's connection writes, target's reads, nobody between."""
+        if self._pipes:
+            return
+        argv = [
+            shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"]), bulk=True)
+            for side, end in enumerate((self.source, self.target))
+        ]
+        out = shell.connect(argv[0], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert out.stdout is not None
+        into = shell.connect(argv[1], stdin=out.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        out.stdout.close()
+        self._pipes = [out, into]
+        ready = [end.begin("pipe_ready") for end in (self.source, self.target)]
+        for waiting in ready:
+            waiting.result(25.0)
+
+    def gather(self, *pending: Pending, stall_s: float = 15.0) -> list[Any]:
+        """Wait for all; raises the first failure, or ConnectionLostError when no byte has moved for `stall_s`."""
+        from concurrent.futures import FIRST_EXCEPTION, wait
+
+        futures = [p.future for p in pending if isinstance(p, Asked)]
+        self._progress_s = time.monotonic()
+        while True:
+            done, waiting = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
+            failed = [f for f in done if f.exception() is not None]
+            if failed:
+                raise self._root_cause(futures, failed[0])
+            if not waiting:
+                return [f.result() for f in futures]
+            if time.monotonic() - self._progress_s > stall_s:
+                text = f"no byte has moved for {stall_s:g} s"
+                raise ConnectionLostError(text, hint="is the link cut, or a node suspended?")
+
+    @staticmethod
+    def _root_cause(futures: list[Any], failed: Any) -> BaseException:
+        """Of two ends that fail together the receiver's own reason (a full disk) says more than a broken pipe."""
+        from concurrent.futures import wait
+
+        wait(futures, timeout=0.5)
+        errors = [f.exception() for f in futures if f.done() and f.exception() is not None]
+        for error in errors:
+            if isinstance(error, HelperError) and "end" not in error.message.lower():
+                return error
+        return errors[0] if errors else failed.exception()
+
+    # What the protocol looks at
+
+    def look(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Facts of both ends, asked for where the last step did not bring them; None for one that is out of reach."""
+        for side in (0, 1):
+            if self._facts[side] is None:
+                self._facts[side] = self._ask(side)
+        return self._facts[0], self._facts[1]
+
+    def learn(self, side: int, facts: Any) -> None:
+        """What an operation answered is what is so now; None: look again."""
+        self._facts[side] = facts if isinstance(facts, dict) and "role" in facts else None
+
+    def forget(self) -> None:
+        """Look again at both ends."""
+        self._facts = [None, None]
+
+    def _ask(self, side: int) -> dict[str, Any] | None:
+        deadline = time.monotonic() + GIVE_UP_S
+        while True:
+            end = self.ends[side]
+            with contextlib.suppress(ConnectionLostError):
+                if end is not None:
+                    return self._facts_of(end)
+            if end is not None:
+                end.kill()
+                self.ends[side] = None
+            if time.monotonic() > deadline:
+                return None
+            with contextlib.suppress(ReberthError):
+                self.ends[side] = self.attach(side)
+            if self.ends[side] is None:
+                time.sleep(0.5)
+
+    @staticmethod
+    def _facts_of(end: HelperShell) -> dict[str, Any]:
+        try:
+            return dict(end.call("facts", timeout_s=15.0))
+        except HelperError as error:
+            if error.kind == "protocol":
+                return {}  # this node knows nothing of the run
+            raise
+
+    def attach(self, side: int) -> HelperShell:
+        """Connect anew and take over the run there, from a helper that still lives or from its journal."""
+        node = (self.plan.source, self.plan.target)[side]
+        end = self._reconnect(node.name)
+        try:
+            end.call("adopt", run_id=self.id)
+        except ReberthError:
+            end.close()
+            raise
+        return end
+
+    def close_pipe(self) -> None:
+        """End the data connections."""
+        for process in self._pipes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        for process in self._pipes:
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(3)
+        self._pipes = []
+
+    def leave(self) -> None:
+        """End the connections without a word: a helper that serves an open run acts as if we were lost."""
+        for end in self.ends:
+            if end is not None:
+                end.kill()
+
+    def close(self) -> None:
+        """End all connections."""
+        self.close_pipe()
+        for end in self.ends:
+            if end is not None:
+                end.close()

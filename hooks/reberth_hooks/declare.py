@@ -1,0 +1,35 @@
+"""What a plugin says of itself at load: backend, transport, connector, observer or wrapper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reberth_hooks.types import Channel, Mode
+
+
+class Role(StrEnum):
+    """What a plugin may be; one plugin can have several roles."""
+
+    BACKEND = "backend"
+    TRANSPORT = "transport"
+    CONNECTOR = "connector"
+    OBSERVER = "observer"
+    WRAPPER = "wrapper"
+    COMMANDS = "commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """Answer of `reberth_describe`.
+
+    `summary` is one line for `reberth plugin ls`; `modes` is what a backend can do; `carries` is what a transport
+    can carry; `tools` are the programs it may run on a node; `options` the keys of its table in the configuration.
+    """
+
+    summary: str
+    roles: frozenset[Role]
+    modes: frozenset[Mode] = frozenset()
+    carries: frozenset[Channel] = frozenset()
+    tools: tuple[str, ...] = ()
+    options: frozenset[str] = field(default_factory=frozenset)

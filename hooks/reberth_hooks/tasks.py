@@ -1,0 +1,83 @@
+"""Checks that every CRIU backend needs, as pure functions of what the helper's `describe` says of a process tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reberth_hooks.types import Check, Level, Options
+
+CAP_SYS_RESOURCE = 1 << 24
+# Descriptors without a name that CRIU knows; what is not here has been refused by CRIU 4.2.1 when tried or by its source.
+KNOWN_ANON = (
+    "[eventfd]",
+    "[eventpoll]",
+    "[signalfd]",
+    "[timerfd]",
+    "inotify",
+    "[fanotify]",
+    "[userfaultfd]",
+    "[pidfd]",
+)
+
+
+def object_checks(facts: Mapping[str, Any], hello: Mapping[str, Any], node: str) -> Iterator[Check]:
+    """What CRIU would refuse of the tasks themselves: io_uring, huge pages, devices, tracers, foreign users."""
+    anon = facts["anon"]
+    if any("io_uring" in name for name in anon):
+        yield _fail("io-uring", "the workload uses io_uring, which CRIU cannot dump", "turn io_uring off in it", node)
+    odd = sorted(n for n in anon if "io_uring" not in n and n not in KNOWN_ANON and not n.startswith("bpf"))
+    if odd:
+        text = f"descriptors of kinds that CRIU may not know: {', '.join(odd)}"
+        yield Check("anon-inode", Level.WARN, text, "if the dump fails, close them in the workload", node)
+    if facts["hugetlb"]:
+        yield _fail("hugetlb", "the workload maps huge pages (hugetlb)", "run it without huge pages", node)
+    if facts["devices"]:
+        yield _fail("devices", f"open devices: {_some(facts['devices'])}", "close them in the workload", node)
+    if facts["traced_by"]:
+        yield _fail("traced", f"processes under a debugger: {_some(facts['traced_by'])}", "detach it", node)
+    foreign = [uid for uid in facts["uids"] if uid != hello.get("uid", 0)]
+    if foreign and not int(hello.get("cap_eff", 0)) & CAP_SYS_RESOURCE:
+        text = f"processes of user {_some(foreign)}, and this root lacks CAP_SYS_RESOURCE"
+        yield _fail("capability", text, "run where root has CAP_SYS_RESOURCE: CRIU reads the limits of others", node)
+
+
+def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterator[Check]:
+    """Established connections that lead out of the tree need a decision; those inside travel by themselves."""
+    outside = facts["tcp"]["outside"]
+    if options.tcp_established and options.tcp_close:
+        yield _fail("tcp", "--tcp-established and --tcp-close exclude each other", "give one of them", node)
+    elif outside and not (options.tcp_established or options.tcp_close):
+        text = f"{len(outside)} established TCP connections lead outside: {_some(outside)}"
+        remedy = "--tcp-close ends them; --tcp-established keeps them if the address exists on the target"
+        yield _fail("tcp", text, remedy, node)
+    else:
+        yield Check("tcp", Level.OK, f"{facts['tcp']['inside']} TCP ends inside, {len(outside)} outside", "", node)
+
+
+def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
+    """CRIU's option for the connections, without dashes; empty when there is none to keep or close."""
+    if options.tcp_close:
+        return ("tcp-close",)
+    if options.tcp_established or facts["tcp"]["inside"]:
+        return ("tcp-established",)
+    return ()
+
+
+def space_checks(need_bytes: int, mem_bytes: int, node: str) -> Iterator[Check]:
+    """Images are held in memory where they fit: need and what is there, in bytes."""
+    if mem_bytes < need_bytes:
+        text = f"{need_bytes >> 20} MiB needed for memory or images, {mem_bytes >> 20} MiB available"
+        yield _fail("space", text, "free memory on this node", node)
+    else:
+        yield Check("space", Level.OK, f"{need_bytes >> 20} of {mem_bytes >> 20} MiB needed", "", node)
+
+
+def _fail(id: str, reason: str, remedy: str, node: str) -> Check:
+    return Check(id, Level.FAIL, reason, remedy, node)
+
+
+def _some(words: Any, most: int = 4) -> str:
+    """The first few, escaped: paths and names come from the workload."""
+    shown = [ascii(str(w))[1:-1] for w in words]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

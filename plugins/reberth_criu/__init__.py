@@ -1,0 +1,36 @@
+"""Backend `criu`: a bare process tree by the pid of its root, dumped and restored by the criu program alone."""
+
+from __future__ import annotations
+
+from reberth_criu.phases import (
+    reberth_checkpoint,
+    reberth_commit,
+    reberth_prepare,
+    reberth_restore,
+    reberth_rollback,
+)
+from reberth_criu.survey import reberth_list, reberth_probe, reberth_survey
+from reberth_hooks import Declaration, Mode, Role, hookimpl
+
+__all__ = [
+    "reberth_checkpoint",
+    "reberth_commit",
+    "reberth_describe",
+    "reberth_list",
+    "reberth_prepare",
+    "reberth_probe",
+    "reberth_restore",
+    "reberth_rollback",
+    "reberth_survey",
+]
+
+
+@hookimpl
+def reberth_describe() -> Declaration:
+    """A backend that does stop-and-copy."""
+    return Declaration(
+        summary="process trees, by the pid of their root",
+        roles=frozenset({Role.BACKEND}),
+        modes=frozenset({Mode.STOP_AND_COPY}),
+        tools=("criu",),
+    )

@@ -1,0 +1,68 @@
+"""The phases of a process tree: every effect is one operation of the node helper, the argument lists are made here."""
+
+from __future__ import annotations
+
+from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl
+
+# --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
+COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")
+
+
+@hookimpl
+def reberth_prepare(move: Move) -> bool:
+    """A private place for images on both nodes, and a cgroup of its own for the tree."""
+    need = move.plan.details["need_bytes"]
+    for word, shell in (("source", move.source), ("target", move.target)):
+        place = shell.call("workdir", need_bytes=need)
+        move.note(f"images.{word}", place["path"])
+    move.source.call("enclose", pid=move.plan.details["pid"])
+    return True
+
+
+@hookimpl
+def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
+    """Freeze and dump; criu waits in its post-dump script, the tree is fenced."""
+    details, images = move.plan.details, move.recall("images.source")
+    argv = ["criu", "dump", *COMMON]
+    argv += ["--tree", str(details["pid"])]
+    argv += ["--images-dir", images, "--work-dir", images, "--log-file", "dump.log"]
+    argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables"]
+    argv += ["--file-locks", "--link-remap", "--ghost-limit", "64M"]
+    argv += [f"--{word}" for word in details["tcp"]]
+    got = move.source.call(
+        "dump",
+        argv=argv,
+        work=images,
+        root_pid=details["pid"],
+        start_ticks=details["start_ticks"],
+        timeout_s=None,
+    )
+    move.note("images_bytes", got["images_bytes"])
+    seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
+    iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    parcel = Tree("images", images, move.recall("images.target"))
+    return Checkpoint((parcel,), iteration, got["frozen_ns"], got["held_ns"])
+
+
+@hookimpl
+def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
+    """Restore in a cgroup of its own; criu waits in its post-restore script, nothing has run yet."""
+    images = move.recall("images.target")
+    argv = ["criu", "restore", *COMMON, "--restore-detached"]
+    argv += ["--images-dir", images, "--work-dir", images, "--log-file", "restore.log"]
+    argv += ["--file-locks"]
+    argv += [f"--{word}" for word in move.plan.details["tcp"]]
+    got = move.target.call("restore", argv=argv, work=images, own_cgroup=True, timeout_s=None)
+    return Restored(str(got["pid"]), got["pid"], got["tasks"], got["held_ns"])
+
+
+@hookimpl
+def reberth_commit(move: Move) -> bool:
+    """Nothing of a process tree remains beyond its tasks."""
+    return True
+
+
+@hookimpl
+def reberth_rollback(move: Move) -> bool:
+    """The helper has let the tree run and put it back where it was."""
+    return True

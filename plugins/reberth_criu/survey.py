@@ -1,0 +1,152 @@
+"""What can be said before anything is touched: tools, candidates, and CRIU's verdict on one tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from reberth_hooks import (
+    Check,
+    Found,
+    HelperError,
+    Level,
+    Node,
+    Options,
+    RefusedError,
+    Shell,
+    Survey,
+    UsageError,
+    Workload,
+    hookimpl,
+)
+from reberth_hooks.tasks import object_checks, space_checks, tcp_checks, tcp_words
+
+# Action scripts while another program drives CRIU (runc) came with 3.19; one floor for both backends.
+LEAST = (3, 19)
+# Sockets of kernels from 6.16 on answer SO_PASSCRED with EOPNOTSUPP (CRIU commit 4b7398595, first in 4.2).
+LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
+FEATURES = ("mem_dirty_track", "uffd-noncoop", "network_lock_nftables")
+SPARE_BYTES = 64 << 20
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """`Version: 4.2.1` as (4, 2, 1); empty when there is no number."""
+    found = re.search(r"(\d+(?:\.\d+)+)", text)
+    return tuple(int(n) for n in found[1].split(".")) if found else ()
+
+
+@hookimpl
+def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
+    """Version and features of criu; `usable` with the reason when not."""
+    try:
+        text = shell.run(["criu", "--version"]).out
+    except HelperError as error:
+        return {"usable": False, "reason": error.message, "remedy": error.hint}
+    version = version_of(text)
+    if version < LEAST:
+        reason = f"criu {'.'.join(map(str, version))} is older than {'.'.join(map(str, LEAST))}"
+        return {"usable": False, "version": list(version), "reason": reason, "remedy": "install a newer criu"}
+    features = {name: shell.run(["criu", "check", "--feature", name], check=False).code == 0 for name in FEATURES}
+    return {"usable": True, "version": list(version), "features": features}
+
+
+@hookimpl
+def reberth_list(node: Node, shell: Shell) -> list[Found]:
+    """Session leaders without a terminal: what can be moved by its pid."""
+    return [
+        Found("criu", str(t["pid"]), _state(t["state"]), t["pid"], t["memory_bytes"], t["comm"])
+        for t in shell.call("processes")
+    ]
+
+
+def _state(letter: str) -> str:
+    return {"R": "running", "S": "running", "D": "running", "T": "stopped", "t": "traced"}.get(letter, letter)
+
+
+@hookimpl
+def reberth_survey(
+    workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
+) -> Survey:
+    """Look at the tree through /proc and compare with the target; raises UsageError for a pid that is none."""
+    if not workload.name.isdecimal() or int(workload.name) < 1:
+        raise UsageError(f"criu/{workload.name}: a process tree is named by its pid", hint="reberth ls")
+    if target_name != workload.name:
+        raise UsageError("a process keeps its pid: it cannot get another name", hint=f"write {target.node.name}:")
+    try:
+        tree = source.call("describe", pid=int(workload.name))
+    except HelperError as error:
+        if error.kind != "ended":
+            raise
+        raise UsageError(error.message, hint=f"reberth ls {source.node.name}") from error
+    if int(workload.name) == 1:
+        raise RefusedError("pid 1 is the node itself", hint="name the root of a process tree")
+    need = int(tree["memory_bytes"] * 1.1) + SPARE_BYTES
+    hello = {side: facts[side]["hello"] for side in ("source", "target")}
+    checks = [
+        *_tree_checks(tree, source.node.name),
+        *object_checks(tree, hello["source"], source.node.name),
+        *tcp_checks(tree, options, source.node.name),
+        *_socket_checks(tree, facts),
+        *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
+        *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),
+        *_target_checks(tree, target),
+    ]
+    root = tree["tasks"][0]
+    details = {
+        "pid": root["pid"],
+        "start_ticks": root["start_ticks"],
+        "tasks": len(tree["tasks"]),
+        "memory_bytes": tree["memory_bytes"],
+        "need_bytes": need,
+        "tcp": list(tcp_words(tree, options)),
+        "comm": root["comm"],
+    }
+    return Survey(tuple(checks), details)
+
+
+def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
+    pids = {t["pid"] for t in tree["tasks"]}
+    if tree["terminals"] or any(t["tty"] for t in tree["tasks"]):
+        where = ", ".join(sorted(ascii(t)[1:-1] for t in tree["terminals"])) or "a controlling terminal"
+        remedy = "start it without one: setsid CMD </dev/null >LOG 2>&1"
+        yield Check("terminal", Level.FAIL, f"the process is on a terminal ({where})", remedy, node)
+    outside = sorted({t["sid"] for t in tree["tasks"]} - pids)
+    if outside:
+        text = f"a session leader is outside the tree (pid {outside[0]})"
+        yield Check("session", Level.FAIL, text, "name that process, or start the workload with setsid", node)
+    foreign = [n for n, at in tree["namespaces"].items() if at != tree["helper_namespaces"].get(n)]
+    if foreign:
+        text = f"the process is in namespaces of its own ({', '.join(sorted(foreign))})"
+        yield Check("namespaces", Level.FAIL, text, "move the container with its own backend (runc)", node)
+
+
+def _socket_checks(tree: dict[str, Any], facts: dict[str, Any]) -> Iterator[Check]:
+    uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
+    for side in ("source", "target"):
+        kernel = version_of(facts[side]["hello"]["kernel"])
+        criu = tuple(facts[side]["criu"].get("version") or ())
+        if uses and kernel >= KERNEL_SOCKETS and criu < LEAST_SOCKETS:
+            text = f"criu {'.'.join(map(str, criu))} cannot dump sockets on kernel {facts[side]['hello']['kernel']}"
+            yield Check("criu-sockets", Level.FAIL, text, "install criu 4.2 or newer")
+
+
+def _target_checks(tree: dict[str, Any], target: Shell) -> Iterator[Check]:
+    name = target.node.name
+    pids = [t["pid"] for t in tree["tasks"]]
+    taken = [
+        p for p, found in zip(pids, target.call("stats", paths=[f"/proc/{p}" for p in pids]), strict=True) if found
+    ]
+    if taken:
+        text = f"pid {', '.join(map(str, taken[:5]))} is taken on the target"
+        yield Check("pid", Level.FAIL, text, "end that process there, or move at another time", name)
+    else:
+        yield Check("pid", Level.OK, f"{len(pids)} pids are free on the target", "", name)
+    problems = target.call("compare_files", files=tree["files"])
+    if problems:
+        first = "; ".join(f"{ascii(p['path'])[1:-1]}: {p['problem']}" for p in problems[:4])
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        remedy = "put the same files on the target: CRIU compares size and mode"
+        yield Check("files", Level.FAIL, f"files differ on the target: {first}{more}", remedy, name)
+    else:
+        yield Check("files", Level.OK, f"{len(tree['files'])} files are the same on the target", "", name)

@@ -1,0 +1,120 @@
+"""The phases of a container: runc does the work, in its own words; what is held, fenced and undone is the helper's."""
+
+from __future__ import annotations
+
+from reberth_hooks import (
+    Checkpoint,
+    Iteration,
+    Move,
+    Receipt,
+    RefusedError,
+    Restored,
+    Round,
+    Tree,
+    hookimpl,
+)
+from reberth_runc.survey import runc
+
+FLAGS = {"tcp-established": "--tcp-established"}
+
+
+def _config(move: Move) -> list[str]:
+    """CRIU's settings that runc has no words for; read by CRIU alone, for this one call (CRIU_CONFIG_FILE)."""
+    lines = ["action-script @hook@", "network-lock nftables", "link-remap", "ghost-limit 67108864"]
+    return lines + [word for word in move.plan.details["tcp"] if word not in FLAGS]
+
+
+def _flags(move: Move) -> list[str]:
+    return [FLAGS[word] for word in move.plan.details["tcp"] if word in FLAGS]
+
+
+@hookimpl
+def reberth_prepare(move: Move) -> bool:
+    """Places for the images, and on the target a place for the bundle: an old copy is set aside, not overwritten."""
+    details = move.plan.details
+    bundle = details["bundle"]
+    for word, shell in (("source", move.source), ("target", move.target)):
+        place = shell.call("workdir", need_bytes=details["need_bytes"])
+        move.note(f"images.{word}", place["path"])
+    move.note("shared", _is_shared(move, bundle))
+    if not move.recall("shared"):
+        left = move.target.call("is_left", path=bundle)
+        if left["exists"] and not left["left"]:
+            raise RefusedError(
+                f"{bundle!a} exists on the target", hint="move it out of the way: it would be overwritten"
+            )
+        if left["exists"]:
+            move.target.call("set_aside", path=bundle)
+        move.target.call("make_dirs", path=bundle)
+    return True
+
+
+def _is_shared(move: Move, bundle: str) -> bool:
+    """Whether a file made in the bundle on the source is there on the target."""
+    planted = move.source.call("plant", directory=bundle)
+    shared = move.target.call("stats", paths=[planted])[0] is not None
+    move.source.call("pluck", path=planted)
+    return shared
+
+
+@hookimpl
+def reberth_sync(move: Move) -> list[Tree]:
+    """The whole bundle while the container runs; nothing on shared storage."""
+    bundle = move.plan.details["bundle"]
+    return [] if move.recall("shared") else [Tree("filesystem", bundle, bundle, (move.plan.details["pid"],))]
+
+
+@hookimpl
+def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
+    """Freeze and dump through runc; what changed on disk since the first copy travels while it is frozen."""
+    details, images = move.plan.details, move.recall("images.source")
+    argv = [*runc(move.plan.source), "checkpoint"]
+    argv += ["--image-path", images, "--work-path", images]
+    argv += ["--file-locks", *_flags(move), move.plan.workload.name]
+    got = move.source.call(
+        "dump",
+        argv=argv,
+        work=images,
+        path=details["cgroup"],
+        root_pid=details["pid"],
+        start_ticks=details["start_ticks"],
+        config=_config(move),
+        timeout_s=None,
+    )
+    move.note("images_bytes", got["images_bytes"])
+    seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
+    iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    parcels = [Tree("images", images, move.recall("images.target"))]
+    if not move.recall("shared"):
+        bundle = details["bundle"]
+        parcels.append(Tree("filesystem-delta", bundle, bundle, tuple(got["pids"])))
+    return Checkpoint(tuple(parcels), iteration, got["frozen_ns"], got["held_ns"])
+
+
+@hookimpl
+def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
+    """Restore through runc; held in CRIU's post-restore script."""
+    name, images = move.plan.target_name, move.recall("images.target")
+    tool = runc(move.plan.target)
+    move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
+    argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
+    argv += ["--image-path", images, "--work-path", images]
+    argv += ["--file-locks", *_flags(move), name]
+    got = move.target.call("restore", argv=argv, work=images, own_cgroup=False, config=_config(move), timeout_s=None)
+    return Restored(name, got["pid"], got["tasks"], got["held_ns"])
+
+
+@hookimpl
+def reberth_commit(move: Move) -> bool:
+    """runc has forgotten the container by itself unless it was killed meanwhile; the bundle stays, marked as old."""
+    move.source.run([*runc(move.plan.source), "delete", "--force", move.plan.workload.name], check=False)
+    if not move.recall("shared"):
+        move.source.call("mark_left", path=move.plan.details["bundle"])
+        move.target.call("unmark_left", path=move.plan.details["bundle"])
+    return True
+
+
+@hookimpl
+def reberth_rollback(move: Move) -> bool:
+    """The helper has thawed the container; runc's own record of it was never touched."""
+    return True

@@ -1,0 +1,166 @@
+"""What can be said of a container before anything is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from reberth_hooks import (
+    Check,
+    CommandError,
+    Found,
+    HelperError,
+    Level,
+    Node,
+    Options,
+    Shell,
+    Survey,
+    UsageError,
+    Workload,
+    hookimpl,
+)
+from reberth_hooks.tasks import object_checks, space_checks, tcp_checks, tcp_words
+from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
+
+LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
+LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
+SPARE_BYTES = 64 << 20
+
+
+def runc(node: Node) -> list[str]:
+    """The program with the node's own state directory (`[nodes.X.runc] root`)."""
+    root = node.options_of("runc").get("root")
+    return ["runc", "--root", str(root)] if root else ["runc"]
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The first dotted number in a text."""
+    found = re.search(r"(\d+(?:\.\d+)+)", text)
+    return tuple(int(n) for n in found[1].split(".")) if found else ()
+
+
+@hookimpl
+def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
+    """Versions of runc and criu; `usable` with the reason when not."""
+    found: dict[str, object] = {}
+    for tool, least in (("runc", LEAST_RUNC), ("criu", LEAST_CRIU)):
+        try:
+            version = version_of(shell.run([tool, "--version"]).out)
+        except HelperError as error:
+            return {"usable": False, "reason": error.message, "remedy": error.hint}
+        found[tool] = list(version)
+        if version < least:
+            reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
+            return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
+    return {"usable": True, **found}
+
+
+def containers(node: Node, shell: Shell) -> list[dict[str, Any]]:
+    """What `runc list` says."""
+    return json.loads(shell.run([*runc(node), "list", "--format", "json"]).out or "null") or []
+
+
+@hookimpl
+def reberth_list(node: Node, shell: Shell) -> list[Found]:
+    """All containers of this runc."""
+    return [Found("runc", c["id"], c["status"], c["pid"], 0, c["bundle"]) for c in containers(node, shell)]
+
+
+def state(node: Node, shell: Shell, name: str) -> dict[str, Any]:
+    """`runc state`; UsageError when there is no such container."""
+    try:
+        found: dict[str, Any] = json.loads(shell.run([*runc(node), "state", name]).out)
+    except CommandError as error:
+        raise UsageError(
+            f"no container {name} on node {node.name}", hint=f"reberth ls {node.name}", tail=error.tail
+        ) from error
+    return found
+
+
+@hookimpl
+def reberth_survey(
+    workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
+) -> Survey:
+    """State, configuration, processes, and whether the target has room and name for it."""
+    found = state(source.node, source, workload.name)
+    status = found["status"]
+    if status != "running":
+        text = f"the container is {status}"
+        return Survey((Check("running", Level.FAIL, text, "start or resume it first", source.node.name),))
+    bundle = str(found["bundle"])
+    config_text = source.call("read", path=f"{bundle}/config.json")
+    config = json.loads(config_text)
+    tree = source.call("describe", pid=int(found["pid"]))
+    need = int(tree["memory_bytes"] * 1.1) + SPARE_BYTES
+    hello = {side: facts[side]["hello"] for side in ("source", "target")}
+    left = target.call("is_left", path=bundle)
+    checks = [
+        *config_checks(config, bundle, target.node.options_of("runc"), target.node.name),
+        *object_checks(tree, hello["source"], source.node.name),
+        *tcp_checks(tree, options, source.node.name),
+        *_stdio_checks(tree, source.node.name),
+        *_version_checks(tree, facts),
+        *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
+        *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),
+        *_target_checks(config, bundle, target_name, left, source, target),
+    ]
+    details = {
+        "pid": tree["tasks"][0]["pid"],
+        "start_ticks": tree["tasks"][0]["start_ticks"],
+        "tasks": len(tree["tasks"]),
+        "memory_bytes": tree["memory_bytes"],
+        "need_bytes": need,
+        "bundle": bundle,
+        "cgroup": tree["cgroup"],
+        "tcp": list(tcp_words(tree, options)),
+        "replaces": left["exists"],
+    }
+    return Survey(tuple(checks), details)
+
+
+def _stdio_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
+    if tree["terminals"]:
+        yield Check("console", Level.FAIL, "processes hold a terminal", "a console does not travel", node)
+    if tree["outside_mounts"]:
+        names = ", ".join(ascii(p)[1:-1] for p in tree["outside_mounts"][:4])
+        text = f"open files lead out of the container: {names}"
+        remedy = "start it with its output to a file of its own or to a pipe: CRIU cannot find these on the target"
+        yield Check("stdio", Level.FAIL, text, remedy, node)
+
+
+def _version_checks(tree: dict[str, Any], facts: dict[str, Any]) -> Iterator[Check]:
+    uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
+    for side in ("source", "target"):
+        criu, kernel = tuple(facts[side]["runc"].get("criu") or ()), facts[side]["hello"]["kernel"]
+        if uses and version_of(kernel) >= KERNEL_SOCKETS and criu < LEAST_SOCKETS:
+            text = f"criu {'.'.join(map(str, criu))} cannot dump sockets on kernel {kernel}"
+            yield Check("criu-sockets", Level.FAIL, text, "install criu 4.2 or newer")
+
+
+def _target_checks(
+    config: dict[str, Any], bundle: str, name: str, left: dict[str, Any], source: Shell, target: Shell
+) -> Iterator[Check]:
+    node = target.node.name
+    if any(c["id"] == name for c in containers(target.node, target)):
+        yield Check("name", Level.FAIL, f"a container {name} exists there", f"move to {node}:OTHERNAME", node)
+    needed = [*outside_mounts(config, bundle), *joined_namespaces(config).values()]
+    for path, there in zip(needed, target.call("stats", paths=needed), strict=True):
+        if there is None:
+            yield Check("mounts", Level.FAIL, f"{path!a} does not exist there", "make it, as it is on the source", node)
+    if left["exists"] and not left["left"]:
+        same = target.call("stats", paths=[f"{bundle}/config.json"]) == source.call(
+            "stats", paths=[f"{bundle}/config.json"]
+        )
+        if same:
+            text = "the bundle is on storage that both nodes share, it seems: made sure of before the freeze"
+            yield Check("bundle", Level.OK, text, "", node)
+        else:
+            text = f"{bundle!a} exists there, and is no copy that an earlier move left behind"
+            yield Check("bundle", Level.FAIL, text, "move it out of the way: it would be overwritten", node)
+    size = int(source.run(["du", "-sxk", "--", bundle]).out.split()[0]) * 1024
+    free = target.call("space", paths=[bundle])[bundle]
+    if free < size * 1.1:
+        text = f"{size >> 20} MiB of files, {free >> 20} MiB free"
+        yield Check("disk", Level.FAIL, text, f"free space for {bundle!a} there", node)
