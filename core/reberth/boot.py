@@ -25,11 +25,13 @@ def control():
     import tempfile
     os.umask(0o77)
     z = rd(int(rd(10)))
-    base = "/run/reberth" if os.getuid() == 0 else os.path.join(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "reberth-%d" % os.getuid())
+    u = os.getuid()
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    base = "/run/reberth" if u == 0 else os.path.join(base, "reberth-%d" % u)
     try: os.mkdir(base, 0o700)
     except FileExistsError: pass
     s = os.lstat(base)
-    if s.st_uid != os.getuid() or (s.st_mode & 0o170077) != 0o040000: sys.exit("reberth: %s is not a private directory" % base)
+    if s.st_uid != u or (s.st_mode & 0o170077) != 0o040000: sys.exit("reberth: %s is not private" % base)
     d = tempfile.mkdtemp(prefix="h-", dir=base)
     p = os.path.join(d, "helper.zip")
     with open(p, "wb") as f: f.write(z)
@@ -39,8 +41,11 @@ def control():
         os.read(r, 1); os._exit(0)
     os.close(r); os.setsid(); os.chdir("/")
     sys.path.insert(0, p); sys.dont_write_bytecode = True
-    from reberth.node.serve import main
-    main(d, w)
+    try:
+        from reberth.node.serve import main
+        main(d, w)
+    finally:
+        import shutil; shutil.rmtree(d, True)
 def bulk(path):
     import socket, array
     s = socket.socket(socket.AF_UNIX); s.connect(path)

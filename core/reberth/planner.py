@@ -12,8 +12,22 @@ from reberth.options import near
 from reberth.preflight import End
 from reberth.request import Request
 from reberth.stage import Stage
-from reberth_hooks import Channel, CommandError, ConnectionLostError, Exit, HelperError, Mode, Node, Plan, PluginError
-from reberth_hooks import Role, Shell, UnreachableError, UsageError, Workload
+from reberth_hooks import (
+    Channel,
+    CommandError,
+    ConnectionLostError,
+    Exit,
+    HelperError,
+    Mode,
+    Node,
+    Plan,
+    PluginError,
+    Role,
+    Shell,
+    UnreachableError,
+    UsageError,
+    Workload,
+)
 
 
 def run_id() -> str:

@@ -103,9 +103,8 @@ class Session:
         self._progress_s = time.monotonic()
         while True:
             done, waiting = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
-            failed = [f for f in done if f.exception() is not None]
-            if failed:
-                raise self._root_cause(futures, failed[0])
+            if any(f.exception() is not None for f in done):
+                raise self._root_cause(futures)
             if not waiting:
                 return [f.result() for f in futures]
             if time.monotonic() - self._progress_s > stall_s:
@@ -113,16 +112,16 @@ class Session:
                 raise ConnectionLostError(text, hint="is the link cut, or a node suspended?")
 
     @staticmethod
-    def _root_cause(futures: list[Any], failed: Any) -> BaseException:
+    def _root_cause(futures: list[Any]) -> BaseException:
         """Of two ends that fail together the receiver's own reason (a full disk) says more than a broken pipe."""
         from concurrent.futures import wait
 
         wait(futures, timeout=0.5)
-        errors = [f.exception() for f in futures if f.done() and f.exception() is not None]
+        errors: list[BaseException] = [f.exception() for f in futures if f.done() and f.exception() is not None]
         for error in errors:
             if isinstance(error, HelperError) and "end" not in error.message.lower():
                 return error
-        return errors[0] if errors else failed.exception()
+        return errors[0]
 
     # What the protocol looks at
 

@@ -38,7 +38,7 @@ def run_local(
             _env=dict(env) if env is not None else None,
             _tty_out=False,
             _timeout=timeout_s,
-            _ok_code=range(256),
+            _ok_code=list(range(256)),
             _return_cmd=True,
         )
     except sh.CommandNotFound as error:

@@ -8,7 +8,7 @@ ReberthError becomes a PluginError that names plugin and hook.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reberth.catalog import Catalog, Plugin
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("reberth")
 _T = TypeVar("_T")
+_LIST = list  # the class has a method of this name
 _Facts = dict[str, object]
 
 
@@ -68,11 +69,12 @@ class Stage:
                 answers.append(self._phase(bool, transport, "receive", move, round=round))
         return all(answers)
 
-    def sync(self, move: Move) -> list[Tree]:
+    def sync(self, move: Move) -> Sequence[Tree]:
         """Trees to carry before the freeze; none from a backend without a filesystem of its own."""
         if not self.catalog.implements(_backend(move), "reberth_sync"):
             return []
-        return self._phase(list, _backend(move), "sync", move)
+        trees: Sequence[Any] = self._phase(_LIST, _backend(move), "sync", move)
+        return [_typed(tree, Tree, _backend(move), "reberth_sync") for tree in trees]
 
     def checkpoint(self, move: Move, round: Round) -> Checkpoint:
         """One round; the final one leaves the workload frozen, complete on disk and fenced."""

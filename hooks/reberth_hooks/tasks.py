@@ -8,7 +8,7 @@ from typing import Any
 from reberth_hooks.types import Check, Level, Options
 
 CAP_SYS_RESOURCE = 1 << 24
-# Descriptors without a name that CRIU knows; what is not here has been refused by CRIU 4.2.1 when tried or by its source.
+# Descriptors without a name that CRIU knows, as read in its documentation.
 KNOWN_ANON = (
     "[eventfd]",
     "[eventpoll]",

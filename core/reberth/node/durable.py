@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from typing import Any
 
@@ -95,34 +96,40 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.records: list[dict[str, Any]] = self._read(path)
+        self._torn = False
+        self.records = self._read(path)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o600)
+        self._lock = threading.Lock()
+        if self._torn:
+            os.write(self._fd, b"\n")  # what a crash cut off stays a line of its own
 
-    @staticmethod
-    def _read(path: str) -> list[dict[str, Any]]:
+    def _read(self, path: str) -> list[dict[str, Any]]:
         """All whole records; a last line cut off by a crash never happened."""
         found: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
+                self._torn = not line.endswith("\n")
                 with contextlib.suppress(ValueError):
                     record = json.loads(line)
-                    if isinstance(record, dict) and line.endswith("\n"):
+                    if isinstance(record, dict) and "event" in record and line.endswith("\n"):
                         found.append(record)
         return found
 
     def write(self, event: str, **data: Any) -> dict[str, Any]:
         """Append one record and flush it."""
-        record = {"seq": len(self.records), "event": event, "boot_ns": boottime_ns(), "wall_s": time.time(), **data}
-        os.write(self._fd, (json.dumps(record, separators=(",", ":")) + "\n").encode())
-        os.fsync(self._fd)
-        self.records.append(record)
-        return record
+        with self._lock:
+            stamps = {"boot_ns": boottime_ns(), "wall_s": time.time()}
+            record: dict[str, Any] = {"seq": len(self.records), "event": event, **stamps, **data}
+            os.write(self._fd, (json.dumps(record, separators=(",", ":")) + "\n").encode())
+            os.fsync(self._fd)
+            self.records.append(record)
+            return record
 
     def last(self, *events: str) -> dict[str, Any] | None:
         """The newest record of one of these events."""
         for record in reversed(self.records):
-            if record.get("event") in events:
+            if record["event"] in events:
                 return record
         return None
 

@@ -78,7 +78,7 @@ class Model:
             opened = os.fstat(inode.number)
             same = (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino)
             checks.expect(same, f"{name}: the open descriptor is another file than the name")
-            self._check_open(name, inode, checks)
+            self.check_open(name, inode, checks)
 
     def check_all(self, checks: Checks) -> None:
         """Compare the whole folder with the model: names, files, link groups, orphans."""
@@ -91,12 +91,13 @@ class Model:
             self.check_name(name, checks)
         self._check_groups(checks, [name for name in expected if name in found])
         for orphan in self.orphans:
-            self._check_open("a deleted open file", orphan, checks)
+            self.check_open("a deleted open file", orphan, checks)
         checks.count("names", len(expected))
         checks.count("bytes", sum(len(inode.data) for inode in self.names.values()))
         checks.count("deleted open files", len(self.orphans))
 
-    def _check_open(self, name: str, inode: Inode, checks: Checks) -> None:
+    def check_open(self, name: str, inode: Inode, checks: Checks) -> None:
+        """Compare an open file with the model through its descriptor and its mapping."""
         _compare(checks, f"{name}, by its descriptor", os.pread(inode.number, len(inode.data) + 1, 0), inode.data)
         if inode.mapped is not None:
             _compare(checks, f"{name}, by its mapping", inode.mapped[:], inode.data)

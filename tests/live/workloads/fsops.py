@@ -166,7 +166,9 @@ class Operations:
         os.unlink(self.model.path("orphan"))
         self.model.orphans.append(self.model.names.pop("orphan"))
         while len(self.model.orphans) > KEPT_ORPHANS:
-            self.model.orphans.pop(0).release()
+            orphan = self.model.orphans.pop(0)
+            self.model.check_open("a deleted open file", orphan, self.found)
+            orphan.release()
         return "orphan"
 
     def link(self) -> str:

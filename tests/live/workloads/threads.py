@@ -36,11 +36,13 @@ class Thread:
         local.index = self.index
         page, total, beats = bytearray(self.first), 0, 0
         signal.pthread_sigmask(signal.SIG_BLOCK, {self.blocked, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
-        while self.order != "end":
+        while True:
             time.sleep(PAUSE_S)
             page[beats % PAGE_BYTES] = beats & 0xFF
             beats += 1
             total = (total + beats * self.factor) & MASK_64
+            if self.order == "end":
+                return
             if self.order == "byte":
                 page[(beats + 100) % PAGE_BYTES] ^= 0x80
             elif self.order == "sum":
