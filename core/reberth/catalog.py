@@ -19,7 +19,7 @@ import pluggy
 from reberth.options import near
 from reberth_hooks import PROJECT, Channel, Declaration, Phase, PluginError, Role, specs
 
-PHASE_HOOKS = frozenset(f"reberth_{phase.name.lower()}" for phase in Phase)
+PHASE_HOOKS = frozenset({"reberth_sync", *(f"reberth_{phase.name.lower()}" for phase in Phase)})
 _BACKEND = ("probe", "list", "survey", "prepare", "checkpoint", "restore", "commit", "rollback")
 _NEEDED = {
     Role.BACKEND: _BACKEND,

@@ -71,10 +71,12 @@ class Stage:
 
     def sync(self, move: Move) -> Sequence[Tree]:
         """Trees to carry before the freeze; none from a backend without a filesystem of its own."""
-        if not self.catalog.implements(_backend(move), "reberth_sync"):
+        backend = _backend(move)
+        self.require(backend, move.plan.source, move.plan.target)
+        if not self.catalog.implements(backend, "reberth_sync"):
             return []
-        trees: Sequence[Any] = self._phase(_LIST, _backend(move), "sync", move)
-        return [_typed(tree, Tree, _backend(move), "reberth_sync") for tree in trees]
+        trees: Sequence[Any] = self._phase(_LIST, backend, "sync", move)
+        return [_typed(tree, Tree, backend, "reberth_sync") for tree in trees]
 
     def checkpoint(self, move: Move, round: Round) -> Checkpoint:
         """One round; the final one leaves the workload frozen, complete on disk and fenced."""

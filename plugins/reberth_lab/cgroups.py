@@ -24,6 +24,23 @@ def mount_point() -> Path:
     raise LabError("cgroup2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified (or boot with cgroup v2)")
 
 
+def beside(pid: int) -> list[str]:
+    """The `cgroup.procs` of the version 1 hierarchies (a hybrid machine has them) in which `pid` is."""
+    mounts: dict[str, str] = {}
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        left, _, right = line.partition(" - ")
+        words = right.split()
+        if words[0] == "cgroup":
+            mounts.update(dict.fromkeys(words[2].split(","), left.split()[4]))
+    found: list[str] = []
+    for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        place = mounts.get(controllers.split(",")[0])
+        if controllers and place:
+            found.append(f"{place}{path.rstrip('/')}/cgroup.procs")
+    return found
+
+
 def processes(directory: Path) -> list[int]:
     """Pids of all processes in `directory` and below (as this process sees them)."""
     found: list[int] = []

@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from reberth_lab.proc import LabError, run
-from reberth_lab.site import Site
+from reberth_lab.site import BRIDGE_HOST, Site
 
 # A link group is given in the one call that creates a link, so even a killed `up` leaves no link without our mark.
 GROUP = "29282"
@@ -33,7 +33,9 @@ def ensure_bridge(site: Site) -> None:
         raise LabError(f"there is an interface {site.bridge} that is not the lab's", "choose another REBERTH_LAB_NAME")
     _refuse_clash(site)
     if not exists(site.bridge):
-        run(["ip", "link", "add", "name", site.bridge, "group", GROUP, "type", "bridge", "mcast_snooping", "0"])
+        # An address of its own: else it is that of a port, and changes when a node goes.
+        named = ["name", site.bridge, "address", site.mac(BRIDGE_HOST), "group", GROUP]
+        run(["ip", "link", "add", *named, "type", "bridge", "mcast_snooping", "0"])
     run(["ip", "addr", "replace", f"{site.bridge_address}/{PREFIX_LENGTH}", "dev", site.bridge])
     run(["ip", "link", "set", "dev", site.bridge, "up"])
 
@@ -58,7 +60,7 @@ def ensure_veth(site: Site, number: int, pid: int) -> None:
         _refuse_stranger(outer)
         run(["ip", "link", "del", "dev", outer], check=False)
     if not joined:
-        peer = ["peer", "name", "eth0", "netns", str(pid)]
+        peer = ["peer", "name", "eth0", "address", site.mac(number), "netns", str(pid)]
         run(["ip", "link", "add", "name", outer, "group", GROUP, "type", "veth", *peer])
     run(["ip", "link", "set", "dev", outer, "master", site.bridge, "up"])
     run([*inside, "ip", "link", "set", "dev", "lo", "up"])

@@ -12,8 +12,9 @@ from reberth_lab.proc import LabError, run, tool_environment
 from reberth_lab.site import Site, node_number
 
 INSIDE = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
-# Enters the cgroup before the namespaces: seen from inside, a process outside the node's cgroup is at "/../..".
-ENTER = 'echo 0 >"$1" && shift && exec "$@"'
+# Enters the cgroups before the namespaces: seen from inside, a process outside the node's cgroup is at "/../..", and
+# CRIU walks such a path, which may vanish under it. The same holds for each hierarchy of version 1 beside it.
+ENTER = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit; shift; done; shift; exec "$@"'
 # Starts a program in a session of its own without a descriptor of the caller, so that criu can dump it.
 DETACH = 'log=$1; shift; setsid "$@" </dev/null >"$log" 2>&1 & echo $!'
 
@@ -71,7 +72,7 @@ class Node:
         """The argument list that runs `argv` in all namespaces and the cgroup of the node."""
         settings = [f"{key}={value}" for key, value in {**INSIDE, "TERM": "dumb", **(env or {})}.items()]
         return [
-            *("sh", "-c", ENTER, "sh", str(self.cgroup / "init/cgroup.procs")),
+            *("sh", "-c", ENTER, "sh", str(self.cgroup / "init/cgroup.procs"), *cgroups.beside(self.pid), "--"),
             *("nsenter", "-t", str(self.pid), "-m", "-p", "-n", "-u", "-i", "-C", "-r", "-w", "--"),
             # nsenter waits for its child outside; when it is killed for a time-out, the child must not live on.
             *("env", "-i", *settings, "setpriv", "--pdeathsig", "KILL", *argv),

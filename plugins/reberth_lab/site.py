@@ -75,6 +75,14 @@ class Site:
         """The address of node `number`, which counts from 1."""
         return str(self.subnet[number])
 
+    def mac(self, number: int) -> str:
+        """A locally administered hardware address that belongs to the node's address for good.
+
+        A node that comes back with another one is unreachable for half a minute: the neighbours still know the old one.
+        """
+        parts = self.subnet[number].packed[1:]
+        return "02:72:62:" + ":".join(f"{part:02x}" for part in parts)
+
 
 def default_subnet(name: str) -> IPv4Network:
     """The documented subnet for the default lab, one of 512 picked by the name's hash for the others."""

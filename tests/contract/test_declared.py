@@ -1,4 +1,4 @@
-"""Every bundled plugin declares itself as a third-party one must: light to import, silent, with the contract's words."""
+"""Every bundled plugin declares itself as a third-party one must: light, silent, in the contract's words."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ before = dict(os.environ), os.getcwd(), threading.active_count(), signal.getsign
 module = __import__(name)
 first, second = module.reberth_describe(), module.reberth_describe()
 after = dict(os.environ), os.getcwd(), threading.active_count(), signal.getsignal(signal.SIGINT), list(sys.path)
-json.dump({"heavy": [h for h in heavy if h in sys.modules], "host": [m for m in sys.modules if m.split(".")[0] == "reberth"],
-    "acts": acts, "same": first == second, "unchanged": before == after}, sys.stdout)
+host = [m for m in sys.modules if m.split(".")[0] == "reberth"]
+json.dump({"heavy": [h for h in heavy if h in sys.modules], "host": host, "acts": acts,
+    "same": first == second, "unchanged": before == after}, sys.stdout)
 """
 
 

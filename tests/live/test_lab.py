@@ -25,7 +25,7 @@ from reberth_lab.lab import Lab
 from reberth_lab.proc import LabError
 from reberth_lab.site import Site, default_subnet
 
-NAME = "livetest"
+NAME = f"t{os.getpid()}"  # two runs of these tests do not meet
 FOLDERS = [str(Path(__file__).resolve().parents[2] / name) for name in ("core", "hooks", "plugins")]
 COUNT = 'i=0; while :; do i=$((i+1)); echo $i >>"$0"; sleep 0.02; done'
 
@@ -52,7 +52,7 @@ def empty() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Lab]:
     """A lab of two nodes for the tests that only use it."""
-    lab = Lab(f"{NAME}2", say=quiet)
+    lab = Lab(f"{NAME}s", say=quiet)
     lab.up(2)
     yield lab
     lab.down()

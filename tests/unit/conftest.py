@@ -5,12 +5,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from reberth_hooks import Node
+from reberth.catalog import Catalog
+from reberth.config import Config
+from reberth.planner import make_plan
+from reberth.request import Request
+from reberth.stage import Stage
+from reberth_hooks import Node, Options
 
 PRELUDE = "from __future__ import annotations\nfrom reberth_hooks import *\ncalls = []\n"
 
@@ -173,3 +178,33 @@ def make_plugin() -> Callable[..., ModuleType]:
 def make_shell() -> type[FakeShell]:
     """A shell that answers `hello`; change its `hello` to change the machine."""
     return FakeShell
+
+
+BOTH = {"backends": ("runc", "criu"), "transports": ("ssh", "pages")}
+
+
+@pytest.fixture
+def world(make_plugin, make_shell):
+    """Nodes local, pi1, pi2 with backends runc and criu and transports ssh and pages; all of it may be changed."""
+    modules = {"runc": make_plugin("runc", "BACKEND"), "criu": make_plugin("criu", "BACKEND")}
+    modules |= {"ssh": make_plugin("ssh", "TRANSPORT"), "pages": make_plugin("pages", "MEMORY")}
+    nothing = "@hookimpl\ndef reberth_list(node):\n    calls.append('list')\n    return []"
+    modules["criu"] = make_plugin("criu", "BACKEND", nothing)
+    nodes = {"local": Node("local", connector="ssh", **BOTH), "pi1": Node("pi1", **BOTH), "pi2": Node("pi2", **BOTH)}
+
+    def plan(source="web", target="pi2:", *, backend="", transports=(), **options):
+        def shell(name):
+            world.reached.append(name)
+            return world.shells.setdefault(name, make_shell(world.nodes[name]))
+
+        stage = Stage(Catalog(extra=modules, environ={"REBERTH_PLUGINS": ""}))
+        request = Request(source, target, Options(**options), backend, transports)
+        return make_plan(request, Config(nodes), stage, shell, lambda: "20261123-142501-a3f2")
+
+    def machine(name, **facts):
+        shell = world.shells.setdefault(name, make_shell(nodes[name]))
+        shell.hello.update(facts)
+
+    world = SimpleNamespace(modules=modules, nodes=nodes, shells={}, reached=[], plan=plan, machine=machine)
+    world.make_plugin = make_plugin
+    return world

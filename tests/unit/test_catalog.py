@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from reberth.catalog import Catalog
+from reberth.catalog import Catalog, _installed
 from reberth_hooks import Exit, PluginError, Role
 
 GOOD = """
@@ -56,6 +57,10 @@ def test_names_are_known_without_importing(site):
     site("fx-dist", {"fx-one": "fx_one", "fx-gone": "fx_gone", "fx-deep": "fx_nowhere.deep"}, {"fx_one": GOOD})
     assert only("fx-one", "fx-gone", "fx-deep").names() == ["fx-one"]
     assert "fx_one" not in sys.modules
+
+
+def test_a_module_name_that_cannot_be_is_not_installed():
+    assert not _installed(EntryPoint("x", ".relative", "reberth"))
 
 
 def test_a_plugin_is_loaded_when_it_is_asked_for(site):
@@ -136,6 +141,7 @@ def load(make_plugin, *sources: str) -> Catalog:
         (["OBSERVER", "def reberth_probe(node): ..."], "reberth_probe lacks @hookimpl"),
         (["OBSERVER", "@hookimpl\ndef reberth_commit(move): ..."], "reberth_commit must be a wrapper"),
         (["WRAPPER", "@hookimpl\ndef reberth_restore(move): ..."], "reberth_restore must be a wrapper"),
+        (["OBSERVER", "@hookimpl\ndef reberth_sync(move): ..."], "reberth_sync must be a wrapper"),
         (["WRAPPER", "@hookimpl(wrapper=True)\ndef reberth_restore(move): ..."], "not a generator"),
         (["BACKEND", "del reberth_rollback, reberth_list"], "lacks reberth_list, reberth_rollback"),
         (["TRANSPORT", "del reberth_transfer"], "lacks reberth_transfer"),

@@ -148,7 +148,7 @@ def test_a_file_that_cannot_be_read_is_named(env):
 
 
 def test_a_wrong_environment_names_the_variable(env):
-    with pytest.raises(UsageError, match="^REBERTH_MODE: mode: 'fast' is none of"):
+    with pytest.raises(UsageError, match=r"^REBERTH_MODE: mode: 'fast' is none of"):
         config.load({**env, "REBERTH_MODE": "fast"})
     with pytest.raises(UsageError, match=r"unknown variable REBERTH_MAX_DOWNTIM \(did you mean REBERTH_MAX_DOWNTIME"):
         config.load({**env, "REBERTH_MAX_DOWNTIM": "1s"})

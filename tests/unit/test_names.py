@@ -41,7 +41,7 @@ def test_sources(text, want):
     [
         "", ":", "/", "pi1:", "pi1:runc/", ":web", "pi1:a:b", "a/b/c", "/web", "runc//web", "-web", ".web", "_web",
         "--help", "pi1:-rf", "-pi1:web", "we b", "web\n", "web\x00", "wéb", "web\u202e", "x" * 64, "pi1 :web", "web;id",
-        "$(id)", "../web", "pi1:../../etc", "１２", "runc/web/", "pi1:.", "..",
+        "$(id)", "../web", "pi1:../../etc", "\uff11\uff12", "runc/web/", "pi1:.", "..",
     ],
 )  # fmt: skip
 def test_what_is_no_source(text):

@@ -114,7 +114,9 @@ def test_another_backend_listed_as_wrapper_does_not_answer(theatre):
 
 
 def test_wrappers_take_part_in_calls_for_one_node(theatre, make_plugin, make_shell):
-    probe = "@hookimpl(wrapper=True)\ndef reberth_probe(node):\n    facts = yield\n    return facts | {'seen': node.name}"
+    probe = (
+        "@hookimpl(wrapper=True)\ndef reberth_probe(node):\n    facts = yield\n    return facts | {'seen': node.name}"
+    )
     theatre.catalog._extra["more"] = make_plugin("more", "WRAPPER", probe)
     a = node("a", wrappers=("more",))
     assert theatre.stage.probe("runc", a, make_shell(a)) == {"version": "1", "seen": "a"}
@@ -159,6 +161,14 @@ def test_receive_says_no_when_one_transport_does(theatre, make_plugin):
     nodes = [node(name, transports=("ssh", "never")) for name in "ab"]
     assert theatre.stage.receive(a_move(*nodes, routes={"x": "never", "y": "ssh"}), Round(0)) is False
     assert theatre.ssh.calls == [("receive", Round(0))]
+
+
+def test_sync_is_for_backends_that_have_a_filesystem(make_plugin):
+    assert perform(make_plugin, "", "sync") == []
+    sync = "@hookimpl\ndef reberth_sync(move):\n    return [Tree('filesystem', '/a', '/b')]"
+    assert perform(make_plugin, sync, "sync") == [Tree("filesystem", "/a", "/b")]
+    with pytest.raises(PluginError, match="reberth_sync gave '/a', not Tree"):
+        perform(make_plugin, sync.replace("Tree('filesystem', '/a', '/b')", "'/a'"), "sync")
 
 
 def test_a_parcel_without_a_route_is_refused(theatre):

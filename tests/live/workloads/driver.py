@@ -6,6 +6,7 @@ of the workloads is copied into each node once; all the rest is asked through ``
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -17,6 +18,7 @@ from typing import Any, Optional, Protocol
 
 HERE = Path(__file__).resolve().parent
 INSTALLED = "/opt/workloads"
+STAMP = ".stamp"
 STATES = "/var/lib/workloads"
 BUNDLES = "/var/lib/bundles"
 PYTHON = ("/usr/bin/python3", "-S", "-B", INSTALLED)
@@ -56,10 +58,22 @@ class Handle:
 
 
 def install(node: Node) -> None:
-    """Copy the workloads into a node, replacing an older copy."""
+    """Copy the workloads into a node unless this very version is there."""
     target = node.root / INSTALLED.lstrip("/")
+    stamp = target / STAMP
+    digest = _digest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(HERE, target, ignore=shutil.ignore_patterns("__pycache__", "driver.py", "*.toml"))
+    shutil.copytree(HERE, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "driver.py", "*.toml"))
+    stamp.write_text(digest)
+
+
+def _digest() -> str:
+    hashed = hashlib.sha256()
+    for path in sorted(HERE.glob("*.py")):
+        hashed.update(path.name.encode() + path.read_bytes())
+    return hashed.hexdigest()
 
 
 def start(node: Node, kind: str, args: Sequence[str] = (), *, name: str = "", others: Sequence[Node] = ()) -> Handle:
@@ -71,8 +85,7 @@ def start(node: Node, kind: str, args: Sequence[str] = (), *, name: str = "", ot
     directory = f"{STATES}/{name or kind}"
     options = ["--dir", directory, *args]
     for one in (node, *others):
-        if not (one.root / INSTALLED.lstrip("/")).is_dir():
-            install(one)
+        install(one)
         one.run(["rm", "-rf", "--", directory])
         one.run([*PYTHON, kind, *options, "--prepare-only"], timeout_s=120)
     done = node.run([*PYTHON, kind, *options], check=False, timeout_s=120)
@@ -91,8 +104,7 @@ def bundle(
     host_net: bool = False,
 ) -> None:
     """Write a bundle that runs ``arguments`` (kind and options, without --dir); an old one at the path is removed."""
-    if not (node.root / INSTALLED.lstrip("/")).is_dir():
-        install(node)
+    install(node)
     node.run(["rm", "-rf", "--", path])
     chosen = {"--mounted": mounted, "--host-pid": host_pid, "--host-net": host_net}
     flags = [flag for flag, wanted in chosen.items() if wanted]
@@ -113,7 +125,7 @@ def start_container(node: Node, name: str, arguments: Sequence[str], *, path: st
     end_s = time.monotonic() + START_LIMIT_S
     while not ready.exists():
         if time.monotonic() > end_s or not container_pid(node, name):
-            words = (node.root / f"{path}/log".lstrip("/")).read_text(errors="replace")
+            words = node.run(["cat", f"{path}/log", f"{handle.directory}/error"], check=False).stdout
             node.run(["runc", "delete", "--force", name], check=False)
             raise RuntimeError(f"{name} did not start: {words.strip()}")
         time.sleep(0.05)

@@ -15,7 +15,7 @@ from workloads.beat import Beat
 
 BEAT_S = 0.001
 START_LIMIT_S = 60.0
-KEPT_PROBLEMS = 20
+KEPT_PROBLEMS = 50
 
 
 class Life:
@@ -121,10 +121,14 @@ def quiet_stdio() -> None:
 
 
 def run_here(workload: Workload) -> int:
-    """Run in this process, as the first process of a container."""
+    """Run in this process, as the first process of a container; what ends it by mistake is told in DIR/error."""
     os.chdir("/")
     quiet_stdio()
-    return Life(workload).run()
+    try:
+        return Life(workload).run()
+    except Exception:
+        write_atomically(os.path.join(workload.directory, "error"), traceback.format_exc())
+        return 1
 
 
 def run_detached(workload: Workload) -> int:
@@ -139,7 +143,7 @@ def run_detached(workload: Workload) -> int:
             os.unlink(stale)
     child = os.fork()
     if child == 0:
-        _be_the_child(workload, error_path)
+        _be_the_child(workload)
     if not wait_until(lambda: os.path.exists(ready) or os.path.exists(error_path), START_LIMIT_S):
         os.kill(child, signal.SIGKILL)
     if not os.path.exists(ready):
@@ -154,12 +158,10 @@ def run_detached(workload: Workload) -> int:
     return 0
 
 
-def _be_the_child(workload: Workload, error_path: str) -> None:
+def _be_the_child(workload: Workload) -> None:
     code = 1
     try:
         os.setsid()
         code = run_here(workload)
-    except BaseException:
-        write_atomically(error_path, traceback.format_exc())
     finally:
         os._exit(code)

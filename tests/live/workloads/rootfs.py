@@ -37,7 +37,7 @@ def write_bundle(path: str, arguments: list[str], *, mounted: bool, host_pid: bo
         if os.path.islink("/" + name):
             os.symlink(os.readlink("/" + name), os.path.join(root, name))
     here = os.path.dirname(os.path.abspath(__file__))
-    shutil.copytree(here, root + INSIDE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(here, root + INSIDE, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     if not mounted:
         for needed in needed_files():
             copy_with_links(needed, root)
