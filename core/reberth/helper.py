@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,8 +36,8 @@ SILENCE_S = 10.0
 class Asked:
     """An operation under way; `result` waits for its answer."""
 
-    def __init__(self, future: Future[Any], op: str, node: str) -> None:
-        self.future, self._op, self._node = future, op, node
+    def __init__(self, future: Future[Any], op: str, node: str, on_wait: Callable[[], None]) -> None:
+        self.future, self._op, self._node, self._on_wait = future, op, node, on_wait
 
     def result(self, timeout_s: float | None = None) -> Any:
         """The answer; raises HelperError or ConnectionLostError. Waits in slices, so that ^C is heard at once."""
@@ -49,6 +48,7 @@ class Asked:
             except FutureTimeoutError:
                 if self.future.done():
                     raise
+                self._on_wait()
                 if deadline is not None and time.monotonic() > deadline:
                     text = f"node {self._node} did not answer {self._op} within {timeout_s:g} s"
                     raise ConnectionLostError(text, hint="is the node overloaded, or the link cut?") from None
@@ -65,6 +65,7 @@ class HelperShell:
         self._lock = threading.Lock()
         self._heard = time.monotonic()
         self._closed = False
+        self.on_wait: Callable[[], None] = lambda: None  # may raise what ends the wait
         self._offsets: list[tuple[int, int]] = []  # (round trip ns, node's boottime minus ours, ns)
         argv = shell.route_argv(route, boot.control_argv())
         self._process = shell.connect(argv, env=dict(route.env) or None)
@@ -101,7 +102,7 @@ class HelperShell:
             if on_progress:
                 self._progress[number] = on_progress
         self._send({"id": number, "op": op, "args": args})
-        return Asked(future, op, self._node.name)
+        return Asked(future, op, self._node.name, self.on_wait)
 
     def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
         """Run an operation and wait for its answer."""
@@ -211,8 +212,7 @@ class HelperShell:
         """End the connection at once; the helper finds itself alone."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+        shell.end(self._process)
 
     def close(self) -> None:
         """Say good-bye and end the connection."""
@@ -223,8 +223,6 @@ class HelperShell:
         with contextlib.suppress(OSError, ValueError):
             assert stream is not None
             stream.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2)
-        self.kill()
+        shell.end(self._process)
         if self._process.stderr is not None:
             self._process.stderr.close()

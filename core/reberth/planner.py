@@ -72,7 +72,6 @@ def _make_plan(
         both = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{both} are two names of the same machine", hint="name another node")
     workload = Workload(wanted.node, named or _find_backend(wanted, source, stage), wanted.name)
-    stage.require(workload.backend, *nodes)
     mode, why = _mode(request.options.mode, workload.backend, stage)
     plugins = tuple(dict.fromkeys((workload.backend, *routes.values())))
     facts: dict[str, object] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +32,12 @@ class Session:
         self.aborted = False
         self.phase = "prepare"
         self._tell, self._reconnect = tell, reconnect
-        self._pipes: list[subprocess.Popen[bytes]] = []
+        self._pipes: list[shell.Process] = []
         self._progress_s = time.monotonic()
+        self.on_wait: Callable[[], None] = lambda: None
+        for end in self.ends:
+            if end is not None:
+                end.on_wait = self._wait
         self._facts: list[dict[str, Any] | None] = [None, None]
 
     # What a phase may know (reberth_hooks.Move)
@@ -53,6 +56,10 @@ class Session:
     def target(self) -> HelperShell:
         """The target's shell."""
         return self._end(1)
+
+    def _wait(self) -> None:
+        """Called by both ends while they wait for an answer."""
+        self.on_wait()
 
     def _end(self, side: int) -> HelperShell:
         found = self.ends[side]
@@ -86,9 +93,9 @@ class Session:
             shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"]), bulk=True)
             for side, end in enumerate((self.source, self.target))
         ]
-        out = shell.connect(argv[0], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        out = shell.connect(argv[0], stdin=shell.NOWHERE, stderr=shell.NOWHERE)
         assert out.stdout is not None
-        into = shell.connect(argv[1], stdin=out.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        into = shell.connect(argv[1], stdin=out.stdout, stdout=shell.NOWHERE, stderr=shell.NOWHERE)
         out.stdout.close()
         self._pipes = [out, into]
         ready = [end.begin("pipe_ready") for end in (self.source, self.target)]
@@ -105,6 +112,7 @@ class Session:
             done, waiting = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
             if any(f.exception() is not None for f in done):
                 raise self._root_cause(futures)
+            self.on_wait()
             if not waiting:
                 return [f.result() for f in futures]
             if time.monotonic() - self._progress_s > stall_s:
@@ -135,6 +143,10 @@ class Session:
     def learn(self, side: int, facts: Any) -> None:
         """What an operation answered is what is so now; None: look again."""
         self._facts[side] = facts if isinstance(facts, dict) and "role" in facts else None
+
+    def known(self, side: int) -> dict[str, Any] | None:
+        """What was last learned of an end, without asking."""
+        return self._facts[side]
 
     def forget(self) -> None:
         """Look again at both ends."""
@@ -175,19 +187,13 @@ class Session:
         except ReberthError:
             end.close()
             raise
+        end.on_wait = self._wait
         return end
 
     def close_pipe(self) -> None:
         """End the data connections."""
         for process in self._pipes:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        for process in self._pipes:
-            try:
-                process.wait(3)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(3)
+            shell.end(process)
         self._pipes = []
 
     def leave(self) -> None:

@@ -7,6 +7,7 @@ measured by this project's study, 2026-11-22).
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from reberth_hooks import CommandError, Route
+
+Process = subprocess.Popen[bytes]
+NOWHERE = subprocess.DEVNULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def connect(
     stdout: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start a connection; in a session of its own, so that ^C reaches the controller and not the connection."""
     settings: dict[str, Any] = {"env": dict(env)} if env is not None else {}
     try:
@@ -75,3 +79,13 @@ def connect(
         )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed here", hint=f"install {argv[0]}") from error
+
+
+def end(process: Process, grace_s: float = 2.0) -> None:
+    """Let a connection end by itself for a moment, then make it."""
+    for signal_it in (None, process.terminate, process.kill):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            if signal_it is not None:
+                signal_it()
+            process.wait(grace_s)
+            return

@@ -88,9 +88,12 @@ def test_one_that_cannot_be_imported_does_not_stop_the_rest(site, source, reason
     catalog = only("fx-bad", "fx-one")
     assert [plugin.name for plugin in catalog.load_all()] == ["fx-one"]
     assert list(catalog.errors) == ["fx-bad"]
+    seen = set()
     for _ in range(2):
         with pytest.raises(PluginError, match=r"^plugin fx-bad: import failed") as caught:
             catalog.get("fx-bad")
+        assert caught.value not in seen  # one object raised twice would gather tracebacks
+        seen.add(caught.value)
         assert reason in caught.value.message
         assert "reberth plugin show fx-bad" in caught.value.hint
         assert caught.value.exit_code is Exit.PLUGIN

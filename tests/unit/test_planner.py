@@ -167,6 +167,7 @@ def test_a_backend_that_a_node_does_not_enable(world, source, lacking):
         world.plan(f"pi1:{source}", "pi2:")
     assert caught.value.hint == f"reberth node enable {lacking} runc"
     assert caught.value.exit_code is Exit.PLUGIN
+    assert bool(world.reached) is (source == "web")  # a backend that is named is judged before any node is reached
 
 
 # The way

@@ -89,7 +89,10 @@ def test_the_backends_own_check_can_be_skipped(world):
     survey = "@hookimpl\ndef reberth_survey():\n    return Survey((Check('files', Level.FAIL, 'libc.so.6 differs'),))"
     world.modules["runc"] = world.make_plugin("runc", "BACKEND", survey)
     assert [c.id for c in world.plan("runc/web").refused] == ["files"]
-    assert world.plan("runc/web", skip=("files", "clock")).refused == ()
+    plan = world.plan("runc/web", skip=("files", "clock"))
+    assert plan.refused == ()
+    assert levels(plan)["files", ""] is Level.WARN
+    assert levels(plan)["clock", ""] is Level.OK
 
 
 def test_skipping_a_check_that_was_not_made_is_a_usage_error(world):

@@ -105,12 +105,13 @@ def test_a_wrapper_takes_part_when_both_nodes_enable_it(theatre, on_source, on_t
     assert theatre.wrap.calls == (["before", "after"] if wrapped else [])
 
 
-def test_another_backend_listed_as_wrapper_does_not_answer(theatre):
-    both = [node(name, wrappers=("criu", "wrap")) for name in "ab"]
-    theatre.stage.checkpoint(a_move(*both), Round(0))
-    assert theatre.criu.calls == []
+@pytest.mark.parametrize(("actor", "other"), [("runc", "criu"), ("criu", "runc")])
+def test_another_backend_listed_as_wrapper_does_not_answer(theatre, actor, other):
+    both = [node(name, wrappers=(other, "wrap")) for name in "ab"]
+    theatre.stage.checkpoint(a_move(*both, backend=actor), Round(0))
+    assert getattr(theatre, other).calls == []
     assert theatre.wrap.calls == ["before", "after"]
-    assert [call[0] for call in theatre.runc.calls] == ["checkpoint"]
+    assert [call[0] for call in getattr(theatre, actor).calls] == ["checkpoint"]
 
 
 def test_wrappers_take_part_in_calls_for_one_node(theatre, make_plugin, make_shell):
@@ -285,6 +286,14 @@ def test_observers_hear_events_and_cannot_stop_them(make_plugin, caplog):
     assert modules["calm"].calls == [Event("phase", "prepare")]
     assert modules["late"].calls == modules["runc"].calls == []
     assert "plugin angry: reberth_event failed" in caplog.text
+
+
+def test_an_interrupt_passes_through_an_observer(make_plugin):
+    stop = "@hookimpl\ndef reberth_event(event):\n    raise KeyboardInterrupt"
+    stage = Stage(Catalog(extra={"spy": make_plugin("spy", "OBSERVER", stop)}, environ={"REBERTH_PLUGINS": ""}))
+    stage.catalog.get("spy")
+    with pytest.raises(KeyboardInterrupt):
+        stage.event(Event("end"))
 
 
 def test_commands_come_from_every_sound_plugin(make_plugin, caplog):

@@ -1,0 +1,32 @@
+# The work is done by the programs named here; each of them can be called by hand as well.
+.DEFAULT_GOAL := help
+.PHONY: help dev lint type test check demo bench soak completions deb rpm
+BIN := .venv/bin
+LATER = @echo "make $@: not in this version of reberth" >&2; exit 2
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1 = \2/p' Makefile | while IFS='=' read -r name text; do printf '%-18s%s\n' "$$name" "$$text"; done
+dev: .venv/ready ## make .venv: reberth, editable, with the tools to work on it
+lint: dev ## ruff: rules and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+type: dev ## mypy, strict
+	$(BIN)/mypy
+test: lint type ## lint, types and all tests; as root also the live ones, in a lab (up to 45 minutes)
+	scripts/install-needs test && $(BIN)/pytest
+check: lint type ## lint, types and the quick tests, which need neither root nor a lab
+	$(BIN)/pytest tests/unit tests/contract tests/cli
+demo: dev ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
+	scripts/demo
+bench: ## measure downtime and total time against the plain script (not in this version)
+	$(LATER)
+soak: ## move for hours and inject faults (not in this version)
+	$(LATER)
+completions: ## write the completion scripts of bash, zsh and fish (not in this version)
+	$(LATER)
+deb: ## build Debian packages (not in this version)
+	$(LATER)
+rpm: ## build RPM packages (not in this version)
+	$(LATER)
+
+.venv/ready: pyproject.toml scripts/make-venv
+	scripts/make-venv .venv

@@ -1,0 +1,164 @@
+"""Fixtures of the live tests: one lab for the session, the command, snapshots, and the counts of what really ran.
+
+`REBERTH_REQUIRE_LIVE=1` turns every skip of these tests into a failure and holds the counts against floor.toml;
+`REBERTH_KEEP_LAB=1` leaves the lab up; `REBERTH_LAB_NAME` names another one than `live`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # livekit and the workloads' driver are packages of their own beside the tests
+
+from livekit import counts, stand  # noqa: E402
+from livekit.command import Command, as_text, with_wrappers  # noqa: E402
+from livekit.snapshot import Watch  # noqa: E402
+from livekit.stand import Stand  # noqa: E402
+
+from reberth_lab import rootfs  # noqa: E402
+from reberth_lab.lab import Lab  # noqa: E402
+from reberth_lab.node import Node  # noqa: E402
+from reberth_lab.proc import LabError  # noqa: E402
+
+NAME = "live"
+TEST_LIMIT_S = 300
+COUNTS = counts.Counts()
+REQUIRED = os.environ.get("REBERTH_REQUIRE_LIVE", "0") not in ("", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder is live, and has time for a slow machine."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("live")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_LIMIT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A live test that is skipped where it is required has failed."""
+    report = yield
+    if REQUIRED and report.skipped and HERE in item.path.parents:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"REBERTH_REQUIRE_LIVE=1, but {reason}"
+    return report
+
+
+def _short_of_floors() -> list[str]:
+    total = COUNTS.total()
+    return [f"{key}: {total[key]}, at least {least} expected" for key, least in counts.floors().items() if total[key] < least]
+
+
+def _whole_tier(config: pytest.Config) -> bool:
+    """Whether the session was to run all live tests: only then the floors mean something."""
+    chosen = config.option.keyword or config.option.lf or any(".py" in word for word in config.args)
+    return not chosen
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fewer real calls than expected are a failure where the live tests are required."""
+    if REQUIRED and _whole_tier(session.config) and not session.config.option.collectonly and _short_of_floors():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how often the real tools ran."""
+    total = COUNTS.total()
+    words = ", ".join(f"{number} {key.replace('_', ' ')}" for key, number in total.items())
+    terminalreporter.write_line(f"live: {words}, in {len(COUNTS)} journals of the nodes")
+    if REQUIRED and _whole_tier(config):
+        for line in _short_of_floors():
+            terminalreporter.write_line(f"live: UNDER THE FLOOR: {line}", red=True)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Two fresh nodes for the session."""
+    if os.geteuid() != 0:
+        pytest.skip("two nodes need root: namespaces, mounts, links")
+    one = Lab(os.environ.get("REBERTH_LAB_NAME") or NAME, say=lambda _: None)
+    keep = os.environ.get("REBERTH_KEEP_LAB", "0") not in ("", "0")
+    try:
+        if not keep:
+            one.down()
+        one.up(2)
+    except LabError as error:
+        if rootfs.cached(one.site.cache) is None:
+            pytest.skip(f"there is no root filesystem for the nodes, and none can be made: {error} ({error.hint})")
+        raise
+    yield one
+    if not keep:
+        one.down()
+
+
+@pytest.fixture(scope="session")
+def node1(lab: Lab) -> Node:
+    """Where workloads start."""
+    return lab.node("node1")
+
+
+@pytest.fixture(scope="session")
+def node2(lab: Lab) -> Node:
+    """Where they go."""
+    return lab.node("node2")
+
+
+@pytest.fixture(scope="session")
+def reberth(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The command on the outer machine, with the lab's inventory and a state folder of the session."""
+    return Command(lab.config_path, tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def watch(node1: Node, node2: Node, reberth: Command) -> Watch:
+    """Both nodes and the outer machine as they are before the test's workloads start."""
+    stand.keep_pids_apart((node1, node2))
+    return Watch((node1, node2), reberth.state, reberth.ids)
+
+
+@pytest.fixture
+def works(node1: Node, node2: Node, watch: Watch) -> Iterator[Stand]:
+    """Starts workloads; whatever the test did, they are ended and the journals are counted."""
+    one = Stand((node1, node2))
+    try:
+        yield one
+    finally:
+        one.stop_all()
+        COUNTS.collect({node.name: node.root for node in (node1, node2) if node.alive})
+
+
+@pytest.fixture
+def settings(reberth: Command, tmp_path: Path) -> Any:
+    """Writes a changed copy of the inventory: `settings(lambda text: ...)` answers the environment that names it."""
+
+    def write(change: Any) -> dict[str, str]:
+        path = tmp_path / "config.toml"
+        path.write_text(change(reberth.config.read_text(encoding="utf-8")), encoding="utf-8")
+        return {"REBERTH_CONFIG": str(path)}
+
+    return write
+
+
+@pytest.fixture
+def sabotage(settings: Any) -> Any:
+    """The environment in which a command strikes in one phase: `sabotage("restore", ["kill", "-INT", "@pid@"])`."""
+
+    def prepare(phase: str, command: list[str], delay_s: float = 0.0) -> Mapping[str, str]:
+        return {
+            **settings(lambda text: with_wrappers(text, "saboteur")),
+            "PYTHONPATH": str(HERE / "saboteur"),
+            "SABOTAGE_PHASE": phase,
+            "SABOTAGE_CMD": as_text(command),
+            "SABOTAGE_DELAY_S": f"{delay_s:g}",
+        }
+
+    return prepare

@@ -1,0 +1,130 @@
+"""What is on a node, as sets of words that can be compared: a move must leave each of them as it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reberth_lab.node import Node
+
+Snapshot = Mapping[str, frozenset[str]]
+PATIENCE_S = 20.0
+
+# Runs inside the node in one process. Not listed: ended journals (kept on purpose) and processes of the lab itself.
+PROGRAM = r"""
+import json, os, subprocess, sys
+
+def read(path):
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+def tool(*argv):
+    try:
+        return subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
+    except FileNotFoundError:
+        return []
+
+def below(top):
+    return [os.path.join(at, name) for at, dirs, files in os.walk(top) for name in dirs + files]
+
+def task(pid):
+    words = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() or "[" + read(f"/proc/{pid}/comm").strip() + "]"
+    return f"{pid} {words[:150]}"
+
+def processes():
+    return [task(pid) for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()]
+
+def sockets():
+    return [" ".join(line.split()[:5]) for line in tool("ss", "-Hltn")] + tool("ss", "-Hlxn", "src", "@reberth*")
+
+def state():
+    top = "/var/lib/reberth"
+    names = os.listdir(top) if os.path.isdir(top) else []
+    return [name for name in names if name not in ("ended", ".lock")]
+
+print(json.dumps({
+    "processes": processes(),
+    "shared memory": below("/dev/shm"),
+    "run": [path for path in below("/run") if path not in ("/run/reberth", "/run/runc", "/run/runc.lock")],
+    "open runs": state(),
+    "images on disk": [name for name in os.listdir("/var/lib") if name.startswith("reberth-")],
+    "listening": sockets(),
+    "nft": tool("nft", "list", "ruleset"),
+    "iptables": [line for line in tool("iptables-save") + tool("ip6tables-save") if not line.startswith("#")],
+    "mounts": read("/proc/mounts").splitlines(),
+    "cgroups": [path for path in below("/sys/fs/cgroup") if os.path.isdir(path)],
+    "temporary": below("/tmp") + below("/var/tmp"),
+    "ssh": [path + " " + read(path) for path in below("/root/.ssh")],
+    "addresses": [" ".join(line.split()[1:4]) for line in tool("ip", "-o", "addr")],
+}))
+"""
+
+
+def take(node: Node) -> Snapshot:
+    """What is on this node now."""
+    done = node.run(["python3", "-I", "-S", "-c", PROGRAM])
+    return {key: frozenset(words) for key, words in json.loads(done.stdout).items()}
+
+
+def outside(state: Path, ids: Iterable[str], mark: str) -> Snapshot:
+    """What runs of this session left on the outer machine: processes by their environment, files by the runs' ids."""
+    marked = f"XDG_STATE_HOME={state}".encode()
+    known = tuple(ids)
+    places = [Path(top) for top in ("/dev/shm", "/run", "/run/reberth", "/var/lib", "/var/lib/reberth", "/tmp")]
+    names = [path for top in places if top.is_dir() for path in top.iterdir()]
+    mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    return {
+        "processes": frozenset(_with_environment(marked)),
+        "files": frozenset(str(path) for path in names if path.name.endswith(known) or any(id in path.name for id in known)),
+        "mounts": frozenset(line for line in mounts if mark in line),
+    }
+
+
+def _with_environment(marked: bytes) -> Iterable[str]:
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            if marked in (path / "environ").read_bytes().split(b"\0"):
+                yield f"{path.name} {(path / 'cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')[:150]}"
+        except OSError:
+            continue
+
+
+def differences(before: Snapshot, after: Snapshot) -> list[str]:
+    """One line for each thing that came or went."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key, frozenset()), after.get(key, frozenset())
+        lines += [f"{key}: new: {word}" for word in sorted(new - old)]
+        lines += [f"{key}: gone: {word}" for word in sorted(old - new)]
+    return lines
+
+
+class Watch:
+    """The nodes and the outer machine before a test; afterwards `leftovers` says what is not as it was."""
+
+    def __init__(self, nodes: Iterable[Node], state: Path, ids: list[str]) -> None:
+        self._nodes = tuple(nodes)
+        self._state, self._ids = state, ids
+        self._mark = self._nodes[0].site.name
+        self._before = self._look()
+
+    def _look(self) -> dict[str, Snapshot]:
+        found = {node.name: take(node) for node in self._nodes}
+        return {**found, "outer machine": outside(self._state, self._ids, f"reberth-{self._mark}")}
+
+    def leftovers(self, patience_s: float = PATIENCE_S) -> list[str]:
+        """What is not as before, after waiting for clean-ups that are under way; empty when all is."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            now = self._look()
+            found = [f"{name}: {line}" for name in now for line in differences(self._before[name], now[name])]
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.25)

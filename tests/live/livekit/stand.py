@@ -1,0 +1,90 @@
+"""A test's own stand: it starts workloads on the nodes, knows where each is, and ends them whatever happened."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reberth_lab.node import Node
+from workloads import driver
+from workloads.driver import Handle
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Stand:
+    """Workloads of one test; `stop_all` at its end."""
+
+    nodes: Sequence[Node]
+    handles: list[Handle] = field(default_factory=list)
+
+    def raw(self, kind: str, *words: str, on: Node | None = None) -> Handle:
+        """Start a bare process (tree) on the first node, or on another one."""
+        first = on or self.nodes[0]
+        others = [node for node in self.nodes if node is not first]
+        handle = driver.start(first, kind, words, name=f"{kind}-{next(_numbers)}", others=others)
+        self.handles.append(handle)
+        return handle
+
+    def container(self, kind: str, *words: str, on: Node | None = None, **variant: bool) -> Handle:
+        """Start a runc container, by default with the node's /usr bound read-only instead of copied."""
+        node = on or self.nodes[0]
+        for one in self.nodes:
+            driver.install(one)
+        name = f"{kind}-{next(_numbers)}"
+        handle = driver.start_container(node, name, [kind, *words], **variant)
+        self.handles.append(handle)
+        return handle
+
+    def stop(self, handle: Handle) -> None:
+        """End a workload wherever it is, and remove its files and its empty cgroups."""
+        for node in self.nodes:
+            driver.stop(node, handle)
+            node.run(["rm", "-rf", "--", handle.directory, *([handle.bundle] if handle.bundle else [])])
+        if handle in self.handles:
+            self.handles.remove(handle)
+        for node in self.nodes:
+            remove_empty_cgroups(node)
+
+    def stop_all(self) -> None:
+        """End them all."""
+        for handle in list(self.handles):
+            self.stop(handle)
+
+
+def word_of(node: Node, handle: Handle) -> str:
+    """The workload as a user names it."""
+    return f"{node.name}:runc/{handle.container}" if handle.container else f"{node.name}:criu/{handle.pid}"
+
+
+def healthy(node: Node, handle: Handle) -> dict[str, Any]:
+    """The workload's own verdict about itself on this node; fails the test with its words when it is not well."""
+    result = driver.verify(node, handle)
+    assert result["ok"], f"{handle.kind} on {node.name}: {result['problems']}"
+    return result
+
+
+def gone(node: Node, handle: Handle) -> bool:
+    """Whether nothing of the workload runs on this node: no container of its name, no process of its folder."""
+    if handle.container:
+        return node.run(["runc", "state", handle.container], check=False).returncode != 0
+    return node.run(["pgrep", "-f", "--", f"--dir {handle.directory}( |$)"], check=False).returncode == 1
+
+
+def remove_empty_cgroups(node: Node) -> None:
+    """A moved process tree keeps the cgroup that the restore made for it; when it has ended nobody removes that."""
+    program = 'for d in /sys/fs/cgroup/reberth-* /sys/fs/cgroup/*/reberth-*; do [ -d "$d" ] && rmdir "$d"; done; :'
+    for _ in range(20):
+        if node.run(["sh", "-c", f"{program}"], check=False).stderr == "":
+            return
+        time.sleep(0.1)
+
+
+def keep_pids_apart(nodes: Sequence[Node]) -> None:
+    """Let each node give out pids of its own range, so that a moved process finds its pid free."""
+    for number, node in enumerate(nodes):
+        node.run(["sh", "-c", f"echo {2000 + number * 14000} > /proc/sys/kernel/ns_last_pid"])
