@@ -15,7 +15,7 @@ test: lint type ## lint, types and all tests; as root also the live ones, in a l
 	scripts/install-needs test && $(BIN)/pytest
 check: lint type ## lint, types and the quick tests, which need neither root nor a lab
 	$(BIN)/pytest tests/unit tests/contract tests/cli
-demo: dev ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
+demo: ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
 	scripts/demo
 bench: ## measure downtime and total time against the plain script (not in this version)
 	$(LATER)

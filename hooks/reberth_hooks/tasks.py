@@ -56,9 +56,12 @@ def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterato
 
 
 def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
-    """CRIU's option for the connections, without dashes; empty when there is none to keep or close."""
+    """CRIU's options for the connections, without dashes; empty when there is none to keep or close.
+
+    A connection that the workload has not accepted yet is dropped with --tcp-close; otherwise CRIU refuses the dump.
+    """
     if options.tcp_close:
-        return ("tcp-close",)
+        return ("tcp-close", "skip-in-flight")
     if options.tcp_established or facts["tcp"]["inside"]:
         return ("tcp-established",)
     return ()

@@ -27,7 +27,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     argv += ["--tree", str(details["pid"])]
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "dump.log"]
     argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables"]
-    argv += ["--file-locks", "--link-remap", "--ghost-limit", "64M"]
+    argv += ["--file-locks", "--ghost-limit", "64M"]
     argv += [f"--{word}" for word in details["tcp"]]
     got = move.source.call(
         "dump",
@@ -35,9 +35,11 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         work=images,
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
+        locks_network="tcp-established" in details["tcp"],
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
+    move.note("network_lock", got["network_lock"])
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
     parcel = Tree("images", images, move.recall("images.target"))
@@ -52,7 +54,8 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "restore.log"]
     argv += ["--file-locks"]
     argv += [f"--{word}" for word in move.plan.details["tcp"]]
-    got = move.target.call("restore", argv=argv, work=images, own_cgroup=True, timeout_s=None)
+    lock = move.recall("network_lock")
+    got = move.target.call("restore", argv=argv, work=images, own_cgroup=True, network_lock=lock, timeout_s=None)
     return Restored(str(got["pid"]), got["pid"], got["tasks"], got["held_ns"])
 
 

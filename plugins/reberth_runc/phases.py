@@ -79,9 +79,11 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
         config=_config(move),
+        locks_network="tcp-established" in details["tcp"] and details["node_network"],
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
+    move.note("network_lock", got["network_lock"])
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
     parcels = [Tree("images", images, move.recall("images.target"))]
@@ -100,7 +102,16 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]
     argv += ["--file-locks", *_flags(move), name]
-    got = move.target.call("restore", argv=argv, work=images, own_cgroup=False, config=_config(move), timeout_s=None)
+    got = move.target.call(
+        "restore",
+        argv=argv,
+        work=images,
+        own_cgroup=False,
+        config=_config(move),
+        network_lock=move.recall("network_lock"),
+        loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
+        timeout_s=None,
+    )
     return Restored(name, got["pid"], got["tasks"], got["held_ns"])
 
 

@@ -116,6 +116,8 @@ def reberth_survey(
         "cgroup": tree["cgroup"],
         "tcp": list(tcp_words(tree, options)),
         "replaces": left["exists"],
+        "node_network": tree["namespaces"]["net"] == tree["helper_namespaces"]["net"],
+        "loopback_up": tree["loopback_up"],
     }
     return Survey(tuple(checks), details)
 

@@ -34,4 +34,4 @@ def test_it_arrives_whole(
     assert not damaged["ok"]
     assert driver.find_problem(damaged, case.problem), damaged["problems"]
     works.stop(handle)
-    assert watch.leftovers() == []
+    watch.check()

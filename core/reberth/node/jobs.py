@@ -22,7 +22,7 @@ from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 
 SCRIPT = """#!/bin/sh
-# Action script of one run of reberth, called by criu for every action; only four concern us.
+# Action script of one run of reberth, called by criu for every action; only a few concern us.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
 case "$CRTOOLS_SCRIPT_ACTION" in
@@ -36,7 +36,7 @@ pre-dump | post-dump)
     while read -r key value; do [ "$key" = frozen ] && frozen=$value; done < "$cgroup/cgroup.events"
     tries=$((tries + 1)); [ "$tries" -gt 300000 ] && { echo 0 > "$cgroup/cgroup.freeze"; exit 1; }
   done ;;
-post-restore|pre-resume) ;;
+@others@) ;;
 *) exit 0 ;;
 esac
 # Runs when the helper is gone: before READY the source runs again; a copy is never let go.
@@ -62,7 +62,7 @@ read -r answer <&9 || alone
 class Job:
     """One held tool: `spawn`, then `wait_hook` for each action, `answer`, and `wait_end`."""
 
-    def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "") -> None:
+    def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "", others: str = "never") -> None:
         self.name = name
         self.output = os.path.join(work_dir, f"{name}.out")
         self.log = os.path.join(work_dir, f"{name}.log")
@@ -81,6 +81,7 @@ class Job:
             "pid": os.getpid(),
             "answer": self._answer_r,
             "report": self._report_w,
+            "others": others,
         }
         for key, value in words.items():
             text = text.replace(f"@{key}@", str(value))

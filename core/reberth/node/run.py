@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import cgroup, tools
+from reberth.node import cgroup, netlock, tools
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, sync_dir
 from reberth.node.errors import OpError
 
@@ -189,7 +189,12 @@ def _cgroup_remove(record: dict[str, Any]) -> None:
         cgroup.remove(record["path"])
 
 
+def _nft_delete(record: dict[str, Any]) -> None:
+    netlock.delete(record["name"])
+
+
 UNDO = {
+    "nft_delete": _nft_delete,
     "rmtree": _rmtree,
     "rename": _rename,
     "run": _run,

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, procs
+from reberth.node import cgroup, netlock, procs
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
@@ -44,11 +44,13 @@ class Source:
             self.run.push_undo("commit", "cgroup_remove", path=home)
         cgroup.create(path)
         moved = True
-        while moved:  # a task that forked meanwhile is caught by the next pass
+        tried: set[tuple[int, int]] = set()
+        while moved:  # a task that forked meanwhile is caught by the next pass; a zombie cannot be moved
             moved = False
             for task in procs.tree(pid):
                 with contextlib.suppress(ProcessLookupError):
-                    if cgroup.of_pid(task.pid) != path:
+                    if (task.pid, task.start_ticks) not in tried and task.state not in "ZX":
+                        tried.add((task.pid, task.start_ticks))
                         cgroup.enter(path, task.pid)
                         moved = True
         self.cgroup = path
@@ -65,12 +67,14 @@ class Source:
         path: str = "",
         env: dict[str, str] | None = None,
         config: list[str] | None = None,
+        locks_network: bool = False,
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
         """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
 
         `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
-        becomes the action script. Raises OpError `ended`, `tool-failed`, `stalled`; the source runs again then.
+        becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are
+        answered as text, for the target. Raises OpError `ended`, `tool-failed`, `stalled`; the source runs again then.
         """
         self.cgroup = path or self.cgroup
         if self.run.vote() is not None:
@@ -84,6 +88,7 @@ class Source:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         self.run.journal.write("freezing", cgroup=self.cgroup, argv=argv, root_pid=root_pid, start_ticks=start_ticks)
+        before = netlock.tables() if locks_network else set()
         started_ns = boottime_ns()
         try:
             words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
@@ -99,6 +104,9 @@ class Source:
             self.run.journal.write("dump-failed", gone=gone)
             raise
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
+        locks = netlock.tables() - before if locks_network else set()
+        for name in locks:
+            self.run.push_undo("always", "nft_delete", name=name)
         images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
         pages = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
         return {
@@ -108,6 +116,7 @@ class Source:
             "images_bytes": images,
             "pages_bytes": pages,
             "pids": cgroup.pids(self.cgroup),
+            "network_lock": netlock.export(locks),
         }
 
     def release(self, how: str, *, aborted: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import cgroup, procs
+from reberth.node import cgroup, loopback, procs
 from reberth.node.errors import OpError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "helper_namespaces": {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES},
         "cgroup": home,
         "traced_by": found.tracers,
+        "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
     }

@@ -7,7 +7,8 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, procs
+from reberth.node import cgroup, netlock, procs
+from reberth.node import loopback as netdev
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
@@ -33,6 +34,8 @@ class Target:
         own_cgroup: bool,
         env: dict[str, str] | None = None,
         config: list[str] | None = None,
+        network_lock: str = "",
+        loopback: bool = False,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -45,26 +48,39 @@ class Target:
         if own_cgroup:
             self.cgroup = os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}")
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        for name in netlock.names_in(network_lock):
+            self.run.push_undo("always", "nft_delete", name=name)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        if network_lock:
+            netlock.load(network_lock)
         if own_cgroup:
             cgroup.create(self.cgroup)
-        job = self.job = Job("restore", self.run.dir, work)
+        held = ["post-setup-namespaces"] if loopback else []
+        job = self.job = Job("restore", self.run.dir, work, others=" | ".join([*held, "post-restore", "pre-resume"]))
         variables = dict(env or {})
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
         job.spawn([w.replace("@hook@", job.script) for w in argv], env=variables, cgroup=self.cgroup)
+        if loopback:
+            _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
+            netdev.set_up(init)
+            job.answer("go")
         script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
         if not own_cgroup:
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        self._move_out(script_pid)
+        pids = cgroup.pids(self.cgroup)
+        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
+        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+
+    def _move_out(self, script_pid: int) -> None:
+        """Take the tool and its script out of the workload's cgroup: they must not be frozen with it."""
         outside = cgroup.of_pid(os.getpid())
         for pid in procs.ancestors(script_pid, os.getpid()):
             if cgroup.of_pid(pid) == self.cgroup:
                 cgroup.enter(outside, pid)
-        pids = cgroup.pids(self.cgroup)
-        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
-        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
 
     def decide(self, value: str) -> dict[str, Any]:
         """Write the verdict unless one stands, and do at once what stands: land or take back."""

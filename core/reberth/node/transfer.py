@@ -26,7 +26,9 @@ def _pipe(daemon: Daemon) -> tuple[int, int]:
 
 
 def pipe_ready(daemon: Daemon, progress: Any) -> None:
-    """Wait until the data connection has reached this helper; before the freeze."""
+    """Wait until the data connection has reached this helper, and load what transfers need; before the freeze."""
+    from reberth.node import treeopen, treerecv, treesend  # noqa: F401
+
     _pipe(daemon)
 
 

@@ -128,3 +128,8 @@ class Watch:
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.25)
+
+    def check(self) -> None:
+        """Fail the test with each thing that is left behind or gone."""
+        found = self.leftovers()
+        assert not found, "not as before:\n" + "\n".join(found)

@@ -1,0 +1,47 @@
+"""CRIU's network lock of a tree that shares the node's network: nft tables of its own, `inet CRIU-...`.
+
+CRIU 4.2.1 leaves the table on the source after a successful dump, where it silences the next copy that comes back with
+the same connections; and it restores established connections without any lock on the target, where the first stray
+packet ends them with a reset (2 of 5 restores, tried 2026-11-23). So the table goes with the images: it stands on the
+target before the restore, which removes it, and goes from the source when that is given up.
+"""
+
+from __future__ import annotations
+
+from reberth.node import tools
+from reberth.node.errors import OpError
+
+PREFIX = "CRIU-"
+
+
+def tables() -> set[str]:
+    """Names of the lock tables of any CRIU on this node; empty where nft is not installed."""
+    try:
+        listed = tools.run(["nft", "list", "tables", "inet"], timeout_s=5.0)
+    except OpError:
+        return set()
+    words = (line.split() for line in listed["out"].splitlines())
+    return {w[2] for w in words if len(w) == 3 and w[2].startswith(PREFIX)}
+
+
+def export(names: set[str]) -> str:
+    """The tables as text for `load`."""
+    return "".join(tools.run(["nft", "list", "table", "inet", name], timeout_s=5.0)["out"] for name in sorted(names))
+
+
+def load(text: str) -> None:
+    """Put the tables here; raises OpError when nft does not take them."""
+    done = tools.run(["nft", "-f", "-"], timeout_s=5.0, stdin=text)
+    if done["code"] != 0:
+        raise OpError("network-lock", "the network lock cannot be set on the target", tail=done["err"][-1000:])
+
+
+def names_in(text: str) -> list[str]:
+    """Names of the tables in an exported text; only CRIU's own are known."""
+    words = (line.split() for line in text.splitlines())
+    return [w[2] for w in words if len(w) >= 3 and w[:2] == ["table", "inet"] and w[2].startswith(PREFIX)]
+
+
+def delete(name: str) -> None:
+    """Remove one table; none there is no error."""
+    tools.run(["nft", "delete", "table", "inet", name], timeout_s=5.0)
