@@ -137,6 +137,8 @@ class Engine:
     def _end(self, name: str, want: Want) -> Decision:
         self.interrupts.settle()
         try:
+            if want is Want.BACK:
+                self.session.close_pipe()  # or a tree would go on to arrive where it is being removed
             with self.phase(name, want is Want.FORWARD):
                 return self.settle(want)
         except DetachedRunError:
@@ -150,7 +152,7 @@ class Engine:
             decision = decide(*self.session.look(), want, rollback_unlanded=unlanded)
             step = decision.step
             if step is None:
-                return decision
+                return self._tidy(decision)
             if failures.get(step, 0) >= MAX_FAILURES:
                 break
             self.journal.write("step", step=step.value, why=decision.why)
@@ -167,6 +169,18 @@ class Engine:
             return Decision(None, "the source is not cleaned up", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
 
+    def _tidy(self, decision: Decision) -> Decision:
+        """Let the backend clean up after a move; what fails there is pending, and `recover` tries it again."""
+        if decision.outcome != "moved" or self.session.recall("committed"):
+            return decision
+        try:
+            self.stage.commit(self.session)
+        except ReberthError as error:
+            self._failed(error)
+            return replace(decision, exit_code=Exit.CLEANUP_PENDING)
+        self.session.note("committed", True)
+        return decision
+
     def _perform(self, step: Step) -> None:
         """One step of the protocol; its answer is the new state of that end."""
         session = self.session
@@ -178,8 +192,9 @@ class Engine:
         elif step is Step.COMMIT:
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
-            self.stage.commit(session)
             session.learn(0, facts)
+        elif step in (Step.FILL, Step.DISCARD):
+            session.learn(1, session.target.call(step.value, timeout_s=None))
         elif step is Step.FINISH:
             session.learn(1, session.target.call("finish", timeout_s=60.0))
         else:
@@ -206,8 +221,9 @@ class Engine:
     def _finish(self, decision: Decision) -> Report:
         """Fill the report, write the ends, close the connections."""
         report, session = self.report, self.session
+        session.on_wait = lambda: None  # too late for any signal: what the run came to is written
         outcome.fill_times(report, session, self.final, session.known(1) or {})
-        if decision.outcome in ("moved", "rolled-back") and decision.exit_code is not Exit.CLEANUP_PENDING:
+        if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             for end in session.ends:
                 with contextlib.suppress(ReberthError):
                     if end is not None:

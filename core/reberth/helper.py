@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class HelperShell:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, tuple[Future[Any], str]] = {}
         self._progress: dict[int, Callable[..., None]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._pinging = threading.Lock(), threading.Lock()
         self._heard = time.monotonic()
         self._closed = False
         self.on_wait: Callable[[], None] = lambda: None  # may raise what ends the wait
@@ -106,7 +107,10 @@ class HelperShell:
 
     def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
         """Run an operation and wait for its answer."""
-        return self.begin(op, **args).result(timeout_s)
+        # No ping may be on its way while `adopt` hands the connection over: it would stay in the old reader's buffer.
+        alone = self._pinging if op == "adopt" else contextlib.nullcontext()
+        with alone:
+            return self.begin(op, **args).result(timeout_s)
 
     def run(
         self, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True, stdin: str = ""
@@ -181,7 +185,8 @@ class HelperShell:
         while not self._closed:
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             try:
-                found = self.call("ping", timeout_s=SILENCE_S)
+                with self._pinging:
+                    found = self.call("ping", timeout_s=SILENCE_S)
             except ReberthError:
                 if time.monotonic() - self._heard >= SILENCE_S:
                     self.kill()
@@ -197,7 +202,8 @@ class HelperShell:
         said = ""
         if self._process.stderr is not None:
             with contextlib.suppress(OSError, ValueError):
-                said = self._process.stderr.read().decode(errors="replace").strip()
+                os.set_blocking(self._process.stderr.fileno(), False)  # a jump host's ssh may still hold the other end
+                said = (self._process.stderr.read() or b"").decode(errors="replace").strip()
         name, lowered = self._node.name, said.lower()
         if "host key verification failed" in lowered or "no matching host key" in lowered:
             text = f"node {name} did not prove who it is"
@@ -210,6 +216,9 @@ class HelperShell:
 
     def kill(self) -> None:
         """End the connection at once; the helper finds itself alone."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._process.stdin is not None:  # without a connection in between it is all that tells the helper
+                self._process.stdin.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         shell.end(self._process)

@@ -30,6 +30,8 @@ class Step(StrEnum):
     ASK_READY = "ask-ready"
     PERMIT = "permit"
     ABORT = "abort"
+    FILL = "fill"
+    DISCARD = "discard"
     COMMIT = "commit"
     RESUME = "resume"
     RESUME_ABORTED = "resume-aborted"
@@ -49,6 +51,7 @@ class Decision:
 
 MOVED = Decision(None, "the copy runs on the target", "moved", Owner.TARGET, Exit.DONE)
 BACK = Decision(None, "the source runs", "rolled-back", Owner.SOURCE, Exit.ROLLED_BACK)
+GONE = Decision(None, "the source's tasks are gone and no copy runs", "ended", Owner.NOBODY, Exit.ENDED)
 
 
 def _held(why: str, exit_code: Exit = Exit.HELD) -> Decision:
@@ -84,29 +87,58 @@ def _target_unreachable(source: Facts) -> Decision:
     if vote in ("READY", "UNREADABLE"):
         return _held("the source has voted READY and the target cannot be asked for its verdict")
     if _rests(source):
-        return BACK
+        return _back(source)
     # Without READY nobody can have permitted, and from RESUME on nobody can: the target aborts by itself.
     return Decision(Step.RESUME, "the target cannot be reached and nothing was permitted")
 
 
 def _permitted(source: Facts, target: Mapping[str, Any], want: Want, rollback_unlanded: bool) -> Decision:
+    if target.get("taken_back"):  # its fill failed, and it was discarded on the operator's word
+        return _back(source or {}) if source is None or _rests(source) else _resume_discarded()
     if target.get("landed"):
-        if source is None:
-            return Decision(
-                None, "the copy runs; the source cannot be reached", "moved", Owner.TARGET, Exit.CLEANUP_PENDING
-            )
-        if source and not source.get("released"):
-            return Decision(Step.COMMIT, "the copy runs on the target")
-        if not target.get("ended") and not target.get("cleaned"):
-            return Decision(Step.FINISH, "the source was given up")
-        return MOVED
-    if target.get("holding"):
-        return Decision(Step.PERMIT, "PERMIT stands and the copy is held")
-    if source is not None and (source.get("resumed") or (want is Want.BACK and rollback_unlanded)):
-        if source.get("resumed"):
-            return BACK
+        return _landed(source, target, want, rollback_unlanded)
+    if source is not None and source.get("resumed"):
+        return _back(source)
+    if not target.get("landing_failed") and not target.get("ended"):
+        # Held, or landing this very moment, or cut off in it: only the target's lock tells, and ends it either way.
+        return Decision(Step.PERMIT, "PERMIT stands: the copy lands, or the target proves that it never will")
+    if source and want is Want.BACK and rollback_unlanded:
         return Decision(Step.RESUME_ABORTED, "the copy never ran, as the target's journal proves")
     return _held("PERMIT stands but the copy ended before it ran; the source is frozen and complete")
+
+
+def _resume_discarded() -> Decision:
+    return Decision(Step.RESUME_ABORTED, "the copy was discarded")
+
+
+def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:
+    given_up = not source or source.get("released")
+    if not target.get("running_ns") and not target.get("ended"):
+        return Decision(Step.PERMIT, "the copy has landed and is still frozen")
+    if source is None:
+        return Decision(
+            None, "the copy runs; the source cannot be reached", "moved", Owner.TARGET, Exit.CLEANUP_PENDING
+        )
+    if source.get("resumed"):
+        return _held("both ends say that they run")
+    if not given_up and target.get("rebooted"):
+        return _held("the target restarted after the copy had run; the source is frozen and complete")
+    if not given_up and target.get("lazy") and not target.get("filled"):
+        return _filling(target, want, rollback)
+    if not given_up:
+        return Decision(Step.COMMIT, "the copy runs on the target")
+    if not target.get("ended") and not target.get("cleaned"):
+        return Decision(Step.FINISH, "the source was given up")
+    return MOVED
+
+
+def _filling(target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:
+    """The copy runs but not all of its memory is there: the source stays, frozen and complete."""
+    if not target.get("fill_failed"):
+        return Decision(Step.FILL, "the copy runs, its pages are coming in")
+    if want is Want.BACK and rollback:
+        return Decision(Step.DISCARD, "the fill failed, and the source as it was at the freeze is preferred")
+    return _held("the copy ran, but the fill of its memory failed: it blocks", Exit.HELD_POST_COPY)
 
 
 def _aborted(source: Facts, target: Mapping[str, Any]) -> Decision:
@@ -115,7 +147,7 @@ def _aborted(source: Facts, target: Mapping[str, Any]) -> Decision:
     if source is None:
         return _held("the target aborted; the source cannot be reached: it runs again by itself unless it had voted")
     if _rests(source):
-        return BACK
+        return _back(source)
     return Decision(Step.RESUME_ABORTED, "the target says ABORT")
 
 
@@ -131,11 +163,17 @@ def _undecided(source: Facts, target: Mapping[str, Any], want: Want) -> Decision
         return Decision(Step.ABORT, "the run goes back")
     if source is None:
         return _held("the source cannot be reached, and the target knows nothing of this run")
+    if source.get("released"):
+        return MOVED
     if _rests(source):
-        return BACK
-    if source.get("vote") == "READY":
+        return _back(source)
+    if source.get("vote") in ("READY", "UNREADABLE"):
         return _held("the source has voted READY and the target knows nothing of this run")
     return Decision(Step.RESUME, "the target was never asked to restore")
+
+
+def _back(source: Mapping[str, Any]) -> Decision:
+    return GONE if source.get("gone") else BACK
 
 
 def _rests(source: Mapping[str, Any]) -> bool:

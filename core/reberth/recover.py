@@ -87,7 +87,11 @@ def _attach(host: Host, plan: Plan) -> tuple[HelperShell | None, HelperShell | N
         end = None
         with contextlib.suppress(ReberthError):
             end = host.shell_of(node.name)
-            end.call("adopt", run_id=plan.id)
+            try:
+                end.call("adopt", run_id=plan.id)
+            except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else
+                end.close()
+                end = None
         found.append(end)
     return found[0], found[1]
 

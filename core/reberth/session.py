@@ -156,7 +156,7 @@ class Session:
         deadline = time.monotonic() + GIVE_UP_S
         while True:
             end = self.ends[side]
-            with contextlib.suppress(ConnectionLostError):
+            with contextlib.suppress(ReberthError):  # whatever it was, this end could not be asked
                 if end is not None:
                     return self._facts_of(end)
             if end is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl
+from reberth_hooks.tasks import lazy_restore
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
 COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")
@@ -39,6 +40,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
+    move.note("pages_bytes", got["pages_bytes"])
     move.note("network_lock", got["network_lock"])
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
@@ -54,8 +56,17 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "restore.log"]
     argv += ["--file-locks"]
     argv += [f"--{word}" for word in move.plan.details["tcp"]]
-    lock = move.recall("network_lock")
-    got = move.target.call("restore", argv=argv, work=images, own_cgroup=True, network_lock=lock, timeout_s=None)
+    lazy = lazy_restore(move.plan, "criu", move.recall("pages_bytes"))
+    argv += ["--lazy-pages"] if lazy else []
+    got = move.target.call(
+        "restore",
+        argv=argv,
+        work=images,
+        own_cgroup=True,
+        network_lock=move.recall("network_lock"),
+        lazy=lazy,
+        timeout_s=None,
+    )
     return Restored(str(got["pid"]), got["pid"], got["tasks"], got["held_ns"])
 
 

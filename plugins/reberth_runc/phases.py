@@ -13,6 +13,7 @@ from reberth_hooks import (
     Tree,
     hookimpl,
 )
+from reberth_hooks.tasks import lazy_restore
 from reberth_runc.survey import runc
 
 FLAGS = {"tcp-established": "--tcp-established"}
@@ -83,6 +84,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
+    move.note("pages_bytes", got["pages_bytes"])
     move.note("network_lock", got["network_lock"])
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
@@ -101,7 +103,8 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]
-    argv += ["--file-locks", *_flags(move), name]
+    lazy = lazy_restore(move.plan, "runc", move.recall("pages_bytes"))
+    argv += ["--file-locks", *_flags(move), *(["--lazy-pages"] if lazy else []), name]
     got = move.target.call(
         "restore",
         argv=argv,
@@ -109,6 +112,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         own_cgroup=False,
         config=_config(move),
         network_lock=move.recall("network_lock"),
+        lazy=lazy,
         loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
         timeout_s=None,
     )

@@ -54,7 +54,8 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         if version < least:
             reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
             return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
-    return {"usable": True, **found}
+    lazy = shell.run(["criu", "check", "--feature", "uffd-noncoop"], check=False).code == 0
+    return {"usable": True, "features": {"uffd-noncoop": lazy}, **found}
 
 
 def containers(node: Node, shell: Shell) -> list[dict[str, Any]]:

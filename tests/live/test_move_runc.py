@@ -23,8 +23,8 @@ def test_it_arrives_whole(
     healthy(node1, handle)
     driver.forget_gaps(node1, handle)
     done = reberth.move(word_of(node1, handle), "node2:")
-    assert done.code == 0, done
-    assert (done.report["outcome"], done.report["owner"]) == ("moved", "target"), done
+    assert done.code == 0, str(done)
+    assert (done.report["outcome"], done.report["owner"]) == ("moved", "target"), str(done)
     result = healthy(node2, handle)
     error_s = done.report["downtime_error_s"]
     measured_s = driver.longest_silence_s(result)

@@ -35,6 +35,11 @@ def of_pid(pid: int) -> str:
     raise OpError("no-cgroup2", f"process {pid} is in no cgroup of version 2")
 
 
+def inside(path: str, cgroup: str) -> bool:
+    """Whether a cgroup is this one or below it."""
+    return path == cgroup or path.startswith(cgroup.rstrip("/") + "/")
+
+
 def _write(cgroup: str, name: str, value: str) -> None:
     fd = os.open(os.path.join(cgroup, name), os.O_WRONLY | os.O_CLOEXEC)
     try:

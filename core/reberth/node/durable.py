@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -98,11 +99,24 @@ class Journal:
         self.path = path
         self._torn = False
         self.records = self._read(path)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
+        self._fd = -1  # opened by the first record: who only reads holds nothing
         self._lock = threading.Lock()
-        if self._torn:
-            os.write(self._fd, b"\n")  # what a crash cut off stays a line of its own
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
+    def _append(self, data: bytes) -> None:
+        """Append and flush; OSError when not all of it got to disk (a full one takes a part without complaint)."""
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+        # What a crash or a full disk cut off stays a line of its own.
+        data, self._torn = (b"\n" if self._torn else b"") + data, True
+        if os.write(self._fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "the journal is cut off", self.path)
+        os.fsync(self._fd)
+        self._torn = False
 
     def _read(self, path: str) -> list[dict[str, Any]]:
         """All whole records; a last line cut off by a crash never happened."""
@@ -121,8 +135,7 @@ class Journal:
         with self._lock:
             stamps = {"boot_ns": boottime_ns(), "wall_s": time.time()}
             record: dict[str, Any] = {"seq": len(self.records), "event": event, **stamps, **data}
-            os.write(self._fd, (json.dumps(record, separators=(",", ":")) + "\n").encode())
-            os.fsync(self._fd)
+            self._append((json.dumps(record, separators=(",", ":")) + "\n").encode())
             self.records.append(record)
             return record
 

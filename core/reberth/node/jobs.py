@@ -17,13 +17,14 @@ import threading
 import time
 from typing import Any
 
-from reberth.node import tools
+from reberth.node import procs, tools
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 
 SCRIPT = """#!/bin/sh
 # Action script of one run of reberth, called by criu for every action; only a few concern us.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+trap '' PIPE
 run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
 case "$CRTOOLS_SCRIPT_ACTION" in
 pre-dump | post-dump)
@@ -36,6 +37,10 @@ pre-dump | post-dump)
     while read -r key value; do [ "$key" = frozen ] && frozen=$value; done < "$cgroup/cgroup.events"
     tries=$((tries + 1)); [ "$tries" -gt 300000 ] && { echo 0 > "$cgroup/cgroup.freeze"; exit 1; }
   done ;;
+pre-resume)
+  # CRIU ignores what fails here and would let the copy run: so it is fenced before anybody is asked, and if nobody is
+  # there any more it stays so.
+  read -r cgroup < "$run/fence" && echo 1 > "$cgroup/cgroup.freeze" ;;
 @others@) ;;
 *) exit 0 ;;
 esac
@@ -44,15 +49,16 @@ alone() {
   case "$CRTOOLS_SCRIPT_ACTION" in
   pre-dump | post-dump)
     ln "$run/vote.RESUME" "$run/vote" 2>/dev/null && sync "$run"
-    read -r vote < "$run/vote"
+    # A run that has ended meanwhile (nobody had heard of this tool yet) has its vote in another place.
+    read -r vote < "$run/vote" || read -r vote < "${run%/*}/ended/${run##*/}/vote"
     [ "$vote" = RESUME ] && echo 0 > "$cgroup/cgroup.freeze" ;;
   post-restore) ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null && sync "$run" ;;
   esac
   exit 1
 }
 [ -e "$helper/@answer@" ] && [ -e "$helper/@report@" ] || alone
-exec 9<"$helper/@answer@" 8>"$helper/@report@"
-echo "$CRTOOLS_SCRIPT_ACTION $$ $CRTOOLS_INIT_PID" >&8
+command exec 9<"$helper/@answer@" 8>"$helper/@report@" || alone
+echo "$CRTOOLS_SCRIPT_ACTION $$ $CRTOOLS_INIT_PID" >&8 || alone
 exec 8>&-
 read -r answer <&9 || alone
 [ "$answer" = go ]
@@ -107,6 +113,10 @@ class Job:
         self.ended_ns = boottime_ns()
         self._hooks.put(("ended", 0, 0, self.ended_ns))
 
+    def holds(self, action: str) -> bool:
+        """Whether the tool lives and its script waits for our answer to `action`."""
+        return self.waiting == action and self.process is not None and self.process.poll() is None
+
     @property
     def pid(self) -> int:
         """The tool's pid."""
@@ -141,13 +151,17 @@ class Job:
                 raise OpError("tool-failed", f"{self.name} ended with {code} before {action}", tail=self.errors())
 
     def _pulse(self) -> tuple[Any, ...]:
-        """What changes while the tool works: bytes in its directory and its processor time."""
+        """What changes while the tool works: bytes in its directory, its processes and their processor time."""
         total = 0
         with contextlib.suppress(OSError):
             total = sum(e.stat().st_size for e in os.scandir(self.work_dir) if e.is_file(follow_symlinks=False))
-        ticks = ""
-        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:
-            ticks = " ".join(stat.read().rpartition(")")[2].split()[11:15])
+        ticks = []  # of its children too: they do the reading in a restore, and all the work under runc
+        for task in procs.tree(self.pid):
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{task.pid}/stat", encoding="ascii", errors="replace") as stat,
+            ):
+                ticks.append(stat.read().rpartition(")")[2].split()[11:15])
         return total, ticks
 
     def answer(self, word: str) -> None:

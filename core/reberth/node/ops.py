@@ -40,8 +40,6 @@ def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[...
 
 def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """Who and what this node is."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot_id = file.read().strip()
     memory = {}
     with open("/proc/meminfo", encoding="ascii") as lines:
         memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
@@ -51,7 +49,7 @@ def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "uid": os.getuid(),
-        "boot_id": boot_id,
+        "boot_id": run.boot_id(),
         "pid_ns": procs.link("/proc/self/ns/pid"),
         "cgroup2": cgroup.mount_point(),
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
@@ -123,7 +121,13 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     socket_path = os.path.join(daemon.dir, "ctl")
     me = procs.task(os.getpid())
     opened = run.Run.open(
-        run_id, role, workload, socket=socket_path, helper=os.getpid(), helper_start=me.start_ticks if me else 0
+        run_id,
+        role,
+        workload,
+        socket=socket_path,
+        helper=os.getpid(),
+        helper_start=me.start_ticks if me else 0,
+        boot_id=run.boot_id(),
     )
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.leave_connection(run_id)
@@ -144,7 +148,7 @@ def live_socket(run_id: str) -> str:
 def adopt(daemon: Daemon, progress: Any, run_id: str) -> dict[str, Any]:
     """Take over a run whose helper has died (a live one was handed this connection before this is reached)."""
     known = run.Run.load(run_id) if ID.match(run_id) else None
-    if known is None:
+    if known is None or known.role not in ("source", "target"):  # a crash left no more than its directory
         return {"live": False, "known": False}
     daemon.end = Source(known) if known.role == "source" else Target(known)
     return {"live": False, "known": True}
@@ -212,9 +216,11 @@ def make_dirs(daemon: Daemon, progress: Any, path: str, mode: int = 0o755) -> bo
     for depth in range(2, len(parts) + 1):
         part = "/".join(parts[:depth])
         if not os.path.isdir(part):
-            end.run.push_undo("abort", "rmtree", path=part)
+            end.run.push_undo("abort", "rmdir", path=part)
             os.mkdir(part, mode)
             new = True
+    if new:  # only what is certainly ours goes with all that is in it; a parent may hold others by then
+        end.run.push_undo("abort", "rmtree", path=os.path.abspath(path))
     return new
 
 
@@ -241,6 +247,13 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
         return end.facts()
 
 
+def fill(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """Wait until all memory of a lazy restore is in; answers the target's facts."""
+    end = _target(daemon)
+    end.filling.fill()
+    return end.facts()
+
+
 def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """What is so now at this end of the run."""
     return _end(daemon).facts()
@@ -249,6 +262,8 @@ def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
 def end_run(daemon: Daemon, progress: Any, outcome: str) -> None:
     """Write the run's end into the node's journal and give up its lock."""
     end = _end(daemon)
+    if isinstance(end, Target) and outcome != "moved" and not end.run.journal.has("taken-back"):
+        end.run.undo("abort", "always")  # a landing that failed: the source runs again, nothing of the copy is needed
     end.run.end(outcome)
 
 
@@ -299,6 +314,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    "fill": fill,
+    "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
     "pipe_ready": transfer.pipe_ready,
     "tree_send": transfer.tree_send,

@@ -34,6 +34,12 @@ def state_dir() -> str:
     return STATE
 
 
+def boot_id() -> str:
+    """Which start of this machine this is."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Nobody else on this node opens or ends a run meanwhile."""
@@ -160,13 +166,24 @@ def _rmtree(record: dict[str, Any]) -> None:
         os.unlink(path)
 
 
+def _rmdir(record: dict[str, Any]) -> None:
+    """Only when empty: what others have put there meanwhile is theirs."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(record["path"])
+
+
 def _rename(record: dict[str, Any]) -> None:
-    if os.path.lexists(record["path"]) and not os.path.lexists(record["to"]):
-        os.rename(record["path"], record["to"])
+    if not os.path.lexists(record["path"]):
+        return
+    if os.path.lexists(record["to"]):
+        raise OpError("leftover", f"{record['to']} is in the way")
+    os.rename(record["path"], record["to"])
 
 
 def _run(record: dict[str, Any]) -> None:
-    tools.run(record["argv"], timeout_s=float(record.get("timeout_s", 30)))
+    found = tools.run(record["argv"], timeout_s=float(record.get("timeout_s", 30)))
+    if found["code"]:
+        raise OpError("tool-failed", f"ended with {found['code']}: {found['err'].strip()[-200:]}")
 
 
 def _cgroup_kill(record: dict[str, Any]) -> None:
@@ -179,8 +196,12 @@ def _cgroup_home(record: dict[str, Any]) -> None:
     """Back to the cgroup the tasks came from; it may be gone by now, then they stay."""
     if not os.path.isdir(record["path"]):
         return
-    for pid in cgroup.pids(record["path"]):
-        cgroup.enter(record["to"], pid)
+    for _ in range(100):  # a task that forked meanwhile is caught by the next pass
+        pids = cgroup.pids(record["path"])
+        for pid in pids:
+            cgroup.enter(record["to"], pid)
+        if not pids:
+            break
     cgroup.remove(record["path"])
 
 
@@ -196,6 +217,7 @@ def _nft_delete(record: dict[str, Any]) -> None:
 UNDO = {
     "nft_delete": _nft_delete,
     "rmtree": _rmtree,
+    "rmdir": _rmdir,
     "rename": _rename,
     "run": _run,
     "cgroup_kill": _cgroup_kill,

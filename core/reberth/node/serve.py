@@ -49,8 +49,9 @@ class Control:
         """Give the descriptors back: the far end reads end of file."""
         with contextlib.suppress(OSError):
             self.reader.close()
-        with contextlib.suppress(OSError):
-            os.close(self.write_fd)
+        fd, self.write_fd = self.write_fd, -1  # a late answer must never go to whatever gets this number next
+        with self.lock, contextlib.suppress(OSError):
+            os.close(fd)
 
 
 class Daemon:
@@ -126,10 +127,13 @@ class Daemon:
             self.done.set()
 
     def watch(self) -> None:
-        """Notice a connection that is silent but not closed (a cut link, a suspended laptop)."""
+        """Notice a connection that is silent but not closed (a cut link, a suspended laptop).
+
+        What could not be done about a loss (a full disk, a task that does not die) is tried again every second.
+        """
         while not self.done.wait(1.0):
             silent_s = (boottime_ns() - self.heard_ns) / 1e9
-            if self.end is not None and self.control is not None and silent_s > SILENCE_S:
+            if self.end is not None and (self.control is None or silent_s > SILENCE_S):
                 self.lost()
 
     # Descriptors that arrive later

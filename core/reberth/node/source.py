@@ -14,7 +14,7 @@ from reberth.node import cgroup, netlock, procs
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
-from reberth.node.run import Run
+from reberth.node.run import Run, open_runs
 from reberth.node.stats import read_dump_stats
 
 
@@ -36,6 +36,12 @@ class Source:
         new one beside it. Answers the cgroup and the processes.
         """
         home = cgroup.of_pid(pid)
+        for task in procs.tree(pid):
+            if task.pid == os.getpid():
+                raise OpError("self", f"process {pid} is an ancestor of this helper: freezing it would stop both")
+            other = os.path.basename(cgroup.of_pid(task.pid)).partition("reberth-")[2]
+            if other != self.run.id and other in open_runs():
+                raise OpError("busy", f"process {task.pid} is part of run {other}")
         earlier = os.path.basename(home).startswith("reberth-")
         path = os.path.join(os.path.dirname(home) if earlier else home, f"reberth-{self.run.id}")
         self.run.push_undo("abort", "cgroup_home", path=path, to=home)
@@ -77,31 +83,37 @@ class Source:
         answered as text, for the target. Raises OpError `ended`, `tool-failed`, `stalled`; the source runs again then.
         """
         self.cgroup = path or self.cgroup
-        if self.run.vote() is not None:
-            raise OpError("decided", "the source has voted already")
         if not procs.alive(root_pid, start_ticks):
             raise OpError("ended", f"process {root_pid} has ended")
         if cgroup.is_asked_to_freeze(self.cgroup):
             raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
-        job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup)
-        variables = dict(env or {})
-        if config is not None:
-            variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
-        self.run.journal.write("freezing", cgroup=self.cgroup, argv=argv, root_pid=root_pid, start_ticks=start_ticks)
+        self._check_fence(root_pid)
         before = netlock.tables() if locks_network else set()
         started_ns = boottime_ns()
-        try:
+        with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
+            if self.run.vote() is not None:
+                raise OpError("decided", "the source has voted already")
+            job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup)
+            variables = dict(env or {})
+            if config is not None:
+                variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
+            self.run.journal.write(
+                "freezing", cgroup=self.cgroup, argv=argv, root_pid=root_pid, start_ticks=start_ticks
+            )
             words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
             job.spawn(words, env=variables)
+        try:
             _, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
-        except OpError:
+        except OpError as error:
             with self.lock:
                 job.stop()
                 self._thaw()
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
+            if gone:
+                raise OpError("ended", f"process {root_pid} has ended", tail=error.tail) from error
             raise
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
         locks = netlock.tables() - before if locks_network else set()
@@ -119,6 +131,15 @@ class Source:
             "network_lock": netlock.export(locks),
         }
 
+    def _check_fence(self, root_pid: int) -> None:
+        """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
+        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
+            raise OpError("fence", f"this helper runs in the workload's cgroup {self.cgroup}")
+        for task in procs.tree(root_pid):
+            with contextlib.suppress(ProcessLookupError):
+                if task.state not in "ZX" and not cgroup.inside(cgroup.of_pid(task.pid), self.cgroup):
+                    raise OpError("fence", f"process {task.pid} is outside the workload's cgroup {self.cgroup}")
+
     def release(self, how: str, *, aborted: bool = False) -> dict[str, Any]:
         """`kill`: give the source up (only after READY); `resume`: let it run (after READY only when `aborted`).
 
@@ -130,6 +151,8 @@ class Source:
     def _kill(self) -> dict[str, Any]:
         if self.run.vote() != "READY":
             raise OpError("protocol", "the source has not voted READY: it is not given up")
+        if self.run.journal.has("resuming"):
+            raise OpError("protocol", "the source was let run again: it is not given up")
         if not self.run.journal.has("released"):
             self.run.journal.write("releasing")
             code = self._finish("go", 60.0)
@@ -144,11 +167,15 @@ class Source:
         vote = self.run.vote() or self.run.cast_vote("RESUME")
         if vote == "READY" and not aborted:
             raise OpError("protocol", "the source voted READY: it runs again only when the target says ABORT")
+        if self.run.journal.has("releasing"):
+            raise OpError("protocol", "the source was given up: it never runs again")
         if not self.run.journal.has("resumed"):
             self.run.journal.write("resuming", vote=vote, aborted=aborted)
             code = self._finish("veto", 30.0)
             self._thaw()
-            self.run.journal.write("resumed", code=code, failed=self.run.undo("abort", "always"))
+            tasks = self._tasks()
+            failed = self.run.undo("abort", "always")
+            self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
         return self.facts()
 
     def _finish(self, word: str, timeout_s: float) -> int | None:
@@ -168,13 +195,22 @@ class Source:
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
             cgroup.thaw(self.cgroup)
 
+    def _tasks(self) -> int:
+        """How many processes there are to run."""
+        return len([p for p in cgroup.pids(self.cgroup) if procs.alive(p)]) if self.cgroup else 0
+
+    def _gone(self) -> bool:
+        """Whether the tasks ended by themselves or with their node, after the freeze had begun."""
+        resumed = self.run.journal.last("resumed")
+        tasks = resumed.get("tasks", 1) if resumed else self._tasks()
+        return self.run.journal.has("freezing") and not self.run.journal.has("releasing") and not tasks
+
     def facts(self) -> dict[str, Any]:
         """What is so now: the one thing that `recover` and the engine decide from."""
         try:
             vote = self.run.vote()
         except OpError:
             vote = "UNREADABLE"
-        present = cgroup.pids(self.cgroup) if self.cgroup else []
         return {
             "role": "source",
             "vote": vote,
@@ -183,9 +219,10 @@ class Source:
             "held": self.run.journal.has("held"),
             "released": self.run.journal.has("released"),
             "resumed": self.run.journal.has("resumed"),
-            "tasks": len([p for p in present if procs.alive(p)]),
+            "tasks": self._tasks(),
+            "gone": self._gone(),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.waiting),
+            "holding": bool(self.job and self.job.waiting == "post-dump"),
             "cgroup": self.cgroup,
             "stats": self.stats,
         }
@@ -194,10 +231,13 @@ class Source:
         """The controller is gone: before READY the source runs again and the run ends; true when it has ended."""
         if self.run.ended:
             return True
-        with contextlib.suppress(OpError):
-            if self.run.vote() == "READY":
+        with contextlib.suppress(OpError, OSError):
+            if self.run.journal.has("released"):
+                self.run.end("moved")
+                return True
+            if self.run.vote() == "READY" and not self.run.journal.has("resumed"):
                 return False
-            self.release("resume")
+            self.release("resume", aborted=self.run.journal.has("resumed"))
             self.run.end("rolled-back")
             return True
         return False

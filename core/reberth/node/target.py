@@ -9,10 +9,11 @@ from typing import Any
 
 from reberth.node import cgroup, netlock, procs
 from reberth.node import loopback as netdev
-from reberth.node.durable import boottime_ns
+from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
-from reberth.node.run import Run
+from reberth.node.lazy import Fill
+from reberth.node.run import Run, boot_id
 from reberth.node.source import write_config
 
 
@@ -22,6 +23,7 @@ class Target:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: Job | None = None
+        self.filling = Fill(run)
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
         self.cgroup = str(record["cgroup"]) if record else ""
@@ -36,6 +38,7 @@ class Target:
         config: list[str] | None = None,
         network_lock: str = "",
         loopback: bool = False,
+        lazy: bool = False,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -48,11 +51,8 @@ class Target:
         if own_cgroup:
             self.cgroup = os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}")
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        for name in netlock.names_in(network_lock):
-            self.run.push_undo("always", "nft_delete", name=name)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
-        if network_lock:
-            netlock.load(network_lock)
+        self._lock_network(network_lock)
         if own_cgroup:
             cgroup.create(self.cgroup)
         held = ["post-setup-namespaces"] if loopback else []
@@ -61,7 +61,13 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
+        self.filling.start(work, lazy)
         job.spawn([w.replace("@hook@", job.script) for w in argv], env=variables, cgroup=self.cgroup)
+        with self.lock:
+            if self.run.verdict() is not None:  # ABORT came meanwhile and found no tool to end
+                job.stop()
+                self.run.undo("abort", "always")
+                raise OpError("decided", "this run has a verdict already")
         if loopback:
             _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
             netdev.set_up(init)
@@ -71,9 +77,36 @@ class Target:
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
         self._move_out(script_pid)
+        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
+            raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
+        write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
         pids = cgroup.pids(self.cgroup)
+        self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
         return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+
+    def _lock_network(self, text: str) -> None:
+        """The source's lock stands here before the first connection is restored, which CRIU then takes away."""
+        for name in netlock.names_in(text):
+            self.run.push_undo("always", "nft_delete", name=name)
+        if text:
+            netlock.load(text)
+
+    def discard(self) -> dict[str, Any]:
+        """Kill a copy whose fill failed, on the operator's word: it ran, so what it did since is lost."""
+        with self.lock:
+            if not self.run.journal.has("fill-failed"):
+                raise OpError("protocol", "only a copy whose fill failed can be discarded")
+            self._kill_copy()
+            if not self.run.journal.has("taken-back"):
+                self.run.journal.write("taken-back", discarded=True, failed=self.run.undo("abort", "always"))
+            return self.facts()
+
+    def _kill_copy(self) -> None:
+        """Nothing of the copy stays: first its tasks, then what fed them."""
+        if self.cgroup and not cgroup.kill(self.cgroup):
+            raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
+        self.filling.stop()
 
     def _move_out(self, script_pid: int) -> None:
         """Take the tool and its script out of the workload's cgroup: they must not be frozen with it."""
@@ -97,6 +130,8 @@ class Target:
         if self.run.journal.has("landed"):
             self._go()
             return
+        if self.run.journal.has("landing-failed"):
+            raise OpError("landing", "PERMIT stands, but the copy ended before it ran")
         if self.job is None or self.job.waiting != "post-restore":
             self._fail("the held copy is gone", None)
         assert self.job is not None
@@ -125,8 +160,7 @@ class Target:
         tail = self.job.errors() if self.job else ""
         if self.job:
             self.job.stop()
-        if self.cgroup:
-            cgroup.kill(self.cgroup)
+        self._kill_copy()
         self.run.journal.write("landing-failed", message=message)
         raise OpError("landing", message, tail=tail or (cause.tail if cause else ""))
 
@@ -138,8 +172,7 @@ class Target:
                 self.job.answer("veto")
                 self.job.wait_end(10.0)
             self.job.stop()
-        if self.cgroup and not cgroup.kill(self.cgroup):
-            raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
+        self._kill_copy()
         self.run.journal.write("taken-back", failed=self.run.undo("abort", "always"))
 
     def finish(self) -> dict[str, Any]:
@@ -165,11 +198,13 @@ class Target:
             "landed": self.run.journal.has("landed"),
             "landing_failed": self.run.journal.has("landing-failed"),
             "cleaned": self.run.journal.has("cleaned"),
+            **self.filling.facts(),
             "taken_back": self.run.journal.has("taken-back"),
             "running_ns": running["running_ns"] if running else 0,
             "tasks": len([p for p in present if procs.alive(p)]),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.waiting == "post-restore"),
+            "holding": bool(self.job and self.job.holds("post-restore")),
+            "rebooted": self.run.opened("boot_id", boot_id()) != boot_id(),
             "cgroup": self.cgroup,
         }
 
@@ -177,9 +212,12 @@ class Target:
         """The controller is gone: without a verdict ABORT is written; with PERMIT the copy lands. True at an end."""
         if self.run.ended:
             return True
-        with contextlib.suppress(OpError):
+        if self.run.journal.has("landing-failed"):
+            return False  # held: only the source's end decides what becomes of this run
+        with contextlib.suppress(OpError, OSError):
             facts = self.decide("ABORT")
             if facts["verdict"] == "PERMIT":
+                self.filling.fill()
                 self.finish()
                 self.run.end("moved")
             else:

@@ -11,8 +11,10 @@ from reberth_lab.node import Node
 
 Snapshot = Mapping[str, frozenset[str]]
 PATIENCE_S = 20.0
+OUTSIDE = "outer machine"
 
-# Runs inside the node in one process. Not listed: ended journals (kept on purpose) and processes of the lab itself.
+# Runs inside the node in one process. Not listed: what is kept on purpose (journals of ended runs and of controllers,
+# marks of bundles that an earlier move left behind).
 PROGRAM = r"""
 import json, os, subprocess, sys
 
@@ -45,7 +47,7 @@ def sockets():
 def state():
     top = "/var/lib/reberth"
     names = os.listdir(top) if os.path.isdir(top) else []
-    return [name for name in names if name not in ("ended", ".lock")]
+    return [name for name in names if name not in ("ended", "left-behind", "runs", ".lock")]
 
 print(json.dumps({
     "processes": processes(),
@@ -80,7 +82,7 @@ def outside(state: Path, ids: Iterable[str], mark: str) -> Snapshot:
     mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
     return {
         "processes": frozenset(_with_environment(marked)),
-        "files": frozenset(str(path) for path in names if path.name.endswith(known) or any(id in path.name for id in known)),
+        "files": frozenset(str(path) for path in names if any(id in path.name for id in known)),
         "mounts": frozenset(line for line in mounts if mark in line),
     }
 
@@ -91,7 +93,8 @@ def _with_environment(marked: bytes) -> Iterable[str]:
             continue
         try:
             if marked in (path / "environ").read_bytes().split(b"\0"):
-                yield f"{path.name} {(path / 'cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')[:150]}"
+                words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield f"{path.name} {words[:150]}"
         except OSError:
             continue
 
@@ -107,29 +110,35 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 class Watch:
-    """The nodes and the outer machine before a test; afterwards `leftovers` says what is not as it was."""
+    """The nodes and the outer machine as they are now; later `leftovers` says what is not as it was."""
 
     def __init__(self, nodes: Iterable[Node], state: Path, ids: list[str]) -> None:
-        self._nodes = tuple(nodes)
+        self._nodes = {node.name: node for node in nodes}
         self._state, self._ids = state, ids
-        self._mark = self._nodes[0].site.name
-        self._before = self._look()
+        self._before = {name: self._look(name) for name in (*self._nodes, OUTSIDE)}
 
-    def _look(self) -> dict[str, Snapshot]:
-        found = {node.name: take(node) for node in self._nodes}
-        return {**found, "outer machine": outside(self._state, self._ids, f"reberth-{self._mark}")}
+    def _look(self, name: str) -> Snapshot:
+        if name in self._nodes:
+            return take(self._nodes[name])
+        site = next(iter(self._nodes.values())).site
+        return outside(self._state, self._ids, str(site.state))
 
-    def leftovers(self, patience_s: float = PATIENCE_S) -> list[str]:
-        """What is not as before, after waiting for clean-ups that are under way; empty when all is."""
+    def again(self) -> Watch:
+        """A new one that begins here."""
+        return Watch(self._nodes.values(), self._state, self._ids)
+
+    def leftovers(self, *names: str, patience_s: float = PATIENCE_S) -> list[str]:
+        """What is not as before (on these nodes, or everywhere), after waiting for clean-ups that are under way."""
         deadline = time.monotonic() + patience_s
         while True:
-            now = self._look()
-            found = [f"{name}: {line}" for name in now for line in differences(self._before[name], now[name])]
-            if not found or time.monotonic() > deadline:
-                return found
+            lines = []
+            for name in names or self._before:
+                lines += [f"{name}: {line}" for line in differences(self._before[name], self._look(name))]
+            if not lines or time.monotonic() > deadline:
+                return lines
             time.sleep(0.25)
 
-    def check(self) -> None:
+    def check(self, *names: str, patience_s: float = PATIENCE_S) -> None:
         """Fail the test with each thing that is left behind or gone."""
-        found = self.leftovers()
+        found = self.leftovers(*names, patience_s=patience_s)
         assert not found, "not as before:\n" + "\n".join(found)

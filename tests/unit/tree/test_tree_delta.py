@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 import time
 
 import pytest
@@ -284,8 +285,6 @@ def test_tmpfs_is_always_compared(tmp_path, tmpfs, cross, target, source):
 
 
 def test_overlay_is_judged_by_its_upper_directory(tmp_path, tmpfs):
-    import subprocess
-
     with tmpfs(tmp_path / "mem") as memory:
         for base in (memory, tmp_path):
             for name in ("lower", "upper", "work", "merged,\\ x"):

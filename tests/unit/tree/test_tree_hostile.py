@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import struct
@@ -14,7 +15,7 @@ from reberth.node.treewire import MAGIC, MAX_HEADER_BYTES, TreeError
 
 META = {"m": 0o644, "u": os.getuid(), "g": os.getgid(), "mt": 5, "at": 5}
 ROOT = {"t": "d", "n": "", **META}
-CONTENT = [("data", (memoryview(b"evil"),)), ("end_file", (4, __import__("hashlib").sha256(b"evil").digest(), False))]
+CONTENT = [("data", (memoryview(b"evil"),)), ("end_file", (4, hashlib.sha256(b"evil").digest(), False))]
 
 
 def _file(name, **more):
@@ -48,10 +49,10 @@ def test_forged_stream_is_otherwise_good(forge, replay, target):
     assert (target / "f").read_bytes() == b"evil"
 
 
-NAMES = ["..", ".", "../x", "/etc/x", "a/../b", "a//b", "a/", "/", "x\0y", "n" * 256, "./x", "d/..", "\ud800"]
+NAMES = ["..", ".", "../x", "/etc/x", "a/../b", "a//b", "a/", "/", "x\0y", "n" * 256, "./x", "d/.."]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "\ud800"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["f", "d", "s", "p", "l", "m", "x"])
 def test_bad_names(forge, replay, target, outside, name, kind):
     record = {"t": kind, "n": name, "to": "d", "k": "f", **META}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from reberth.node import treelist
 from reberth.node.treehash import HASHED_HOLES_BYTES
+from reberth.node.treerecv import recv_tree
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="owners, devices and trusted xattrs need root")
 OLD_NS = 1_600_000_000_123_456_789
@@ -105,8 +108,6 @@ def test_sparse_file(source, target, cross, picture):
     assert (target / "sparse").stat().st_blocks == path.stat().st_blocks
     assert (target / "hole").stat().st_blocks == 0
     assert snapshot.bytes_sent < 1 << 20
-    import hashlib
-
     assert manifest.files["hole"] == (3 << 20, hashlib.sha256(bytes(3 << 20)).hexdigest())
 
 
@@ -193,7 +194,7 @@ def test_image_directory(source, target, cross):
     (source / "parent").symlink_to("../1")
     os.mkfifo(source / "notify")
     os.link(source / "stats-dump", source / "stats-2")
-    snapshot, manifest = cross(source, target, flat=True)
+    snapshot, _ = cross(source, target, flat=True)
     assert sorted(path.name for path in target.iterdir()) == ["pages-1.img", "stats-2", "stats-dump"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()} == {0o600}
     assert stat.S_IMODE(target.stat().st_mode) == 0o700
@@ -201,10 +202,6 @@ def test_image_directory(source, target, cross):
 
 
 def test_two_streams_in_one_pipe(source, target, record, replay):
-    import tempfile
-
-    from reberth.node.treerecv import recv_tree
-
     (source / "a").write_bytes(b"1")
     with tempfile.TemporaryFile() as both:
         both.write(record(source) * 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import random
 import shutil
@@ -17,7 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reberth.node import treesend, treewalk
 from reberth.node.treehash import ContentHash, HashLane
+from reberth.node.treerecv import recv_tree
 from reberth.node.treesend import TreeError, TreeStoppedError, send_tree
 
 
@@ -39,6 +42,7 @@ def _beside(work):
     finally:
         over.set()
         thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_file_that_grows(source, target, cross, picture):
@@ -83,7 +87,8 @@ def test_restless_tree_never_raises(source, target, cross, picture):
         if turn == 0:
             os.rename(one, two)
         elif turn == 1:
-            one.write_bytes(os.urandom(rng.randrange(300_000)))
+            # Non-blocking: the name may be a fifo, and nobody reads it.
+            _write(os.fsencode(one), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.urandom(rng.randrange(300_000)))
         elif turn == 2:
             os.link(one, two)
         elif turn == 3:
@@ -110,7 +115,6 @@ def test_symlink_in_place_of_a_directory_leaks_nothing(source, target, tmp_path,
     (secret / "f").write_bytes(b"host")
     (source / "d").mkdir()
     (source / "d" / "f").write_bytes(b"own!")
-    from reberth.node import treesend, treewalk
 
     def scan_then_swap(*args):
         found = treewalk.scan(*args)
@@ -145,8 +149,6 @@ def test_stalled_peer_can_be_stopped(source, kind):
 
 
 def test_silent_sender_can_be_stopped(tmp_path):
-    from reberth.node.treerecv import recv_tree
-
     pair = os.pipe()
     until = time.monotonic() + 0.2
     try:
@@ -215,8 +217,6 @@ def test_progress_counts_up(source, target, cross):
 @given(st.lists(st.one_of(st.integers(1, 400_000), st.integers(-400_000, -1)), max_size=8))
 @settings(max_examples=20, deadline=None)
 def test_content_hash_is_sha256(parts):
-    import hashlib
-
     whole = hashlib.sha256()
     with HashLane() as lane:
         content = ContentHash(lane)

@@ -1,8 +1,8 @@
 """A wrapping plugin that runs a command in a phase of the move it wraps: how the live tests break things on time.
 
 `SABOTAGE_PHASE` is prepare, sync, transfer-KIND, checkpoint, restore, commit or rollback; `SABOTAGE_CMD` a JSON list
-in which `@pid@` becomes the controller's pid and `@images@` the target's folder of images. The command runs to its end
-before the phase, or with `SABOTAGE_DELAY_S` so many seconds after its begin. With `SABOTAGE_LOG` every wrapped hook is
+in which `@pid@` becomes the controller's pid, `@id@` the run's id and `@images@` the target's folder of images. The
+command runs to its end before the phase, or with `SABOTAGE_DELAY_S` so many seconds after its begin. With `SABOTAGE_LOG` every wrapped hook is
 written into that file.
 """
 
@@ -35,7 +35,7 @@ def strike(phase: str, move: Move) -> None:
     if phase != os.environ.get("SABOTAGE_PHASE") or phase in done:
         return
     done.add(phase)
-    words = {"@pid@": str(os.getpid()), "@images@": str(move.recall("images.target") or "")}
+    words = {"@pid@": str(os.getpid()), "@id@": move.id, "@images@": str(move.recall("images.target") or "")}
     command = json.loads(os.environ["SABOTAGE_CMD"])
     for key, value in words.items():
         command = [word.replace(key, value) for word in command]
