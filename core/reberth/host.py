@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,7 @@ from reberth.report import Report
 from reberth.request import Request
 from reberth.session import Session
 from reberth.stage import Stage
-from reberth_hooks import Exit, Found, Plan, ReberthError, UsageError, plain
+from reberth_hooks import Exit, Found, Options, Plan, ReberthError, UsageError, plain
 
 
 class Host:
@@ -95,6 +96,18 @@ class Host:
         """Load the observers that the user wants."""
         if not self.quiet and "progress" in self.catalog.names():
             self.catalog.get("progress")
+
+    def checkpoint(self, request: Request, directory: Path) -> Report:
+        """The first half of a move, into a directory of this machine."""
+        from reberth.halves import checkpoint
+
+        return checkpoint(self, request, directory)
+
+    def restore(self, directory: Path, target: str, options: Options) -> Report:
+        """The second half, out of such a directory."""
+        from reberth.halves import restore
+
+        return restore(self, directory, target, options)
 
     # Runs of others
 

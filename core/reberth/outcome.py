@@ -32,7 +32,7 @@ def fill_times(report: Report, session: Session, final: Checkpoint | None, targe
     report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
     running_ns = int(target.get("running_ns") or 0)
     source, copy = session.ends
-    if running_ns and source is not None and copy is not None:
+    if running_ns and final.frozen_ns and source is not None and copy is not None:
         (here, here_error), (there, there_error) = source.clock(), copy.clock()
         report.downtime_s = ((running_ns - there) - (final.frozen_ns - here)) / 1e9
         report.downtime_error_s = (here_error + there_error) / 1e9

@@ -94,7 +94,9 @@ def _target_unreachable(source: Facts) -> Decision:
 
 def _permitted(source: Facts, target: Mapping[str, Any], want: Want, rollback_unlanded: bool) -> Decision:
     if target.get("taken_back"):  # its fill failed, and it was discarded on the operator's word
-        return _back(source or {}) if source is None or _rests(source) else _resume_discarded()
+        if source is None:
+            return _held("the copy was discarded; the source cannot be reached")
+        return _back(source) if _rests(source) else Decision(Step.RESUME_ABORTED, "the copy was discarded")
     if target.get("landed"):
         return _landed(source, target, want, rollback_unlanded)
     if source is not None and source.get("resumed"):
@@ -105,10 +107,6 @@ def _permitted(source: Facts, target: Mapping[str, Any], want: Want, rollback_un
     if source and want is Want.BACK and rollback_unlanded:
         return Decision(Step.RESUME_ABORTED, "the copy never ran, as the target's journal proves")
     return _held("PERMIT stands but the copy ended before it ran; the source is frozen and complete")
-
-
-def _resume_discarded() -> Decision:
-    return Decision(Step.RESUME_ABORTED, "the copy was discarded")
 
 
 def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:

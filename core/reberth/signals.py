@@ -23,7 +23,7 @@ class TimedOutError(ReberthError):
     code, exit_code = "timeout", Exit.TIMEOUT
 
 
-class DetachedRunError(Exception):
+class DetachedRunError(BaseException):
     """A second ^C while the run is settled: the nodes finish alone."""
 
 

@@ -40,6 +40,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
+    move.note("dump", got)
     move.note("pages_bytes", got["pages_bytes"])
     move.note("network_lock", got["network_lock"])
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # livekit and the workloads' driver are packages of their own beside the tests
 
 from livekit import counts, stand  # noqa: E402
-from livekit.command import Command, as_text, with_wrappers  # noqa: E402
+from livekit.command import Command, as_text, with_path, with_wrappers  # noqa: E402
 from livekit.snapshot import Watch  # noqa: E402
 from livekit.stand import Stand  # noqa: E402
 
@@ -155,7 +155,7 @@ def sabotage(settings: Any) -> Any:
     def prepare(phase: str, command: list[str], delay_s: float = 0.0) -> Mapping[str, str]:
         return {
             **settings(lambda text: with_wrappers(text, "saboteur")),
-            "PYTHONPATH": str(HERE / "saboteur"),
+            **with_path(HERE / "saboteur"),
             "SABOTAGE_PHASE": phase,
             "SABOTAGE_CMD": as_text(command),
             "SABOTAGE_DELAY_S": f"{delay_s:g}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,8 @@ from reberth.planner import make_plan
 from reberth.request import Request
 from reberth.stage import Stage
 from reberth_hooks import Node, Options
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # fakes.py is shared by several tests
 
 PRELUDE = "from __future__ import annotations\nfrom reberth_hooks import *\ncalls = []\n"
 

@@ -98,7 +98,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self.path = path
         self._torn = False
-        self.records = self._read(path)
+        self.records: list[dict[str, Any]] = self._read(path)
         self._fd = -1  # opened by the first record: who only reads holds nothing
         self._lock = threading.Lock()
 

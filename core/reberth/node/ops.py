@@ -134,6 +134,11 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     return {"dir": opened.dir, "socket": socket_path}
 
 
+def socket_path(daemon: Daemon, progress: Any) -> str:
+    """Where a data connection is handed over to this helper, for one that serves no run."""
+    return os.path.join(daemon.dir, "ctl")
+
+
 def live_socket(run_id: str) -> str:
     """The private socket of the helper that still serves a run, empty when none does."""
     if not ID.match(run_id):
@@ -298,6 +303,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "stats": stats,
     "space": space,
     "open": open_run,
+    "socket": socket_path,
     "adopt": adopt,
     "runs": runs,
     "workdir": workdir,

@@ -112,7 +112,8 @@ class Run:
 
     def cast_vote(self, value: str) -> str:
         """Vote once; answers what stands."""
-        self.journal.write("voting", value=value)
+        if self.vote() is None:
+            self.journal.write("voting", value=value)
         return decide_once(self.dir, "vote", value, VOTES)
 
     def verdict(self) -> str | None:
@@ -121,7 +122,8 @@ class Run:
 
     def decide(self, value: str) -> str:
         """Write the verdict; the first writer wins, the answer says what stands."""
-        self.journal.write("deciding", value=value)
+        if self.verdict() is None:
+            self.journal.write("deciding", value=value)
         return decide_once(self.dir, "verdict", value, VERDICTS)
 
     # What must be undone is data, journaled before the effect, so that any later helper can do it.

@@ -14,7 +14,7 @@ from reberth.node import cgroup, netlock, procs
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
-from reberth.node.run import Run, open_runs
+from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.stats import read_dump_stats
 
 
@@ -170,7 +170,8 @@ class Source:
         if self.run.journal.has("releasing"):
             raise OpError("protocol", "the source was given up: it never runs again")
         if not self.run.journal.has("resumed"):
-            self.run.journal.write("resuming", vote=vote, aborted=aborted)
+            if not self.run.journal.has("resuming"):
+                self.run.journal.write("resuming", vote=vote, aborted=aborted)
             code = self._finish("veto", 30.0)
             self._thaw()
             tasks = self._tasks()
@@ -200,10 +201,11 @@ class Source:
         return len([p for p in cgroup.pids(self.cgroup) if procs.alive(p)]) if self.cgroup else 0
 
     def _gone(self) -> bool:
-        """Whether the tasks ended by themselves or with their node, after the freeze had begun."""
+        """Whether the tasks ended by themselves after the freeze had begun, or with their node at any time."""
         resumed = self.run.journal.last("resumed")
         tasks = resumed.get("tasks", 1) if resumed else self._tasks()
-        return self.run.journal.has("freezing") and not self.run.journal.has("releasing") and not tasks
+        begun = self.run.journal.has("freezing") or self.run.opened("boot_id", boot_id()) != boot_id()
+        return begun and not self.run.journal.has("releasing") and not tasks
 
     def facts(self) -> dict[str, Any]:
         """What is so now: the one thing that `recover` and the engine decide from."""

@@ -111,3 +111,8 @@ def journal_of(state: Path, run_id: str) -> list[dict[str, Any]]:
 def as_text(words: Sequence[str]) -> str:
     """An argument list in one environment variable."""
     return json.dumps(list(words))
+
+
+def with_path(*folders: Path) -> dict[str, str]:
+    """The environment in which plugins of these folders are found too."""
+    return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -13,6 +13,7 @@ from workloads import driver
 from workloads.driver import Handle
 
 _numbers = itertools.count(1)
+_tests = itertools.count()
 
 
 @dataclass
@@ -31,12 +32,14 @@ class Stand:
         return handle
 
     def container(self, kind: str, *words: str, on: Node | None = None, **variant: bool) -> Handle:
-        """Start a runc container, by default with the node's /usr bound read-only instead of copied."""
-        node = on or self.nodes[0]
+        """Start a runc container on the first node, or on another one."""
+        return self.named_container(f"{kind}-{next(_numbers)}", kind, *words, on=on, **variant)
+
+    def named_container(self, name: str, kind: str, *words: str, on: Node | None = None, **variant: bool) -> Handle:
+        """The same under a name of the test's choice."""
         for one in self.nodes:
             driver.install(one)
-        name = f"{kind}-{next(_numbers)}"
-        handle = driver.start_container(node, name, [kind, *words], **variant)
+        handle = driver.start_container(on or self.nodes[0], name, [kind, *words], **variant)
         self.handles.append(handle)
         return handle
 
@@ -85,6 +88,7 @@ def remove_empty_cgroups(node: Node) -> None:
 
 
 def keep_pids_apart(nodes: Sequence[Node]) -> None:
-    """Let each node give out pids of its own range, so that a moved process finds its pid free."""
+    """Let each node give out pids of its own range, anew for each test: a moved process must find its pid free."""
+    offset = next(_tests) * 97 % 11000
     for number, node in enumerate(nodes):
-        node.run(["sh", "-c", f"echo {2000 + number * 14000} > /proc/sys/kernel/ns_last_pid"])
+        node.run(["sh", "-c", f"echo {2000 + number * 14000 + offset} > /proc/sys/kernel/ns_last_pid"])

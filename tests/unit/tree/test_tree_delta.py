@@ -71,9 +71,10 @@ def test_same_size_and_mtime(both, source, age):
     assert list(both()[0].sent) == ["b"]
 
 
-def test_same_clock_tick(source, target, cross, picture):
+def test_same_clock_tick(source, target, cross, picture, monkeypatch):
     """All times equal: only the nearness of the change to the pass tells that they prove nothing."""
     path = source / "f"
+    monkeypatch.setattr(treewalk, "_TICK_NS", 60 * 10**9)  # a loaded machine takes its time
     path.write_bytes(b"1")
     first, _ = cross(source, target, all_candidates=False)
     assert first.entries[b"f"].unsure
@@ -81,6 +82,7 @@ def test_same_clock_tick(source, target, cross, picture):
     first.entries[b"f"].state = treewalk.Entry(path.lstat(), 0).state  # as if both writes fell into one tick
     second, _ = cross(source, target, previous=first, all_candidates=False)
     assert list(second.sent) == ["f"] and picture(source) == picture(target)
+    monkeypatch.undo()
     time.sleep(0.03)
     third, _ = cross(source, target, previous=second, all_candidates=False)
     assert not third.entries[b"f"].unsure and third.reread == 1
@@ -270,6 +272,22 @@ def test_snapshot_of_a_file_that_vanished_is_no_lie(both, source, target, cross,
     (source / "b").write_bytes(content)
     third, _ = cross(source, target, previous=second, all_candidates=False)
     assert list(third.sent) == ["b"] and picture(source) == picture(target)
+
+
+def test_leader_of_links_replaced_before_it_is_read(both, source, target, cross, picture, monkeypatch):
+    def scan_then_replace(*args):
+        found = treewalk.scan(*args)
+        monkeypatch.undo()
+        (source / "a").unlink()
+        (source / "a").write_bytes(b"another file under the leader's name")
+        return found
+
+    monkeypatch.setattr("reberth.node.treesend.scan", scan_then_replace)
+    fresh = target.with_name("fresh")
+    first, manifest = cross(source, fresh, all_candidates=False)
+    assert manifest.links == 0 and picture(source)[b"dir/hard"][5] == picture(fresh)[b"dir/hard"][5]
+    cross(source, fresh, previous=first, all_candidates=False)
+    assert picture(source) == picture(fresh)
 
 
 def test_tmpfs_is_always_compared(tmp_path, tmpfs, cross, target, source):

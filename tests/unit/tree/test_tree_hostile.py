@@ -112,6 +112,19 @@ def test_removal_does_not_leave_the_root(forge, replay, target, outside):
     assert list(target.iterdir()) == []
 
 
+def test_names_used_again(forge, replay, target):
+    (target / "d").mkdir(parents=True)
+    (target / "x").touch()
+    os.link(target / "x", target / "y")
+    os.mkfifo(target / "fifo")
+    begin, end = {"t": "begin", "full": False}, {"t": "end", "records": 5, "files": 1, "bytes": 4}
+    parts = [{"t": "x", "n": "d"}, {"t": "d", "n": "d", **META}, *_file("d/f"), {"t": "l", "n": "y", "to": "x"}, end]
+    replay(forge(begin, *parts, begin=False), target, expect_empty=False)
+    assert sorted(path.name for path in target.rglob("*")) == ["d", "f", "fifo", "x", "y"]
+    with pytest.raises(TreeError, match="another kind"):
+        replay(forge(begin, {"t": "m", "n": "fifo", "k": "f", **META}, begin=False), target, expect_empty=False)
+
+
 def test_order_and_duplicates(forge, replay, target):
     again = [ROOT, *_file("f"), *_file("f")]
     assert "twice" in str(_refused(forge, replay, target, *again))
@@ -162,7 +175,7 @@ def test_bad_values(forge, replay, target, change):
         [("hole", ((1 << 64) - 1,))],
         [("hole", (1 << 62,)), ("hole", (1 << 62,))],
         [("_piece", (ord("?"), 4))],
-        [CONTENT[0], ("end_file", (5, b"\0" * 32, False))],
+        [CONTENT[0], ("end_file", (5, CONTENT[1][1][1], False))],
         [CONTENT[0], ("end_file", (4, b"\0" * 32, False))],
     ],
 )

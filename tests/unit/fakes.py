@@ -1,0 +1,278 @@
+"""Two nodes in memory: what each operation does to an end, effect by effect, so that any of them may be the last.
+
+Every operation is a generator that yields after each effect. Whoever drives it may stop in between: that is a helper
+that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
+`reberth.node.source`, `reberth.node.target` and the action script; a test compares the keys of the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Effects = Iterator[None]
+
+
+class RefusedByEndError(Exception):
+    """The end refuses or fails an operation (the helper's OpError)."""
+
+    def __init__(self, kind: str, message: str = "") -> None:
+        super().__init__(message or kind)
+        self.kind = kind
+
+
+class End:
+    """What both ends share: a helper that lives or not, a journal, and an operation that may be half done."""
+
+    def __init__(self) -> None:
+        self.helper = self.reachable = True
+        self.journal: list[str] = []
+        self.job = ""
+        self.ended = ""
+        self.half_done: Effects | None = None
+        self.changed: Callable[[], None] = lambda: None
+
+    def note(self, event: str) -> None:
+        self.journal.append(event)
+
+    def has(self, event: str) -> bool:
+        return event in self.journal
+
+    def run(self, effects: Effects, most: int = 1000) -> bool:
+        """Let at most so many effects happen; true when that was all. What is left goes on later, under its lock."""
+        for _ in range(most):
+            try:
+                next(effects)
+            except StopIteration:
+                self.changed()
+                return True
+            self.changed()
+        self.half_done = effects
+        return False
+
+    def finish_half_done(self) -> None:
+        """What waits for a lock waits for the end of this."""
+        effects, self.half_done = self.half_done, None
+        if effects is not None:
+            try:
+                self.run(effects)
+            except RefusedByEndError:
+                self.changed()
+
+    def adopt(self) -> None:
+        if not self.helper:
+            self.helper, self.half_done, self.job = True, None, ""
+
+    def end(self, outcome: str) -> None:
+        self.ended = self.ended or outcome
+
+
+class FakeSource(End):
+    """The source; `tasks` and not `frozen`: it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vote: str | None = None
+        self.tasks, self.frozen, self.rebooted = True, False, False
+
+    @property
+    def running(self) -> bool:
+        return self.tasks and not self.frozen
+
+    def dump(self) -> Effects:
+        if self.vote is not None:
+            raise RefusedByEndError("decided")
+        self.note("freezing")
+        yield
+        self.frozen, self.job = True, "post-dump"
+        yield
+        self.note("held")
+
+    def cast(self, value: str) -> Effects:
+        self.vote = self.vote or value
+        yield
+
+    def release(self, how: str, aborted: bool = False) -> Effects:
+        yield from self._kill() if how == "kill" else self._resume(aborted)
+
+    def _kill(self) -> Effects:
+        if self.vote != "READY" or self.has("resuming"):
+            raise RefusedByEndError("protocol")
+        if not self.has("released"):
+            self.note("releasing")
+            yield
+            self.job, self.tasks = "", False
+            yield
+            self.note("released")
+
+    def _resume(self, aborted: bool) -> Effects:
+        self.vote = self.vote or "RESUME"
+        yield
+        if (self.vote == "READY" and not aborted) or self.has("releasing"):
+            raise RefusedByEndError("protocol")
+        if not self.has("resumed"):
+            self.note("resuming")
+            yield
+            self.job = ""
+            yield
+            self.frozen = False
+            yield
+            self.note("resumed")
+
+    def lost(self) -> Effects:
+        """Nobody is heard of any more."""
+        if self.has("released"):
+            self.end("moved")
+        elif not self.ended and (self.vote != "READY" or self.has("resumed")):
+            yield from self._resume(self.has("resumed"))
+            self.end("rolled-back")
+
+    def die(self) -> None:
+        """The helper is killed; a script that waits acts alone."""
+        self.helper, self.half_done = False, None
+        if self.job:
+            self.job, self.vote = "", self.vote or "RESUME"
+            self.frozen = self.frozen and self.vote != "RESUME"
+
+    def reboot(self) -> None:
+        self.helper, self.half_done, self.job = False, None, ""
+        self.tasks, self.frozen, self.rebooted = False, False, True
+
+    def facts(self) -> dict[str, Any]:
+        gone = (self.has("freezing") or self.rebooted) and not self.has("releasing") and not self.tasks
+        return {
+            "role": "source",
+            "vote": self.vote,
+            "ended": self.ended,
+            "froze": self.has("freezing"),
+            "held": self.has("held"),
+            "released": self.has("released"),
+            "resumed": self.has("resumed"),
+            "tasks": int(self.tasks),
+            "gone": gone,
+            "frozen": self.frozen,
+            "holding": self.helper and self.job == "post-dump",
+            "cgroup": "/cg/source",
+            "stats": {"pages_written": 7} if self.has("released") else {},
+        }
+
+
+class FakeTarget(End):
+    """The target; `copy` is none, held, landing (let go, not yet fenced again), frozen or running."""
+
+    def __init__(self, lazy: bool = False) -> None:
+        super().__init__()
+        self.verdict: str | None = None
+        self.copy, self.rebooted = "none", False
+        self.lazy, self.feeder = lazy, lazy  # `feeder`: the daemon that brings in the pages lives
+
+    def restore(self) -> Effects:
+        if self.verdict is not None:
+            raise RefusedByEndError("decided")
+        self.note("restoring")
+        yield
+        self.copy, self.job = "held", "post-restore"
+        yield
+        self.note("copy-held")
+
+    def decide(self, value: str) -> Effects:
+        self.verdict = self.verdict or value
+        yield
+        yield from self._land() if self.verdict == "PERMIT" else self._take_back()
+
+    def _land(self) -> Effects:
+        if self.has("landed"):
+            yield from self._go()
+            return
+        if self.has("landing-failed"):
+            raise RefusedByEndError("landing")
+        if self.job != "post-restore":
+            self.copy = "none"
+            yield
+            self.note("landing-failed")
+            raise RefusedByEndError("landing")
+        self.job, self.copy = "", "landing"
+        yield
+        self.copy = "frozen"
+        yield
+        self.note("landed")
+        yield
+        yield from self._go()
+
+    def _go(self) -> Effects:
+        if not self.has("running"):
+            self.copy = "running" if self.copy == "frozen" else self.copy
+            yield
+            self.note("running")
+
+    def _take_back(self) -> Effects:
+        if not self.has("taken-back"):
+            self.job = ""
+            yield
+            self.copy = "none"
+            yield
+            self.note("taken-back")
+
+    def fill(self) -> Effects:
+        if self.lazy and self.has("fill-failed"):
+            raise RefusedByEndError("fill")
+        if self.lazy and not self.has("filled"):
+            yield
+            self.note("filled" if self.feeder else "fill-failed")
+            if not self.feeder:
+                raise RefusedByEndError("fill")
+
+    def discard(self) -> Effects:
+        if not self.has("fill-failed"):
+            raise RefusedByEndError("protocol")
+        self.copy = "none"
+        yield
+        if not self.has("taken-back"):
+            self.note("taken-back")
+
+    def finish(self) -> Effects:
+        if not self.has("cleaned"):
+            yield
+            self.note("cleaned")
+
+    def lost(self) -> Effects:
+        if self.ended or self.has("landing-failed"):
+            return
+        yield from self.decide("ABORT")
+        if self.verdict == "PERMIT":
+            yield from self.fill()
+            yield from self.finish()
+        self.end("moved" if self.verdict == "PERMIT" else "rolled-back")
+
+    def die(self) -> None:
+        """The helper is killed: the script's veto ends a held copy, its fence holds one that was let go."""
+        self.helper, self.half_done = False, None
+        if self.job:
+            self.job, self.copy, self.verdict = "", "none", self.verdict or "ABORT"
+        if self.copy == "landing":
+            self.copy = "frozen"
+
+    def reboot(self) -> None:
+        self.helper, self.half_done, self.job = False, None, ""
+        self.copy, self.rebooted, self.feeder = "none", True, False
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "role": "target",
+            "verdict": self.verdict,
+            "ended": self.ended,
+            "restoring": self.has("restoring"),
+            "landed": self.has("landed"),
+            "landing_failed": self.has("landing-failed"),
+            "cleaned": self.has("cleaned"),
+            "lazy": self.lazy and self.has("restoring"),
+            "filled": self.has("filled"),
+            "fill_failed": self.has("fill-failed"),
+            "taken_back": self.has("taken-back"),
+            "running_ns": 3_000_000_000 if self.has("running") else 0,
+            "tasks": int(self.copy != "none"),
+            "frozen": self.copy == "frozen",
+            "holding": self.helper and self.job == "post-restore",
+            "rebooted": self.rebooted,
+            "cgroup": "/cg/target",
+        }

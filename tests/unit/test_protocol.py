@@ -1,0 +1,390 @@
+"""Who may run: every row of `decide` over all facts, and both ends in memory under random faults.
+
+I1: never two running. I2: never none recoverable. I4: an end in bounded steps, that tells the truth.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from fakes import FakeSource, FakeTarget, RefusedByEndError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reberth.protocol import Decision, Step, Want, decide
+from reberth_hooks import Exit, Owner
+
+BOOLS = (False, True)
+OUTCOMES = ("moved", "rolled-back", "held", "ended")
+OF_SOURCE = (Step.ASK_READY, Step.COMMIT, Step.RESUME, Step.RESUME_ABORTED)
+OF_TARGET = (Step.PERMIT, Step.ABORT, Step.FINISH, Step.FILL, Step.DISCARD)
+
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "vote": (None, "READY", "RESUME", "UNREADABLE"),
+    "verdict": (None, "PERMIT", "ABORT", "UNREADABLE"),
+    "ended": ("", "rolled-back"),
+}
+
+
+class UndecidedError(Exception):
+    """Somebody reads a fact that has no value yet."""
+
+
+class Open(Mapping[str, Any]):
+    """Facts whose values are chosen when somebody reads them: each reading branches over all that it could be."""
+
+    def __init__(self, side: str, chosen: dict[tuple[str, str], Any]) -> None:
+        self.side, self.chosen = side, chosen
+
+    def __getitem__(self, key: str) -> Any:
+        if (self.side, key) not in self.chosen:
+            raise UndecidedError(self.side, key)
+        return self.chosen[self.side, key]
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("a decision reads named facts")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def every_case(judge: Callable[[Any, Any], None]) -> int:
+    """Call `judge` for every combination of the facts that it and `decide` look at; answers how many there were."""
+    cases = 0
+    for known in itertools.product((None, {}, Open), repeat=2):
+        todo: list[dict[tuple[str, str], Any]] = [{}]
+        while todo:
+            chosen = todo.pop()
+            ends = [k(side, chosen) if k is Open else k for side, k in zip(("source", "target"), known, strict=True)]
+            try:
+                judge(*ends)
+                cases += 1
+            except UndecidedError as error:
+                side, key = error.args
+                todo += [{**chosen, (side, key): value} for value in VALUES.get(key, BOOLS)]
+    return cases
+
+
+def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
+    """The rule that this decision breaks, or nothing."""
+    from_source, from_target = source or {}, target or {}
+    verdict, vote, step = from_target.get("verdict"), from_source.get("vote"), got.step
+    resumes = step in (Step.RESUME, Step.RESUME_ABORTED)
+    lost_for_good = from_target.get("landing_failed") or from_target.get("ended")
+    woken = step in (Step.RESUME, Step.RESUME_ABORTED)
+    permitted, source_named = verdict == "PERMIT", step is None and got.owner is Owner.SOURCE
+    rules: dict[str, Callable[[], Any]] = {
+        "an end out of reach is asked": lambda: (
+            (step in OF_TARGET and target is None) or (step in OF_SOURCE and source is None)
+        ),
+        "the source wakes beside a PERMIT": lambda: (
+            woken and permitted and not from_target.get("taken_back")
+            and not (rollback and (from_target.get("landing_failed") or from_target.get("ended")))
+        ),
+        "the source wakes beside a landed copy": lambda: (
+            woken and permitted and from_target.get("landed") and not from_target.get("taken_back")
+        ),
+        "the source wakes without the verdict": lambda: (
+            woken and vote in ("READY", "UNREADABLE") and verdict not in ("ABORT", "PERMIT")
+        ),
+        "COMMIT without a landed copy": lambda: step is Step.COMMIT and not from_target.get("landed"),
+        "COMMIT without a PERMIT": lambda: step is Step.COMMIT and not permitted,
+        "COMMIT before all pages are in": lambda: (
+            step is Step.COMMIT and from_target.get("lazy") and not from_target.get("filled")
+        ),
+        "COMMIT of a source that was let run": lambda: step is Step.COMMIT and from_source.get("resumed"),
+        "COMMIT beside a copy that a restart ended": lambda: step is Step.COMMIT and from_target.get("rebooted"),
+        "DISCARD of a copy that is whole": lambda: step is Step.DISCARD and not from_target.get("fill_failed"),
+        "DISCARD without the operator's word": lambda: step is Step.DISCARD and not rollback,
+        "the first PERMIT without READY": lambda: step is Step.PERMIT and verdict is None and vote != "READY",
+        "the first PERMIT without a held copy": lambda: (
+            step is Step.PERMIT and verdict is None and not from_target.get("holding")
+        ),
+        "READY asked for without both held": lambda: (
+            step is Step.ASK_READY and not (from_target.get("holding") and from_source.get("holding"))
+        ),
+        "a verdict over another": lambda: (
+            (step is Step.PERMIT and verdict == "ABORT") or (step is Step.ABORT and permitted)
+        ),
+        "anything by an unreadable verdict": lambda: step is not None and verdict == "UNREADABLE",
+        "an end without an outcome": lambda: step is None and got.outcome not in OUTCOMES,
+        "an end of a source that nobody asked": lambda: source_named and source is None,
+        "the source is named beside a landed copy": lambda: (
+            source_named and permitted and from_target.get("landed") and not from_target.get("taken_back")
+        ),
+        "a source whose tasks are gone is named": lambda: source_named and from_source.get("gone"),
+        "a source that was given up is named": lambda: (
+            source_named and verdict is None and from_source.get("released")
+        ),
+        "the target is named without proof": lambda: (
+            step is None and got.owner is Owner.TARGET
+            and not (permitted and from_target.get("landed")) and not from_source.get("released")
+        ),
+        "done with an end out of reach": lambda: step is None and got.exit_code is Exit.DONE and source is None,
+        "held with another exit code": lambda: (
+            got.outcome == "held" and got.exit_code not in (Exit.HELD, Exit.HELD_POST_COPY)
+        ),
+    }  # fmt: skip
+    return "; ".join(name for name, broken in rules.items() if broken())
+
+
+@pytest.mark.parametrize("want", Want)
+@pytest.mark.parametrize("rollback", BOOLS)
+def test_no_row_breaks_a_rule(want, rollback):
+    broken: list[Any] = []
+    seen = set()
+
+    def judge(source: Any, target: Any) -> None:
+        got = decide(source, target, want, rollback_unlanded=rollback)
+        found = wrong(source, target, rollback, got)
+        seen.add(got.step)
+        if found:
+            broken.append((found, got, getattr(source, "chosen", (source, target))))
+
+    assert every_case(judge) > 500
+    assert broken[:3] == []
+    assert seen >= set(Step) - {Step.ASK_READY, Step.DISCARD} | {None}
+    assert (Step.ASK_READY in seen) is (want is Want.FORWARD)
+    assert (Step.DISCARD in seen) is (rollback and want is Want.BACK)
+
+
+FREE = {"role": "target", "verdict": None, "holding": True}
+HELD = {"role": "source", "vote": None, "holding": True}
+PERMIT = {"role": "target", "verdict": "PERMIT", "landed": False}
+LANDED = {**PERMIT, "landed": True, "running_ns": 5}
+READY = {**HELD, "vote": "READY"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "want", "rollback", "expected"),
+    [
+        (HELD, FREE, Want.FORWARD, False, Step.ASK_READY),
+        (READY, FREE, Want.FORWARD, False, Step.PERMIT),
+        (READY, FREE, Want.BACK, False, Step.ABORT),
+        (HELD, {**FREE, "holding": False}, Want.FORWARD, False, Step.ABORT),
+        (READY, PERMIT, Want.BACK, True, Step.PERMIT),  # it may be landing this very moment
+        (READY, {**PERMIT, "landing_failed": True}, Want.BACK, True, Step.RESUME_ABORTED),
+        (READY, {**PERMIT, "landing_failed": True}, Want.BACK, False, "held"),
+        (READY, {**PERMIT, "landing_failed": True}, Want.FORWARD, True, "held"),
+        (READY, {**LANDED, "running_ns": 0}, Want.BACK, False, Step.PERMIT),  # its helper died before the thaw
+        (READY, LANDED, Want.BACK, True, Step.COMMIT),
+        (READY, {**LANDED, "rebooted": True}, Want.BACK, False, "held"),
+        ({**READY, "released": True}, LANDED, Want.BACK, False, Step.FINISH),
+        ({**READY, "released": True}, {**LANDED, "cleaned": True}, Want.BACK, False, "moved"),
+        ({**READY, "released": True}, {}, Want.BACK, False, "moved"),
+        (None, LANDED, Want.BACK, False, "moved"),
+        (READY, None, Want.BACK, True, "held"),
+        (HELD, None, Want.FORWARD, False, Step.RESUME),
+        ({**HELD, "vote": "RESUME", "resumed": True, "gone": True}, {}, Want.BACK, False, "ended"),
+        ({}, {}, Want.BACK, False, "rolled-back"),
+        (None, None, Want.BACK, False, "held"),
+        (READY, {"verdict": "UNREADABLE"}, Want.BACK, True, "held"),
+    ],
+)
+def test_rows_by_name(source, target, want, rollback, expected):
+    got = decide(source, target, want, rollback_unlanded=rollback)
+    assert (got.step or got.outcome) == expected
+
+
+# Both ends in memory
+
+
+PERFORM = {
+    Step.ASK_READY: lambda world: world.ask(world.source, world.source.cast("READY")),
+    Step.PERMIT: lambda world: world.ask(world.target, world.target.decide("PERMIT")),
+    Step.ABORT: lambda world: world.ask(world.target, world.target.decide("ABORT")),
+    Step.COMMIT: lambda world: world.ask(world.source, world.source.release("kill")),
+    Step.RESUME: lambda world: world.ask(world.source, world.source.release("resume")),
+    Step.RESUME_ABORTED: lambda world: world.ask(world.source, world.source.release("resume", True)),
+    Step.FILL: lambda world: world.ask(world.target, world.target.fill()),
+    Step.DISCARD: lambda world: world.ask(world.target, world.target.discard()),
+    Step.FINISH: lambda world: world.ask(world.target, world.target.finish()),
+}
+
+
+def test_every_step_is_in_the_model():
+    assert set(PERFORM) == set(Step), "a new step needs its effects in fakes.py and its row here"
+
+
+def test_the_model_tells_the_facts_that_the_helper_tells(monkeypatch, tmp_path):
+    from reberth.node import run
+    from reberth.node.source import Source
+    from reberth.node.target import Target
+
+    monkeypatch.setattr(run, "STATE", str(tmp_path / "s"))
+    real = Source(run.Run.open("r1", "source", "x/1")), Target(run.Run.open("r2", "target", "x/2"))
+    for end, fake in zip(real, (FakeSource(), FakeTarget()), strict=True):
+        assert fake.facts().keys() <= end.facts().keys()
+        read = {k for k in end.facts() if k in fake.facts()}
+        assert read >= {"role", "ended", "holding"}
+
+
+class World:
+    """Both nodes, a controller, and the faults that are still to come."""
+
+    def __init__(self, faults: list[tuple[str, int]], rollback: bool, lazy: bool = False) -> None:
+        self.source, self.target = FakeSource(), FakeTarget(lazy)
+        self.faults, self.rollback = list(faults), rollback
+        self.cut_at: int | None = None
+        for end in (self.source, self.target):
+            end.changed = self.check
+
+    def check(self) -> None:
+        """I1 and I2 after each single effect."""
+        running = [name for name, runs in (("source", self.source.running), ("copy", self.copy_runs())) if runs]
+        assert len(running) < 2, (self.source.__dict__, self.target.__dict__)
+        whole = self.source.tasks or self.target.copy in ("held", "landing", "frozen", "running")
+        assert whole or self.source.rebooted or self.target.rebooted, (self.source.__dict__, self.target.__dict__)
+
+    def copy_runs(self) -> bool:
+        return self.target.copy == "running"
+
+    def strike(self) -> None:
+        """The next fault, between two steps of the controller."""
+        kind, depth = self.faults.pop(0) if self.faults else ("nothing", 0)
+        ends = {"source": self.source, "target": self.target}
+        what, _, where = kind.partition(" ")
+        end = ends.get(where)
+        if what == "kill" and end:
+            end.die()
+        elif what == "restart" and end:
+            end.reboot()
+        elif what == "cut" and end:
+            end.reachable = False
+        elif what == "silence" and end and end.helper:
+            end.reachable = False
+            self.alone(end)
+        elif what == "heal":
+            self.source.reachable = self.target.reachable = True
+        elif what == "starve":
+            self.target.feeder = self.target.feeder and self.target.has("filled")
+        elif what == "stop":
+            self.cut_at = depth
+        elif what == "controller":
+            self.alone(self.source)
+            self.alone(self.target)
+        self.check()
+
+    def alone(self, end: Any) -> None:
+        if end.helper:
+            end.finish_half_done()
+            try:
+                end.run(end.lost())
+            except RefusedByEndError:
+                self.check()
+
+    def ask(self, end: Any, effects: Any) -> None:
+        """One operation; ConnectionError when its answer does not come, whatever was done of it."""
+        if not end.reachable or not end.helper:
+            raise ConnectionError
+        end.finish_half_done()
+        most, self.cut_at = (1000 if self.cut_at is None else self.cut_at), None
+        if not end.run(effects, most) or most < 1000:
+            raise ConnectionError
+
+    def look(self) -> tuple[Any, Any]:
+        facts = []
+        for end in (self.source, self.target):
+            if end.reachable:
+                end.adopt()
+            facts.append(end.facts() if end.reachable else None)
+        return facts[0], facts[1]
+
+    def settle(self, want: Want) -> Decision:
+        """The engine's loop; a step that fails three times ends it."""
+        failures: dict[Step, int] = {}
+        for _ in range(40):
+            self.strike()
+            got = decide(*self.look(), want, rollback_unlanded=self.rollback)
+            if got.step is None:
+                return got
+            if failures.get(got.step, 0) >= 3:
+                return Decision(None, f"{got.step} does not succeed", "held", Owner.NOBODY, Exit.HELD)
+            try:
+                PERFORM[got.step](self)
+            except (ConnectionError, RefusedByEndError):
+                failures[got.step] = failures.get(got.step, 0) + 1
+                want = Want.BACK
+        raise AssertionError("no end within 40 steps")
+
+    def migrate(self) -> Decision:
+        """All phases, then the end; a fault in a phase turns it back."""
+        want = Want.FORWARD
+        for end, phase in ((self.source, self.source.dump), (self.target, self.target.restore)):
+            try:
+                self.strike()
+                self.ask(end, phase())
+            except (ConnectionError, RefusedByEndError):
+                want = Want.BACK
+                break
+        return self.settle(want)
+
+
+FAULTS = ["nothing"] * 3 + ["heal", "controller", "stop", "stop", "starve"]
+FAULTS += [f"{what} {where}" for what in ("kill", "cut", "silence") for where in ("source", "target")]
+REBOOTS = ["restart source", "restart target"]
+
+
+def tells_the_truth(world: World, got: Decision) -> None:
+    """The named owner runs and the other one does not; held means that nobody can be lost."""
+    if got.owner is Owner.SOURCE:
+        assert world.source.running and not world.copy_runs()
+    if got.owner is Owner.TARGET and not world.target.rebooted:
+        assert not world.source.running
+        assert world.copy_runs() or world.source.has("released")
+    if got.outcome == "ended":
+        assert not world.source.tasks and not world.copy_runs()
+
+
+@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(0, 6)), max_size=14),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(Want),
+)
+def test_two_nodes_under_random_faults(faults, rollback, lazy, how):
+    world = World(faults, rollback, lazy)
+    tells_the_truth(world, world.migrate())
+    world.faults = []
+    world.source.reachable = world.target.reachable = True
+    world.source.finish_half_done()
+    world.target.finish_half_done()
+    got = world.settle(how)  # `recover`, when all can be reached again
+    tells_the_truth(world, got)
+    failed = world.target.has("landing-failed") or world.target.has("fill-failed")
+    assert got.outcome in ("moved", "rolled-back") or (got.outcome == "held" and failed)
+    if got.outcome == "held":
+        assert world.source.tasks and world.source.frozen
+        assert world.target.copy == "none" or world.target.has("fill-failed")
+        world.rollback = True
+        assert world.settle(Want.BACK).owner is Owner.SOURCE
+        assert world.source.running
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.sampled_from(FAULTS + REBOOTS), st.integers(0, 6)), max_size=14),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(Want),
+)
+def test_two_nodes_with_restarts(faults, rollback, lazy, how):
+    world = World(faults, rollback, lazy)
+    tells_the_truth(world, world.migrate())
+    world.faults = []
+    world.source.reachable = world.target.reachable = True
+    world.source.finish_half_done()
+    world.target.finish_half_done()
+    tells_the_truth(world, world.settle(how))
+
+
+def test_without_a_fault_it_moves_in_four_steps():
+    world = World([], False)
+    assert world.migrate().outcome == "moved"
+    assert world.copy_runs() and not world.source.tasks
+    assert world.target.has("cleaned")
