@@ -1,4 +1,4 @@
-"""The configuration: nodes and defaults out of TOML files and `REBERTH_*`, and nodes written back with comments kept.
+"""The configuration: nodes and defaults out of TOML files and `REBERTH_*`.
 
 Layers, later ones win key by key: /etc/reberth/config.toml, the user's file, the environment; options come after
 (reberth.options.make_options). `$REBERTH_CONFIG` replaces both files.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from reberth_hooks import Node, UsageError
 LOCAL = "local"
 # The local node has every bundled backend without configuration; what is not installed is passed over when planning.
 BUNDLED_BACKENDS = ("criu", "runc")
-_LISTS = ("backends", "transports", "wrappers")
+LISTS = ("backends", "transports", "wrappers")
 _BECOME = ("none", "sudo", "su")
-_NODE_KEYS = ("address", "become", "connector", *_LISTS)
+NODE_KEYS = ("address", "become", "connector", *LISTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
     files = []
     for path in paths.config_files(env):
         try:
-            nodes, more = _parse(path.read_text("utf-8"), str(path))
+            nodes, more = parse(path.read_text("utf-8"), str(path))
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
@@ -86,7 +85,7 @@ def _environment(env: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _parse(text: str, where: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def parse(text: str, where: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Node tables and defaults of one file, every key checked."""
     try:
         data = tomllib.loads(text)
@@ -114,20 +113,20 @@ def _check_node(name: str, table: Mapping[str, Any], where: str) -> None:
 
     check_name(name, "node name")
     for key, value in table.items():
-        if key in _LISTS:
+        if key in LISTS:
             if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
                 raise UsageError(f"{where}: {key} must be a list of plugin names, not {value!a}")
-        elif key in _NODE_KEYS:
+        elif key in NODE_KEYS:
             if not isinstance(value, str) or (key == "become" and value not in _BECOME):
                 raise UsageError(
                     f"{where}: {key} must be {'none, sudo or su' if key == 'become' else 'text'}: {value!a}"
                 )
         elif not isinstance(value, dict) or not _is_plugin(key, table):
-            raise UsageError(f"{where}: unknown key {key!a}{options.near(key, (*_NODE_KEYS, *_plugins()))}")
+            raise UsageError(f"{where}: unknown key {key!a}{options.near(key, (*NODE_KEYS, *_plugins()))}")
 
 
 def _is_plugin(key: str, table: Mapping[str, Any]) -> bool:
-    enabled = {table.get("connector"), *(word for part in _LISTS for word in table.get(part, ()))}
+    enabled = {table.get("connector"), *(word for part in LISTS for word in table.get(part, ()))}
     return key in enabled or key in _plugins()
 
 
@@ -139,68 +138,6 @@ def _plugins() -> list[str]:
 
 def _node(name: str, table: Mapping[str, Any]) -> Node:
     own = {"connector": "local", "backends": BUNDLED_BACKENDS} if name == LOCAL else {"connector": "ssh"}
-    values: dict[str, Any] = {"transports": ("ssh",), **own, **{k: v for k, v in table.items() if k in _NODE_KEYS}}
-    values |= {part: tuple(dict.fromkeys(values.get(part, ()))) for part in _LISTS}
-    return Node(name=name, **values, options={k: v for k, v in table.items() if k not in _NODE_KEYS})
-
-
-def add_node(node: Node, environ: Mapping[str, str] | None = None) -> Path:
-    """Write a node into the user's own file, over one of the same name there; returns the file."""
-
-    def edit(nodes: Any) -> None:
-        table = nodes.setdefault(node.name, {})
-        for key in _NODE_KEYS:
-            value = getattr(node, key)
-            table[key] = list(value) if key in _LISTS else value
-        for plugin, values in node.options.items():
-            table[plugin] = dict(values)
-
-    return _rewrite(edit, environ)
-
-
-def remove_node(name: str, environ: Mapping[str, str] | None = None) -> Path:
-    """Take a node out of the user's own file; UsageError when it is not written there."""
-
-    def edit(nodes: Any) -> None:
-        if name not in nodes:
-            raise UsageError(f"{paths.own_config_file(environ)} has no node {name!a}{options.near(name, nodes)}")
-        del nodes[name]
-
-    return _rewrite(edit, environ)
-
-
-def set_enabled(
-    config: Config, name: str, kind: str, plugin: str, enabled: bool, environ: Mapping[str, str] | None = None
-) -> Path:
-    """Enable or disable a plugin on a node; `kind` is backends, transports or wrappers. Idempotent."""
-    have: tuple[str, ...] = getattr(config.node(name), kind)
-    want = [word for word in have if word != plugin] + [plugin] * enabled
-
-    def edit(nodes: Any) -> None:
-        nodes.setdefault(name, {})[kind] = list(have) if enabled and plugin in have else want
-
-    return _rewrite(edit, environ)
-
-
-def _rewrite(edit: Callable[[Any], None], environ: Mapping[str, str] | None) -> Path:
-    """Change the nodes of the user's own file in one atomic step; what would not load is never written."""
-    import tomlkit
-
-    path = paths.own_config_file(environ).resolve()
-    document = tomlkit.parse(path.read_text("utf-8") if path.exists() else "")
-    edit(document.setdefault("nodes", tomlkit.table(is_super_table=True)))
-    text = tomlkit.dumps(document)
-    _parse(text, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".config-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            os.fchmod(stream.fileno(), 0o644)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    values: dict[str, Any] = {"transports": ("ssh",), **own, **{k: v for k, v in table.items() if k in NODE_KEYS}}
+    values |= {part: tuple(dict.fromkeys(values.get(part, ()))) for part in LISTS}
+    return Node(name=name, **values, options={k: v for k, v in table.items() if k not in NODE_KEYS})

@@ -210,13 +210,7 @@ class Engine:
         self.cause, self.failed_in = error, self.session.phase
         lines = [] if isinstance(error, ReberthError) else traceback.format_exception(error)
         self.journal.write("failed", phase=self.session.phase, error=repr(error), traceback="".join(lines))
-        for side, word in ((0, "source"), (1, "target")):
-            directory = self.session.recall(f"images.{word}")
-            end = self.session.ends[side]
-            if directory and end is not None:
-                with contextlib.suppress(ReberthError):
-                    logs = end.call("log_tails", directory=directory, timeout_s=5.0)
-                    self.journal.keep_logs(f"{word}-{end.node.name}", logs)
+        self.session.keep_logs()
 
     def _finish(self, decision: Decision) -> Report:
         """Fill the report, write the ends, close the connections."""

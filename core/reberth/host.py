@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +16,7 @@ from reberth.config import Config
 from reberth.engine import Engine
 from reberth.helper import HelperShell
 from reberth.journal import Journal
+from reberth.names import parse_source, parse_target
 from reberth.planner import make_plan
 from reberth.report import Report
 from reberth.request import Request
@@ -58,9 +61,23 @@ class Host:
         node = self.config.node(node_name)
         return HelperShell(node, self.stage.connect(node))
 
+    def _connect_all(self, names: Iterable[str]) -> None:
+        """Connect several nodes at the same time; one that fails is left for `shell`, which then says why."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        wanted = [n for n in dict.fromkeys(names) if n in self.config.nodes and n not in self._shells]
+        with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
+            nodes = [self.config.node(name) for name in wanted]
+            routes = [self.stage.connect(node) for node in nodes]  # plugins are loaded in this thread
+            under_way = [pool.submit(HelperShell, *pair) for pair in zip(nodes, routes, strict=True)]
+            for node, future in zip(nodes, under_way, strict=True):
+                with contextlib.suppress(ReberthError):
+                    self._shells[node.name] = future.result()
+
     def list_workloads(self, node: str | None) -> list[tuple[str, Found]]:
         """Workloads of all backends enabled there; a node out of reach or a backend that fails is a warning."""
         found: list[tuple[str, Found]] = []
+        self._connect_all([node] if node else self.config.nodes)
         for name in [node] if node else list(self.config.nodes):
             try:
                 shell = self.shell(name)
@@ -78,6 +95,8 @@ class Host:
 
     def plan(self, request: Request) -> Plan:
         """Decide what a move would do; touches nothing."""
+        with contextlib.suppress(ReberthError):
+            self._connect_all([parse_source(request.source, self.config).node, parse_target(request.target)[0]])
         return make_plan(request, self.config, self.stage, self.shell)
 
     def move(self, plan: Plan) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,3 @@ class Journal:
             path = place / f"{node}-{Path(name).name}"
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-    def dump(self) -> str:
-        """All records as JSON lines, for people."""
-        return "\n".join(json.dumps(r) for r in self.records)

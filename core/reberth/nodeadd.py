@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reberth import config as configuration
+from reberth import inventory
 from reberth.config import Config
 from reberth.names import check_name, is_name
 from reberth.paths import own_config_file
@@ -145,4 +145,4 @@ def probe(
 
 def store(node: Node) -> Path:
     """Write the node into the user's configuration."""
-    return configuration.add_node(node)
+    return inventory.add_node(node)

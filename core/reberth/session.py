@@ -190,6 +190,15 @@ class Session:
         end.on_wait = self._wait
         return end
 
+    def keep_logs(self) -> None:
+        """Keep the tools' logs of both ends beside the report, while their directories exist."""
+        for word, end in zip(("source", "target"), self.ends, strict=True):
+            directory = self.recall(f"images.{word}")
+            if directory and end is not None:
+                with contextlib.suppress(ReberthError):
+                    logs = end.call("log_tails", directory=directory, timeout_s=5.0)
+                    self.journal.keep_logs(f"{word}-{end.node.name}", logs)
+
     def close_pipe(self) -> None:
         """End the data connections."""
         for process in self._pipes:

@@ -27,7 +27,9 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     argv = ["criu", "dump", *COMMON]
     argv += ["--tree", str(details["pid"])]
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "dump.log"]
-    argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables"]
+    # Without a connection to keep there is nothing to lock, and CRIU would leave its nft table on the source.
+    keeps = "tcp-established" in details["tcp"]
+    argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables" if keeps else "skip"]
     argv += ["--file-locks", "--ghost-limit", "64M"]
     argv += [f"--{word}" for word in details["tcp"]]
     got = move.source.call(
@@ -36,7 +38,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         work=images,
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
-        locks_network="tcp-established" in details["tcp"],
+        locks_network=keeps,
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])

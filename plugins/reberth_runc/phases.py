@@ -21,7 +21,8 @@ FLAGS = {"tcp-established": "--tcp-established"}
 
 def _config(move: Move) -> list[str]:
     """CRIU's settings that runc has no words for; read by CRIU alone, for this one call (CRIU_CONFIG_FILE)."""
-    lines = ["action-script @hook@", "network-lock nftables", "link-remap", "ghost-limit 67108864"]
+    lock = "nftables" if "tcp-established" in move.plan.details["tcp"] else "skip"
+    lines = ["action-script @hook@", f"network-lock {lock}", "link-remap", "ghost-limit 67108864"]
     return lines + [word for word in move.plan.details["tcp"] if word not in FLAGS]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth import config, paths
+from reberth import config, inventory, paths
 from reberth_hooks import Exit, Mode, Node, UsageError
 
 
@@ -169,7 +169,7 @@ def test_adding_keeps_what_is_there_and_its_comments(env):
     text = '# mine\n[nodes.a] # first\naddress = "1"\n\n[defaults]\nmode = "auto" # why not\n'
     env.write(env.user, text)
     before = config.load(env).node("a")
-    path = config.add_node(Node("b", "192.0.2.9", backends=("runc",), options={"ssh": {"port": 2222}}), env)
+    path = inventory.add_node(Node("b", "192.0.2.9", backends=("runc",), options={"ssh": {"port": 2222}}), env)
     assert path == env.user
     found = config.load(env)
     assert found.node("a") == before
@@ -181,55 +181,55 @@ def test_adding_keeps_what_is_there_and_its_comments(env):
 
 def test_the_written_file_is_new_and_readable_and_nothing_else_is_left(env):
     env.write(env.user, "").chmod(0o600)
-    config.add_node(Node("b"), env)
+    inventory.add_node(Node("b"), env)
     assert env.user.stat().st_mode & 0o777 == 0o644
     assert os.listdir(env.user.parent) == ["config.toml"]
 
 
 def test_adding_again_overwrites_that_node(env):
-    config.add_node(Node("b", "1", backends=("runc",)), env)
-    config.add_node(Node("b", "2"), env)
+    inventory.add_node(Node("b", "1", backends=("runc",)), env)
+    inventory.add_node(Node("b", "2"), env)
     assert (config.load(env).node("b").address, config.load(env).node("b").backends) == ("2", ())
 
 
 def test_a_node_round_trips(env):
     node = Node("b", "1", "android", "su", ("criu",), ("android",), ("w",), {"android": {"serial": "x"}})
-    config.add_node(node, env)
+    inventory.add_node(node, env)
     assert config.load(env).node("b") == node
 
 
 def test_removing(env):
-    config.add_node(Node("pi1"), env)
-    config.add_node(Node("pi2"), env)
-    config.remove_node("pi1", env)
+    inventory.add_node(Node("pi1"), env)
+    inventory.add_node(Node("pi2"), env)
+    inventory.remove_node("pi1", env)
     assert set(config.load(env).nodes) == {"local", "pi2"}
     with pytest.raises(UsageError, match=r"has no node 'pi1' \(did you mean pi2\?\)"):
-        config.remove_node("pi1", env)
+        inventory.remove_node("pi1", env)
 
 
 def test_enabling_and_disabling(env):
     env.write(env.system, '[nodes.a]\naddress = "1"\nbackends = ["runc"]\n')
     env.write(env.user, "")
-    config.set_enabled(config.load(env), "a", "backends", "criu", True, env)
-    config.set_enabled(config.load(env), "a", "backends", "criu", True, env)
+    inventory.set_enabled(config.load(env), "a", "backends", "criu", True, env)
+    inventory.set_enabled(config.load(env), "a", "backends", "criu", True, env)
     assert config.load(env).node("a").backends == ("runc", "criu")
-    config.set_enabled(config.load(env), "a", "backends", "runc", False, env)
+    inventory.set_enabled(config.load(env), "a", "backends", "runc", False, env)
     assert config.load(env).node("a").backends == ("criu",)
     assert config.load(env).node("a").address == "1"
     assert "address" not in env.user.read_text()
-    config.set_enabled(config.load(env), "local", "transports", "ssh", False, env)
+    inventory.set_enabled(config.load(env), "local", "transports", "ssh", False, env)
     assert config.load(env).node("local").transports == ()
     with pytest.raises(UsageError, match="no node 'b'"):
-        config.set_enabled(config.load(env), "b", "backends", "runc", True, env)
+        inventory.set_enabled(config.load(env), "b", "backends", "runc", True, env)
 
 
 def test_what_would_not_load_is_never_written(env):
     env.write(env.user, '[nodes.a]\naddress = "1"\n')
     before = env.user.read_text()
     with pytest.raises(UsageError):
-        config.add_node(Node("-bad"), env)
+        inventory.add_node(Node("-bad"), env)
     with pytest.raises(UsageError):
-        config.add_node(Node("b", become="doas"), env)
+        inventory.add_node(Node("b", become="doas"), env)
     assert env.user.read_text() == before
     assert os.listdir(env.user.parent) == ["config.toml"]
 
@@ -238,7 +238,7 @@ def test_a_failing_write_leaves_the_old_file(env, mocker):
     env.write(env.user, "# old\n")
     mocker.patch.object(config.os, "fsync", autospec=True, side_effect=OSError("disk full"))
     with pytest.raises(OSError, match="disk full"):
-        config.add_node(Node("b"), env)
+        inventory.add_node(Node("b"), env)
     assert env.user.read_text() == "# old\n"
     assert os.listdir(env.user.parent) == ["config.toml"]
 
@@ -247,7 +247,7 @@ def test_a_linked_file_stays_a_link(env, tmp_path):
     real = env.write(tmp_path / "dotfiles" / "reberth.toml", "# real\n")
     env.user.parent.mkdir(parents=True)
     env.user.symlink_to(real)
-    config.add_node(Node("b"), env)
+    inventory.add_node(Node("b"), env)
     assert env.user.is_symlink()
     assert "# real" in real.read_text() and "[nodes.b]" in real.read_text()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reberth import config as configuration
+from reberth import inventory
 from reberth.catalog import Catalog
 from reberth.cli import common, params
 from reberth.cli.facts import fact_lines
@@ -86,7 +86,7 @@ def rm(name: Name) -> None:
     """Remove a node from the inventory, with its pinned key."""
     from reberth.nodeadd import unpin
 
-    path = configuration.remove_node(check_name(name, "node name"))
+    path = inventory.remove_node(check_name(name, "node name"))
     unpin(name)
     note(f"node {name} is gone from {safe(path)}")
 
@@ -138,6 +138,6 @@ def disable(name: Name, plugin: PluginName) -> None:
 
 def _set(name: str, kinds: list[str], plugin: str, *, enabled: bool) -> None:
     for kind in kinds:
-        path = configuration.set_enabled(common.load_config(), check_name(name, "node name"), kind, plugin, enabled)
+        path = inventory.set_enabled(common.load_config(), check_name(name, "node name"), kind, plugin, enabled)
         word = "enabled" if enabled else "disabled"
         note(f"node {name}: {plugin} {word} ({kind}, {safe(path)})")

@@ -42,7 +42,7 @@ CONTAINERS = [
     Case("shm", (), "anonymous", "anonymous: differs"),
     Case("fswriter", (), "stale-content", "differs at 0"),
 ]
-# What a copy of the filesystem may lose, one by one.
+# What a copy of the filesystem may lose, one after the other: later ones must not stand in the way of earlier ones.
 FILESYSTEM_PLANTS = [
     ("stale-content", "differs at 0"),
     ("stale-mapped", "differs at 0"),
@@ -51,10 +51,10 @@ FILESYSTEM_PLANTS = [
     ("owner", "owner"),
     ("xattr", "extended attributes"),
     ("broken-link", "link"),
-    ("swap", "differs"),
-    ("missing", "missing"),
-    ("extra", "must not exist"),
     ("descriptor", "another file"),
     ("orphan", "deleted open file"),
     ("special", "special"),
+    ("extra", "must not exist"),
+    ("swap", "differs"),
+    ("missing", "missing"),
 ]

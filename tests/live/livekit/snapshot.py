@@ -13,7 +13,7 @@ Snapshot = Mapping[str, frozenset[str]]
 PATIENCE_S = 20.0
 OUTSIDE = "outer machine"
 
-# Runs inside the node in one process. Not listed: what is kept on purpose (journals of ended runs and of controllers,
+# Runs inside the node in one process. Not listed: what criu and runc keep for themselves, and what is kept on purpose (journals of ended runs and of controllers,
 # marks of bundles that an earlier move left behind).
 PROGRAM = r"""
 import json, os, subprocess, sys
@@ -52,7 +52,7 @@ def state():
 print(json.dumps({
     "processes": processes(),
     "shared memory": below("/dev/shm"),
-    "run": [path for path in below("/run") if path not in ("/run/reberth", "/run/runc", "/run/runc.lock")],
+    "run": [path for path in below("/run") if path not in ("/run/reberth", "/run/runc", "/run/criu.kdat")],
     "open runs": state(),
     "images on disk": [name for name in os.listdir("/var/lib") if name.startswith("reberth-")],
     "listening": sockets(),

@@ -13,7 +13,7 @@ import pytest
 
 from reberth.node.treewire import MAGIC, MAX_HEADER_BYTES, TreeError
 
-META = {"m": 0o644, "u": os.getuid(), "g": os.getgid(), "mt": 5, "at": 5}
+META = {"m": 0o755, "u": os.getuid(), "g": os.getgid(), "mt": 5, "at": 5}
 ROOT = {"t": "d", "n": "", **META}
 CONTENT = [("data", (memoryview(b"evil"),)), ("end_file", (4, hashlib.sha256(b"evil").digest(), False))]
 
