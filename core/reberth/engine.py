@@ -86,9 +86,8 @@ class Engine:
             except HelperError as error:
                 if error.kind != "busy":
                     raise
-                other = error.message.rpartition(" ")[2]
-                text = f"{workload} on node {end.node.name} is busy with run {other}"
-                raise BusyError(text, hint=f"reberth status {other}, or: reberth recover {other}") from error
+                text = f"{workload} on node {end.node.name} is busy with run {error.message.rpartition(' ')[2]}"
+                raise BusyError(text, hint="to see it: reberth status; to end it: reberth recover") from error
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
@@ -216,16 +215,13 @@ class Engine:
         """Fill the report, write the ends, close the connections."""
         report, session = self.report, self.session
         session.on_wait = lambda: None  # too late for any signal: what the run came to is written
-        outcome.fill_times(report, session, self.final, session.known(1) or {})
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             for end in session.ends:
                 with contextlib.suppress(ReberthError):
                     if end is not None:
                         end.call("end", outcome=decision.outcome, timeout_s=15.0)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
-        if self.history:
-            outcome.fill_rounds(report, self.history, self.stats)
-        report.total_s = report.total_s or time.monotonic() - self.begun
+        outcome.fill_costs(report, session, self.final, self.history, self.stats, time.monotonic() - self.begun)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
         report.save(self.journal.dir / "report.json")
         session.phase = "end"

@@ -26,7 +26,7 @@ def runs() -> list[str]:
 
 
 def run_dir(run_id: str) -> Path:
-    """The directory of a known run; UsageError when there is none."""
+    """The directory of a known run, or UsageError."""
     path = runs_dir() / run_id
     if "/" in run_id or not (path / "journal.jsonl").exists():
         raise UsageError(f"there is no run {run_id!a}", hint="to see them: reberth history")
@@ -61,11 +61,6 @@ class Journal:
     def last(self, *events: str) -> dict[str, Any] | None:
         """The newest record of these events."""
         return self._lines.last(*events)
-
-    @staticmethod
-    def read(run_id: str) -> list[dict[str, Any]]:
-        """All records of a known run."""
-        return Journal(run_dir(run_id).name).records
 
     def controller(self) -> int:
         """Pid of the process that drives this run now, 0 when none does."""

@@ -14,18 +14,26 @@ COUNTERS = ("pages_scanned", "pages_written", "pages_skipped_parent", "frozen_us
 UNTOUCHED = (Exit.USAGE, Exit.REFUSED, Exit.BUSY, Exit.UNTRUSTED, Exit.UNREACHABLE, Exit.PLUGIN)
 
 
-def fill_rounds(report: Report, history: list[Iteration], stats: dict[str, Any]) -> None:
-    """The rounds; CRIU's own counters of the final one exist only after the source was given up."""
-    rounds = [plain(i) for i in history]
-    if rounds and stats:
-        rounds[-1].update({k: int(stats.get(k, 0)) for k in COUNTERS})
-    report.rounds = rounds
+def fill_costs(
+    report: Report,
+    session: Session,
+    final: Checkpoint | None,
+    history: list[Iteration],
+    stats: dict[str, Any],
+    total_s: float,
+) -> None:
+    """Rounds, bytes and times; CRIU's own counters of the final round exist only after the source was given up."""
+    report.total_s = report.total_s or total_s
+    if history:
+        report.rounds = [plain(i) for i in history]
+    if history and stats:
+        report.rounds[-1].update({k: int(stats.get(k, 0)) for k in COUNTERS})
+    if final is not None:
+        _fill_times(report, session, final, session.known(1) or {})
 
 
-def fill_times(report: Report, session: Session, final: Checkpoint | None, target: dict[str, Any]) -> None:
+def _fill_times(report: Report, session: Session, final: Checkpoint, target: dict[str, Any]) -> None:
     """Downtime: each end's stamp less that node's clock offset, the error bounds added."""
-    if final is None:
-        return
     pages = final.iteration.bytes
     report.bytes["pages"] = pages
     report.bytes["images"] = int(session.recall("images_bytes") or pages) - pages

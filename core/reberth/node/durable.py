@@ -141,10 +141,8 @@ class Journal:
 
     def last(self, *events: str) -> dict[str, Any] | None:
         """The newest record of one of these events."""
-        for record in reversed(self.records):
-            if record["event"] in events:
-                return record
-        return None
+        fitting: list[dict[str, Any]] = [record for record in self.records if record["event"] in events]
+        return fitting[-1] if fitting else None
 
     def has(self, event: str) -> bool:
         """Whether this event was ever written."""
