@@ -54,7 +54,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def _short_of_floors() -> list[str]:
     total = COUNTS.total()
-    return [f"{key}: {total[key]}, at least {least} expected" for key, least in counts.floors().items() if total[key] < least]
+    return [
+        f"{key}: {total[key]}, at least {least} expected"
+        for key, least in counts.floors().items()
+        if total[key] < least
+    ]
 
 
 def _whole_tier(config: pytest.Config) -> bool:

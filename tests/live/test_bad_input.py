@@ -66,16 +66,19 @@ def victim(works: Stand) -> str:
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_wrong_words(
-    name: str, victim: str, works: Stand, watch: Watch, reberth: Command, node1: Node
-) -> None:
+def test_wrong_words(name: str, victim: str, works: Stand, watch: Watch, reberth: Command, node1: Node) -> None:
     running = watch.again()
     (source, target, *options), code, words = WORDS[name]
     source = source.replace("PID", victim)
     done = reberth.run("move", *options, "--json", "--", source, target)
     refused(done, code, *words)
     running.check(patience_s=5)
-    assert node1.run(["sh", "-c", "ls /var/lib/reberth 2>/dev/null | grep -vE '^(ended|left-behind|runs)$'"], check=False).stdout == ""
+    assert (
+        node1.run(
+            ["sh", "-c", "ls /var/lib/reberth 2>/dev/null | grep -vE '^(ended|left-behind|runs)$'"], check=False
+        ).stdout
+        == ""
+    )
 
 
 def test_without_a_double_dash_a_dash_is_an_option(reberth: Command, watch: Watch) -> None:
@@ -187,7 +190,9 @@ def test_a_process_on_a_terminal(works: Stand, watch: Watch, reberth: Command, n
     watch.check()
 
 
-def test_a_node_that_does_not_answer(works: Stand, watch: Watch, settings: Settings, reberth: Command, node1: Node) -> None:
+def test_a_node_that_does_not_answer(
+    works: Stand, watch: Watch, settings: Settings, reberth: Command, node1: Node
+) -> None:
     handle = works.raw("memory", "--mib", "4")
     running = watch.again()
     nobody = settings(lambda text: text.replace(node1.site.address(2), node1.site.address(77)))

@@ -19,12 +19,16 @@ def inside(node: Node, *words: str) -> Done:
 
 
 @pytest.mark.parametrize("kind", ["raw", "runc"])
-@pytest.mark.parametrize(("controller", "source", "target"), [
-    ("node1", "", "node2:"),
-    ("node1", "node1:", "node2:"),
-    ("node2", "node1:", "local:"),
-    ("node2", "node1:", "node2:"),
-], ids=["push", "push-by-ssh", "pull", "pull-by-ssh"])
+@pytest.mark.parametrize(
+    ("controller", "source", "target"),
+    [
+        ("node1", "", "node2:"),
+        ("node1", "node1:", "node2:"),
+        ("node2", "node1:", "local:"),
+        ("node2", "node1:", "node2:"),
+    ],
+    ids=["push", "push-by-ssh", "pull", "pull-by-ssh"],
+)
 def test_the_controller_is_an_end_of_the_move(
     controller: str, source: str, target: str, kind: str, works: Stand, watch: Watch, node1: Node, node2: Node
 ) -> None:

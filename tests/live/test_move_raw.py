@@ -1,4 +1,4 @@
-"""Process trees, moved by criu alone: memory, descriptors, sockets and timers arrive as they were, and nothing stays."""
+"""Process trees, moved by criu alone: memory, descriptors, sockets and timers arrive whole, and nothing stays."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from reberth_lab.node import Node
 
 Sabotage = Callable[..., Mapping[str, str]]
 # Runs on the node: takes one pid for a while.
-TAKE_PID = 'echo $(($1 - 1)) > /proc/sys/kernel/ns_last_pid; setsid sleep 600 </dev/null >/dev/null 2>&1 & :'
+TAKE_PID = "echo $(($1 - 1)) > /proc/sys/kernel/ns_last_pid; setsid sleep 600 </dev/null >/dev/null 2>&1 & :"
 # Flips one bit in the middle of the first file of pages.
 FLIP = """
 import os, sys
@@ -118,9 +118,7 @@ def test_the_place_for_images_is_full(
     node2: Node,
 ) -> None:
     handle = works.raw("memory", "--mib", "64")
-    done = reberth.move(
-        word_of(node1, handle), "node2:", env=sabotage("transfer-images", small("/dev/shm", "8m"))
-    )
+    done = reberth.move(word_of(node1, handle), "node2:", env=sabotage("transfer-images", small("/dev/shm", "8m")))
     node2.run(["mount", "-o", "remount,size=6291456k", "/dev/shm"])
     check_rolled_back(done)
     assert "No space left" in done.error, str(done)
@@ -201,13 +199,16 @@ def test_the_disk_of_the_journals_is_full(
     works.stop(handle)
 
 
-@pytest.mark.parametrize(("cut", "hook", "delay_s"), [
-    ("node2", "transfer-images", 0.2),
-    ("node2", "checkpoint", 0.0),
-    ("node2", "restore", 0.0),
-    ("node1", "transfer-images", 0.2),
-    ("node1", "checkpoint", 0.0),
-])
+@pytest.mark.parametrize(
+    ("cut", "hook", "delay_s"),
+    [
+        ("node2", "transfer-images", 0.2),
+        ("node2", "checkpoint", 0.0),
+        ("node2", "restore", 0.0),
+        ("node1", "transfer-images", 0.2),
+        ("node1", "checkpoint", 0.0),
+    ],
+)
 def test_the_link_is_cut(
     cut: str,
     hook: str,

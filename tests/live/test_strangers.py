@@ -25,9 +25,7 @@ def fingerprint(node: Node) -> str:
     return node.run(["ssh-keygen", "-l", "-f", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout.split()[1]
 
 
-def test_two_strangers(
-    lab: Lab, stranger: Command, works: Stand, watch: Watch, node1: Node, node2: Node
-) -> None:
+def test_two_strangers(lab: Lab, stranger: Command, works: Stand, watch: Watch, node1: Node, node2: Node) -> None:
     key = ["--user", "root", "--identity", str(lab.site.state / "id_ed25519")]
     first = stranger.run("node", "add", "one", node1.address, *key, "--fingerprint", fingerprint(node1))
     assert first.code == 0, str(first)

@@ -14,9 +14,7 @@ TIMES = 20
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["raw", "runc"])
-def test_there_and_back(
-    kind: str, works: Stand, watch: Watch, reberth: Command, node1: Node, node2: Node
-) -> None:
+def test_there_and_back(kind: str, works: Stand, watch: Watch, reberth: Command, node1: Node, node2: Node) -> None:
     start = works.raw if kind == "raw" else works.container
     handle = start("memory", "--mib", "8")
     for turn in range(TIMES):

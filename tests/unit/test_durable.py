@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -52,24 +54,34 @@ def test_threads_that_race_all_read_the_same(place):
     assert len(set(found)) == 1
 
 
-def _vote(place: str, value: str, start: object, answers: object) -> None:
-    start.wait(10)
-    answers.put(decide_once(place, "verdict", value, VALUES))
+RACER = """
+import sys
+from reberth.node.durable import decide_once
+sys.stdin.readline()
+for place in sys.argv[2:]:
+    print(decide_once(place, "verdict", sys.argv[1], ("PERMIT", "ABORT")))
+"""
 
 
-def test_processes_that_race_all_read_the_same(place):
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Event(), context.Queue()
-    racers = [context.Process(target=_vote, args=(place, VALUES[i % 2], start, answers)) for i in range(4)]
+def test_processes_that_race_all_read_the_same(tmp_path):
+    places = [str(tmp_path / str(i)) for i in range(25)]
+    for place in places:
+        os.mkdir(place)
+        lay_ballots(place, "verdict", VALUES)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, VALUES[i % 2], *places],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
+        )
+        for i in range(3)
+    ]  # fmt: skip
     for racer in racers:
-        racer.start()
-    start.set()
-    found = {answers.get(timeout=20) for _ in racers}
-    for racer in racers:
-        racer.join(10)
-    answers.close()
-    answers.join_thread()
-    assert len(found) == 1
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    answers = [racer.communicate(timeout=20)[0].split() for racer in racers]
+    assert [len(words) for words in answers] == [25] * 3
+    assert len({tuple(words) for words in answers}) == 1
 
 
 @pytest.mark.parametrize("text", ["", "permit", "PERMIT ABORT", "\0", "P", "READY\n"])
@@ -196,7 +208,7 @@ def test_each_record_is_on_disk_before_write_returns(tmp_path, monkeypatch):
     path = str(tmp_path / "j")
     journal = Journal(path)
     real = os.fsync
-    monkeypatch.setattr(durable.os, "fsync", lambda fd: (seen.append(open(path).read().count("\n")), real(fd)))
+    monkeypatch.setattr(durable.os, "fsync", lambda fd: (seen.append(Path(path).read_text().count("\n")), real(fd)))
     journal.write("one")
     journal.write("two")
     assert seen == [1, 2]
@@ -210,7 +222,7 @@ def test_threads_write_whole_lines(tmp_path):
         thread.start()
     for thread in threads:
         thread.join(20)
-    lines = open(path).read().splitlines()
+    lines = Path(path).read_text().splitlines()
     assert [json.loads(line)["seq"] for line in lines] == list(range(80))
 
 

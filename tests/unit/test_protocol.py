@@ -342,7 +342,8 @@ def tells_the_truth(world: World, got: Decision) -> None:
         assert world.source.running and not world.copy_runs()
     if got.owner is Owner.TARGET and not world.target.rebooted:
         assert not world.source.running
-        assert world.copy_runs() or world.source.has("released")
+        assert world.target.has("landed")
+        assert world.copy_runs() or got.exit_code is not Exit.DONE
     if got.outcome == "ended":
         assert not world.source.tasks and not world.copy_runs()
 

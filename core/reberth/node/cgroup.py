@@ -143,6 +143,15 @@ def remove(path: str) -> bool:
     return not os.path.exists(path)
 
 
+def sweep(directory: str, keep: frozenset[str]) -> None:
+    """Remove the empty cgroups of earlier moves: a workload that has ended leaves the one it was restored into."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if name.startswith("reberth-") and path not in keep and events(path).get("populated") == 0:
+                remove(path)
+
+
 def enter(cgroup: str, pid: int) -> None:
     """Move one process; a process that has just gone is no error."""
     with contextlib.suppress(ProcessLookupError):

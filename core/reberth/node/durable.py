@@ -111,8 +111,8 @@ class Journal:
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
-        # What a crash or a full disk cut off stays a line of its own.
-        data, self._torn = (b"\n" if self._torn else b"") + data, True
+        # What a crash or a full disk cut off stays a line of its own, and no record: it was never acted on.
+        data, self._torn = (b"~\n" if self._torn else b"") + data, True
         if os.write(self._fd, data) != len(data):
             raise OSError(errno.ENOSPC, "the journal is cut off", self.path)
         os.fsync(self._fd)

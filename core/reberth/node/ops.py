@@ -130,6 +130,9 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
         boot_id=run.boot_id(),
     )
     daemon.end = Source(opened) if role == "source" else Target(opened)
+    cgroup.sweep(
+        cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
+    )
     daemon.leave_connection(run_id)
     return {"dir": opened.dir, "socket": socket_path}
 

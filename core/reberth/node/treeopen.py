@@ -46,7 +46,7 @@ def always_paths(pids: Collection[int], root: str, snapshot: Optional[Snapshot] 
         return frozenset()
     if snapshot is None:
         with Dirs(root) as dirs:
-            entries = scan(dirs, 0, frozenset(), True, None).entries
+            entries = scan(dirs, 0, cross=True).entries
     else:
         entries = snapshot.entries
     return frozenset(text(path) for path, entry in entries.items() if entry.inode in inodes)

@@ -19,7 +19,7 @@ from reberth.node.treelist import Snapshot, digest_of_sent, manifest_of
 from reberth.node.treemeta import BLOCK, CHAR, DIR, FILE, SYMLINK, read_xattrs, to_header
 from reberth.node.treemounts import below, mounts, times_tell
 from reberth.node.treeread import pump
-from reberth.node.treewalk import Entry, Inode, open_file, read_special, scan
+from reberth.node.treewalk import Entry, Inode, open_file, read_special, scan, state_of
 from reberth.node.treewire import (
     OnProgress,
     ShouldStop,
@@ -104,7 +104,8 @@ class _Pass:
 
     def run(self, points: frozenset[bytes], cross: bool) -> Snapshot:
         """The whole pass, in the order that the receiver relies on: deletions, directories, the rest."""
-        self.now, self.out.skipped_mounts = scan(self.dirs, self.since_ns, points, cross, self.should_stop)
+        known = self.out.entries
+        self.now, self.out.skipped_mounts = scan(self.dirs, self.since_ns, points, cross, known, self.should_stop)
         self.writer.record({"t": "begin", "full": self.out.full})
         if self.flat:
             self.now = {path: entry for path, entry in self.now.items() if _fits_flat(path, entry)}
@@ -177,9 +178,11 @@ class _Pass:
 
     def _special(self, path: bytes, entry: Entry) -> Optional[Entry]:
         """Everything but a regular file; None when it is gone."""
+        if self._quiet(path, entry):
+            return entry
         old = self._reusable(path, entry)
-        if old is not None and not self._candidate(path, entry, old):
-            return self._keep(path, entry, old)
+        if entry is old:
+            entry = copy.copy(entry)
         if not read_special(self.dirs, path, entry):
             self._vanished(path)
             return None
@@ -196,9 +199,8 @@ class _Pass:
 
     def _file(self, path: bytes, entry: Entry) -> Optional[Entry]:
         """A regular file as it was when it was read; None when it is gone."""
-        old = self._reusable(path, entry)
-        if old is not None and not self._candidate(path, entry, old):
-            return self._keep(path, entry, old)
+        if self._quiet(path, entry):
+            return entry
         fd = open_file(self.dirs, path)
         if fd < 0:
             self._vanished(path)
@@ -228,8 +230,7 @@ class _Pass:
 
     def _check_stable(self, path: bytes, entry: Entry, fd: int, length: int) -> bool:
         """Mark a file that changed while it was read."""
-        now = Entry(os.fstat(fd), self.since_ns)
-        if now.state == entry.state and length == entry.size:
+        if state_of(os.fstat(fd)) == entry.state and length == entry.size:
             return True
         entry.unsure = True
         self.out.unstable.append(text(path))
@@ -245,14 +246,11 @@ class _Pass:
     def _watched(self, path: bytes, entry: Entry) -> bool:
         return path in self.always or entry.inode in self.always
 
-    def _candidate(self, path: bytes, entry: Entry, old: Entry) -> bool:
-        return self.all or old.unsure or old.state != entry.state or self._watched(path, entry)
-
-    def _keep(self, path: bytes, entry: Entry, old: Entry) -> Entry:
-        """Nothing can have changed: the target has it."""
-        entry.content = old.content
-        entry.meta = old.meta
-        return self._claim(path, entry, old.place)
+    def _quiet(self, path: bytes, entry: Entry) -> bool:
+        """Whether nothing can have changed and the target has it, as an inode that stands for no other one of ours."""
+        if self.all or entry is not self.out.entries.get(path) or self._watched(path, entry):
+            return False
+        return self.claims.setdefault(entry.place, entry.inode) == entry.inode
 
     def _compared(self, path: bytes, entry: Entry, old: Entry) -> Entry:
         """The content is the same: only the metadata goes, and only if it differs."""
@@ -278,7 +276,7 @@ class _Pass:
         self.out.unstable.append(text(path))
         if path in self.out.entries:
             ghost = copy.copy(self.out.entries[path])  # links share an entry
-            ghost.kind = ""
+            ghost.kind, ghost.unsure = "", True
             self.out.entries[path] = ghost
 
     def _header(self, kind: str, path: bytes, entry: Entry) -> dict[str, Any]:

@@ -43,14 +43,23 @@ class Entry:
         self.rdev = st.st_rdev
         self.size = st.st_size
         self.blocks = st.st_blocks
-        self.state = (self.kind, st.st_size, st.st_mtime_ns, st.st_ctime_ns, self.inode)
+        self.state = state_of(st)
         self.unsure = is_unsure(st, since_ns)  # equal times later prove nothing
         self.content: Optional[bytes] = None  # digest of a file, target of a symbolic link
         self.place = -1
 
+    def is_still(self, st: os.stat_result) -> bool:
+        """Whether the name can only be what it was when this entry was made."""
+        return not self.unsure and self.state == state_of(st)
+
     def same_meta(self, other: Entry) -> bool:
         """Whether owner, mode, mtime and xattrs agree; the access time may differ."""
         return self.meta._replace(atime_ns=0) == other.meta._replace(atime_ns=0)
+
+
+def state_of(st: os.stat_result) -> tuple[int, ...]:
+    """What changes with nearly every change."""
+    return (st.st_ino, st.st_ctime_ns, st.st_mtime_ns, st.st_size, st.st_mode, st.st_dev)
 
 
 def is_unsure(st: os.stat_result, since_ns: int) -> bool:
@@ -70,8 +79,19 @@ class Scan(NamedTuple):
     skipped: list[str]
 
 
-def scan(dirs: Dirs, since_ns: int, points: frozenset[bytes], cross: bool, should_stop: ShouldStop) -> Scan:
-    """Look at every name below the root; what vanishes meanwhile is left out."""
+def scan(
+    dirs: Dirs,
+    since_ns: int,
+    points: frozenset[bytes] = frozenset(),
+    cross: bool = False,
+    known: Optional[dict[bytes, Entry]] = None,
+    should_stop: ShouldStop = None,
+) -> Scan:
+    """Look at every name below the root; what vanishes meanwhile is left out.
+
+    A name that is still what `known` says answers that very entry, which makes a second look cheap.
+    """
+    known = known or {}
     root = os.fstat(dirs.root_fd)
     mount = mount_id(dirs.root_fd)
     entries = {b"": Entry(root, since_ns)}
@@ -90,7 +110,8 @@ def scan(dirs: Dirs, since_ns: int, points: frozenset[bytes], cross: bool, shoul
                     continue
             elif is_dir:
                 todo.append(path)
-            entries[path] = Entry(st, since_ns)
+            old = known.get(path)
+            entries[path] = old if old is not None and old.is_still(st) else Entry(st, since_ns)
     return Scan(entries, skipped)
 
 

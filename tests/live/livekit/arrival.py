@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from livekit.cases import Case
-from livekit.command import Command, Done
-from livekit.stand import gone, healthy, word_of
 from workloads import driver
 from workloads.driver import Handle
 
+from livekit.cases import Case
+from livekit.command import Command, Done
+from livekit.stand import gone, healthy, word_of
 from reberth_lab.node import Node
 
 

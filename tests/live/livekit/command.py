@@ -28,13 +28,17 @@ class Done:
     def error(self) -> str:
         """All words of the failure, for searching: message, hint, tail and checks that failed."""
         found = dict(self.report.get("error") or {})
-        checks = [f"{c['id']}: {c['reason']} {c['remedy']}" for c in self.report.get("checks", ()) if c["level"] == "fail"]
+        checks = [
+            f"{c['id']}: {c['reason']} {c['remedy']}" for c in self.report.get("checks", ()) if c["level"] == "fail"
+        ]
         return "\n".join([*(str(value) for value in found.values()), *checks, self.stderr])
 
     def __str__(self) -> str:
         kept = ("outcome", "owner", "error", "phases", "downtime_s")
         words = {key: self.report.get(key) for key in kept if key in self.report}
-        return f"exit {self.code}: {json.dumps(words, indent=1)}\n{self.stdout[-400:] if not words else ''}\n{self.stderr}"
+        return (
+            f"exit {self.code}: {json.dumps(words, indent=1)}\n{self.stdout[-400:] if not words else ''}\n{self.stderr}"
+        )
 
 
 @dataclass
@@ -47,7 +51,9 @@ class Command:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """A clean environment: nothing of the caller's own configuration counts."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("REBERTH_", "XDG_", "SABOTAGE_"))}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("REBERTH_", "XDG_", "SABOTAGE_"))
+        }
         ours = {"REBERTH_CONFIG": str(self.config), "XDG_STATE_HOME": str(self.state), "NO_COLOR": "1"}
         return {**kept, **ours, **(extra or {})}
 

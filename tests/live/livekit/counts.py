@@ -37,7 +37,7 @@ class Counts:
 
 
 def count(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """What one journal proves: a dump or restore counts when criu came as far as its hook, a runc call when it began."""
+    """What one journal proves: a dump or restore counts when criu reached its hook, a runc call when it began."""
     found: Counter[str] = Counter()
     to_undo = 0
     for record in records:

@@ -1,12 +1,12 @@
-"""The same end for every failure: exit 20, the source runs on and is whole, nothing is left, and the next move works."""
+"""The same end for every failure: exit 20, the source runs on, whole, nothing is left, and the next move works."""
 
 from __future__ import annotations
+
+from workloads.driver import Handle
 
 from livekit.command import Command, Done
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
-from workloads.driver import Handle
-
 from reberth_lab.node import Node
 
 

@@ -13,8 +13,8 @@ Snapshot = Mapping[str, frozenset[str]]
 PATIENCE_S = 20.0
 OUTSIDE = "outer machine"
 
-# Runs inside the node in one process. Not listed: what criu and runc keep for themselves, and what is kept on purpose (journals of ended runs and of controllers,
-# marks of bundles that an earlier move left behind).
+# Runs inside the node in one process. Not listed: what criu and runc keep for themselves (/run/criu.kdat, /run/runc),
+# and what reberth keeps on purpose (journals of ended runs and of controllers, marks of bundles that were left).
 PROGRAM = r"""
 import json, os, subprocess, sys
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reberth_lab.node import Node
 from workloads import driver
 from workloads.driver import Handle
+
+from reberth_lab.node import Node
 
 _numbers = itertools.count(1)
 _tests = itertools.count()

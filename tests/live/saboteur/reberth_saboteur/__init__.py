@@ -2,8 +2,7 @@
 
 `SABOTAGE_PHASE` is prepare, sync, transfer-KIND, checkpoint, restore, commit or rollback; `SABOTAGE_CMD` a JSON list
 in which `@pid@` becomes the controller's pid, `@id@` the run's id and `@images@` the target's folder of images. The
-command runs to its end before the phase, or with `SABOTAGE_DELAY_S` so many seconds after its begin. With `SABOTAGE_LOG` every wrapped hook is
-written into that file.
+command runs to its end before the phase, or with `SABOTAGE_DELAY_S` so many seconds after its begin.
 """
 
 from __future__ import annotations
@@ -28,10 +27,6 @@ def reberth_describe() -> Declaration:
 
 def strike(phase: str, move: Move) -> None:
     """Run the command if this is its phase, once."""
-    log = os.environ.get("SABOTAGE_LOG")
-    if log:
-        with open(log, "a", encoding="utf-8") as stream:
-            stream.write(f"{phase}\n")
     if phase != os.environ.get("SABOTAGE_PHASE") or phase in done:
         return
     done.add(phase)

@@ -1,0 +1,161 @@
+"""What a process tree holds: addresses, connections, and a real child with every kind of descriptor."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from reberth.node import survey
+from reberth.node.errors import OpError
+
+HOLDER = """
+import os, select, socket, subprocess, sys, time
+place = sys.argv[1]
+kept = open(place + "/kept", "w")
+gone = open(place + "/gone", "w")
+os.unlink(place + "/gone")
+server = socket.socket(); server.bind(("127.0.0.1", 0)); server.listen()
+inside = socket.create_connection(server.getsockname()); other, _ = server.accept()
+outside = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+poll = select.epoll()
+pipe = os.pipe()
+null = open("/dev/zero")
+child = subprocess.Popen(["sleep", "60"], close_fds=True)
+print(server.getsockname()[1], child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = [sys.executable, "-c", HOLDER, str(tmp_path), str(server.getsockname()[1])]
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as process:
+            port, child = map(int, process.stdout.readline().split())
+            peer, _ = server.accept()
+            with peer:
+                yield SimpleNamespace(
+                    pid=process.pid, port=port, child=child, peer=peer.getsockname()[1], mine=peer.getpeername()[1]
+                )
+            os.kill(child, 9)
+            process.kill()
+
+
+def test_describe_a_real_tree(holder, tmp_path):
+    found = survey.describe(None, None, holder.pid)
+    assert [t["pid"] for t in found["tasks"]] == [holder.pid, holder.child]
+    assert found["uids"] == [os.getuid()]
+    paths = {f["path"] for f in found["files"]}
+    assert {str(tmp_path / "kept"), os.path.realpath(sys.executable)} <= paths
+    assert found["deleted"] == [f"{tmp_path}/gone (deleted)"]
+    assert found["anon"] == {"[eventpoll]": 1}
+    assert found["tcp"]["inside"] == 2
+    assert found["tcp"]["outside"] == [f"127.0.0.1:{holder.mine} - 127.0.0.1:{holder.peer}"]
+    assert found["tcp"]["listening"] == [f"127.0.0.1:{holder.port}"]
+    assert (found["devices"], found["terminals"], found["traced_by"], found["hugetlb"]) == ([], [], [], False)
+    assert found["outside_mounts"] == []
+    assert len(found["pipes"]) == 2  # standard output and its own
+    assert found["memory_bytes"] > 1 << 20
+    assert found["namespaces"] == found["helper_namespaces"]
+    assert found["exe"] == os.path.realpath(sys.executable)
+
+
+def test_a_terminal_is_seen():
+    leader, follower = pty.openpty()
+    try:
+        with subprocess.Popen(["sleep", "60"], stdin=follower, stdout=follower, stderr=follower) as process:
+            found = survey.describe(None, None, process.pid)
+            process.kill()
+        assert found["terminals"] == [os.ttyname(follower)]
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def test_a_process_that_has_ended_is_an_error():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        with pytest.raises(OpError) as caught:
+            survey.describe(None, None, process.pid)
+    assert caught.value.kind == "ended"
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="written as a little-endian kernel writes it")
+@pytest.mark.parametrize(
+    ("kernel", "text"),
+    [
+        ("0100007F:1F90", "127.0.0.1:8080"),
+        ("00000000:0016", "0.0.0.0:22"),
+        ("B80D0120000000000000000001000000:01BB", "[2001:0db8:0000:0000:0000:0000:0000:0001]:443"),
+        ("0000000000000000FFFF00000100007F:0050", "[0000:0000:0000:0000:0000:ffff:7f00:0001]:80"),
+    ],
+)
+def test_addresses_as_the_kernel_writes_them(kernel, text):
+    assert survey.address(kernel) == text
+
+
+ROW = "   {n}: {here} {there} {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0 0 10 -1\n"
+A, B, C = "0100007F:0050", "0100007F:9C40", "0200007F:9C41"
+MAPPED_A, MAPPED_B = (f"0000000000000000FFFF0000{x}" for x in (A, B))
+
+
+def pairs(monkeypatch, tmp_path, rows, rows6=()):
+    for name, lines in (("tcp", rows), ("tcp6", rows6)):
+        body = "".join(ROW.format(n=i, here=h, there=t, state=s, inode=i) for i, (h, t, s) in enumerate(lines))
+        (tmp_path / name).write_text("  sl  local_address rem_address\n" + body)
+    real = open
+    monkeypatch.setattr(survey, "open", lambda path, **kw: real(tmp_path / os.path.basename(path), **kw), raising=False)
+    return survey._tcp(1, {str(i) for i in range(9)})
+
+
+def test_both_ends_in_the_tree_are_inside(monkeypatch, tmp_path):
+    assert pairs(monkeypatch, tmp_path, [(A, B, "01"), (B, A, "01")]) == (2, [], [])
+
+
+def test_an_end_elsewhere_is_outside_whatever_its_state(monkeypatch, tmp_path):
+    inside, outside, listening = pairs(monkeypatch, tmp_path, [(A, B, "01"), (A, C, "08"), (A, "0:0", "0A")])
+    assert (inside, len(outside), listening) == (0, 2, ["127.0.0.1:80"])
+
+
+def test_a_mapped_address_and_its_plain_one_are_one_connection(monkeypatch, tmp_path):
+    assert pairs(monkeypatch, tmp_path, [(B, A, "01")], [(MAPPED_A, MAPPED_B, "01")])[0] == 2
+
+
+def test_what_belongs_to_nobody_is_not_counted(monkeypatch, tmp_path):
+    assert pairs(monkeypatch, tmp_path, [(A, B, "06"), (A, C, "07")]) == (0, [], [])
+
+
+def test_compare_files_says_what_criu_would_say(tmp_path):
+    good, small, script = tmp_path / "good", tmp_path / "small", tmp_path / "script"
+    for path in (good, small, script):
+        path.write_text("12345")
+    wanted = [{"path": str(p), "mode": p.stat().st_mode, "size": 5} for p in (good, small, script)]
+    assert survey.compare_files(None, None, wanted) == []
+    small.write_text("1")
+    script.chmod(0o755)
+    wanted.append({"path": str(tmp_path / "none"), "mode": 0o100644, "size": 0})
+    found = {os.path.basename(p["path"]): p["problem"] for p in survey.compare_files(None, None, wanted)}
+    assert found["small"] == "size 1, not 5"
+    assert found["script"].startswith("mode -rwxr-xr-x")
+    assert found["none"].startswith("No such file")
+
+
+def test_candidates_are_session_leaders_without_a_terminal():
+    with (
+        subprocess.Popen(["sleep", "60"], start_new_session=True) as process,
+        subprocess.Popen(["sleep", "60"]) as plain,
+    ):
+        found = {p["pid"]: p for p in survey.processes(None, None)}
+        process.kill()
+        plain.kill()
+    assert found[process.pid]["comm"] == "sleep"
+    assert plain.pid not in found
+    assert not {1, 2, os.getpid()} & found.keys()
