@@ -200,7 +200,10 @@ class Session:
                     self.journal.keep_logs(f"{word}-{end.node.name}", logs)
 
     def close_pipe(self) -> None:
-        """End the data connections."""
+        """End the data connections: at once, as they stay open by themselves for as long as the helpers serve."""
+        for process in self._pipes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         for process in self._pipes:
             shell.end(process)
         self._pipes = []

@@ -115,7 +115,8 @@ def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
     if outside:
         text = f"a session leader is outside the tree (pid {outside[0]})"
         yield Check("session", Level.FAIL, text, "name that process, or start the workload with setsid", node)
-    foreign = [n for n, at in tree["namespaces"].items() if at != tree["helper_namespaces"].get(n)]
+    # A tree that CRIU has restored once is in a time namespace of its own, so that its clocks go on.
+    foreign = [n for n, at in tree["namespaces"].items() if n != "time" and at != tree["helper_namespaces"].get(n)]
     if foreign:
         text = f"the process is in namespaces of its own ({', '.join(sorted(foreign))})"
         yield Check("namespaces", Level.FAIL, text, "move the container with its own backend (runc)", node)

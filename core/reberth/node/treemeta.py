@@ -27,8 +27,8 @@ class Meta(NamedTuple):
     uid: int
     gid: int
     mtime_ns: int
-    atime_ns: int
     xattrs: Xattrs
+    atime_ns: int
 
 
 def travels(name: bytes) -> bool:
@@ -88,8 +88,8 @@ def from_header(header: dict[str, Any]) -> Meta:
         number(header, "u", 0, _ID_LIMIT - 1),  # the last one means "unchanged" to chown
         number(header, "g", 0, _ID_LIMIT - 1),
         number(header, "mt", -_TIME_LIMIT_NS, _TIME_LIMIT_NS),
-        number(header, "at", -_TIME_LIMIT_NS, _TIME_LIMIT_NS),
         _xattrs_of(header),
+        number(header, "at", -_TIME_LIMIT_NS, _TIME_LIMIT_NS),
     )
 
 

@@ -36,7 +36,7 @@ class Entry:
     __slots__ = ("blocks", "content", "inode", "kind", "links", "meta", "place", "rdev", "size", "state", "unsure")
 
     def __init__(self, st: os.stat_result, since_ns: int) -> None:
-        self.meta = Meta(stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, st.st_mtime_ns, st.st_atime_ns, ())
+        self.meta = Meta(stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, st.st_mtime_ns, (), st.st_atime_ns)
         self.kind = KINDS[stat.S_IFMT(st.st_mode)]
         self.inode: Inode = (st.st_dev, st.st_ino)
         self.links = st.st_nlink
@@ -54,7 +54,7 @@ class Entry:
 
     def same_meta(self, other: Entry) -> bool:
         """Whether owner, mode, mtime and xattrs agree; the access time may differ."""
-        return self.meta._replace(atime_ns=0) == other.meta._replace(atime_ns=0)
+        return self.meta[:-1] == other.meta[:-1]
 
 
 def state_of(st: os.stat_result) -> tuple[int, ...]:
