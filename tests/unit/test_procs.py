@@ -30,7 +30,7 @@ def family():
 
 def test_a_tree_has_the_parent_first(family):
     tree = procs.tree(family.pid)
-    assert [t.pid for t in tree][0] == family.pid
+    assert tree[0].pid == family.pid
     assert len(tree) == 2
     assert tree[1].ppid == family.pid
     assert (tree[0].sid, tree[0].pgid) == (family.pid, family.pid)
@@ -58,7 +58,10 @@ def test_a_zombie_does_not_run():
 
 @pytest.mark.parametrize("name", [b"a) b (c", b") Z 1 1 1", b"\xff\xfe\n\x1b[31m"])
 def test_a_hostile_name_does_not_shift_the_columns(name):
-    code = "import ctypes,sys,time;ctypes.CDLL(None).prctl(15,bytes.fromhex(sys.argv[1]),0,0,0);print(1,flush=True);time.sleep(60)"
+    code = (
+        "import ctypes, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0)\n"
+        "print(1, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code, name.hex()], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         task = procs.task(process.pid)
