@@ -198,12 +198,13 @@ class HelperShell:
 
     def _not_reached(self, error: ReberthError) -> ReberthError:
         """Why a connection never came to be: the peer's identity, a missing Python, or the way there."""
-        self.kill()
+        self._stop()
         said = ""
         if self._process.stderr is not None:
             with contextlib.suppress(OSError, ValueError):
                 os.set_blocking(self._process.stderr.fileno(), False)  # a jump host's ssh may still hold the other end
                 said = (self._process.stderr.read() or b"").decode(errors="replace").strip()
+        self.kill()
         name, lowered = self._node.name, said.lower()
         if "host key verification failed" in lowered or "no matching host key" in lowered:
             text = f"node {name} did not prove who it is"
@@ -216,6 +217,11 @@ class HelperShell:
 
     def kill(self) -> None:
         """End the connection at once; the helper finds itself alone."""
+        self._stop()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _stop(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             if self._process.stdin is not None:  # without a connection in between it is all that tells the helper
                 self._process.stdin.close()

@@ -1,12 +1,16 @@
-"""Checks that every CRIU backend needs, as pure functions of what the helper's `describe` says of a process tree."""
+"""Checks that every CRIU backend needs, made of what the helper's `describe` says of a process tree."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reberth_hooks.protocols import Shell
 from reberth_hooks.types import Check, Level, Mode, Options, Plan
 
+# Comms as /proc shows them, cut to 15 characters.
+SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmon", "dockerd", "monit", "circusd")
 LAZY_FROM_BYTES = 64 << 20
 CAP_SYS_RESOURCE = 1 << 24
 # Descriptors without a name that CRIU knows, as read in its documentation.
@@ -41,6 +45,42 @@ def object_checks(facts: Mapping[str, Any], hello: Mapping[str, Any], node: str)
     if foreign and not int(hello.get("cap_eff", 0)) & CAP_SYS_RESOURCE:
         text = f"processes of user {_some(foreign)}, and this root lacks CAP_SYS_RESOURCE"
         yield _fail("capability", text, "run where root has CAP_SYS_RESOURCE: CRIU reads the limits of others", node)
+
+
+def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Who would start the workload anew when it ends: kind and name, both empty for nobody.
+
+    Kind `systemd` is a unit by the cgroup's path, `parent` a known supervisor or engine among its parents.
+    """
+    unit = re.search(r"/system\.slice/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)", str(facts["cgroup"]))
+    if unit and unit[1] not in ("ssh.service", "sshd.service"):
+        return "systemd", unit[1]
+    for comm in facts["parents"]:
+        if comm.startswith(SUPERVISORS):
+            return "parent", comm
+    return "", ""
+
+
+def restart_of(source: Shell, facts: Mapping[str, Any]) -> str:
+    """The `Restart=` of the unit that supervises the workload, empty when none does; asks the node's systemctl."""
+    kind, name = supervisor_of(facts)
+    if kind != "systemd":
+        return ""
+    return (
+        source.run(["systemctl", "show", "--property=Restart", "--value", "--", name], check=False).out.strip() or "?"
+    )
+
+
+def supervisor_checks(facts: Mapping[str, Any], restart: str, node: str) -> Iterator[Check]:
+    """A supervisor would see the source end at the commit and start a second one; `restart` is the unit's own word."""
+    kind, name = supervisor_of(facts)
+    if kind == "systemd" and restart in ("no", ""):
+        text = f"it is the systemd unit {ascii(name)[1:-1]}, which will show as ended; nobody supervises the copy"
+        yield Check("supervisor", Level.WARN, text, "", node)
+    elif kind:
+        text = f"{ascii(name)[1:-1]} would start it again on the source when it has moved: two would run"
+        remedy = "take it out of its supervisor's hands first (systemd: Restart=no)"
+        yield _fail("supervisor", text, remedy, node)
 
 
 def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterator[Check]:

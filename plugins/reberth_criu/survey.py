@@ -20,7 +20,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import object_checks, space_checks, tcp_checks, tcp_words
+from reberth_hooks.tasks import object_checks, restart_of, space_checks, supervisor_checks, tcp_checks, tcp_words
 
 # Action scripts while another program drives CRIU (runc) came with 3.19; one floor for both backends.
 LEAST = (3, 19)
@@ -87,6 +87,7 @@ def reberth_survey(
         *_tree_checks(tree, source.node.name),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
+        *supervisor_checks(tree, restart_of(source, tree), source.node.name),
         *_socket_checks(tree, facts),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
         *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),

@@ -21,7 +21,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import object_checks, space_checks, tcp_checks, tcp_words
+from reberth_hooks.tasks import object_checks, restart_of, space_checks, supervisor_checks, tcp_checks, tcp_words
 from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
@@ -101,6 +101,7 @@ def reberth_survey(
         *config_checks(config, bundle, target.node.options_of("runc"), target.node.name),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
+        *supervisor_checks(tree, restart_of(source, tree), source.node.name),
         *_stdio_checks(tree, source.node.name),
         *_version_checks(tree, facts),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),

@@ -191,7 +191,7 @@ LITTER = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest
 
 
 def of_this_machine() -> Iterator[str]:
-    """Words that no committed text may hold: this checkout's place, this Python's, and where packages come from here."""
+    """Words that no committed text may hold: where this checkout, this Python and this machine's packages are from."""
     if len(ROOT.parts) > 2:
         yield str(ROOT)
     if str(ROOT.parent) not in ("/", "/tmp", "/var/tmp", "/root", "/home", "/srv", "/opt", "/mnt"):

@@ -34,6 +34,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     return {
         "pid": pid,
         "tasks": [t._asdict() for t in tasks],
+        "parents": [t.comm for t in map(procs.task, procs.ancestors(tasks[0].ppid, 1)) if t],
         "uids": sorted(found.uids),
         "exe": procs.link(f"/proc/{pid}/exe"),
         "cwd": procs.link(f"/proc/{pid}/cwd"),

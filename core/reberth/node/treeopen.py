@@ -15,7 +15,7 @@ from typing import Optional
 from reberth.node.treedirs import Dirs
 from reberth.node.treelist import Snapshot
 from reberth.node.treewalk import Inode, scan
-from reberth.node.treewire import text
+from reberth.node.treewire import from_os_error, text
 
 # Every shared mapping of a file, also one that is read-only now: mprotect may have come after the write.
 _SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ [1-9]", re.MULTILINE)
@@ -24,7 +24,7 @@ _SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ [1-9]", re.MULTIL
 def open_inodes(pids: Collection[int]) -> frozenset[Inode]:
     """(device, inode) of all regular files that these processes map shared or hold open for writing.
 
-    A process that is gone counts for nothing. Raises PermissionError without the rights over a process (root has them).
+    A process that is gone counts for nothing. TreeError without the rights over a process (root has them).
     """
     found: set[Inode] = set()
     for pid in pids:
@@ -33,6 +33,8 @@ def open_inodes(pids: Collection[int]) -> frozenset[Inode]:
             _held(pid, found)
         except (FileNotFoundError, ProcessLookupError):
             continue
+        except OSError as error:
+            raise from_os_error(error, f"process {pid}") from error
     return frozenset(found)
 
 
