@@ -19,10 +19,11 @@ from reberth_lab.proc import LabError, Say, need, run
 RECIPE = 1
 SUITE = "trixie"
 BASE = ("openssh-server", "openssh-client", "iproute2", "iputils-ping", "iptables", "nftables", "procps", "util-linux")
-NODE = ("runc", "crun", "redis-server", "zstd", "rsync", "ncat", "socat", "openssl", "psmisc", "less", "attr", "acl")
+RUNTIMES = ("runc", "crun")  # crun: the tutorial's backend moves a container of it
+NODE = ("redis-server", "zstd", "rsync", "ncat", "socat", "openssl", "psmisc", "less", "attr", "acl", "strace")
 PYTHON = ("python3", "python3-pluggy", "python3-typer", "python3-sh", "python3-rich")  # reberth runs inside as well
 BUILD = ("gcc", "libc6-dev", "libcap2-bin")  # the tests compile small workloads inside
-PACKAGES = (*BASE, *NODE, *PYTHON, *BUILD)
+PACKAGES = (*BASE, *RUNTIMES, *NODE, *PYTHON, *BUILD)
 NEED_BYTES = 1536 << 20  # the tree takes 0.5 GiB, while it is made 0.8 GiB
 DOWNLOAD = "about 170 MB"  # 45 MB base system, 90 MB packages, 3 MB criu, 30 MB package lists
 DURATION = "1 to 3 minutes"

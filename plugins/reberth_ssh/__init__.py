@@ -106,4 +106,8 @@ def reberth_transfer(move: Move, parcel: Tree) -> Receipt:
     if got["digest"] != sent["digest"]:
         text = f"what arrived in {parcel.into} is not what left the source"
         raise ReberthError(text, hint="nothing was restored from it; is the connection or a disk faulty?")
+    for name in sent["skipped_mounts"]:
+        move.emit("warning", f"not copied, something is mounted there: {ascii(name)[1:-1]}")
+    for text in got["warnings"]:
+        move.emit("warning", ascii(text)[1:-1])
     return Receipt(parcel.kind, parcel.into, sent["bytes"], sent["files"], sent["seconds"])

@@ -62,4 +62,5 @@ def test_the_outer_machine_sees_both(works: Stand, reberth: Command, node1: Node
     assert listed.code == 0, str(listed)
     seen = {(one["node"], one["backend"], one["name"]) for one in listed.report["workloads"]}
     assert ("node1", "runc", handle.container) in seen
-    assert listed.report["warnings"] == []
+    # The outer machine itself may have no runc.
+    assert [text for text in listed.report["warnings"] if "node1" in text or "node2" in text] == []

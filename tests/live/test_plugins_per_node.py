@@ -38,7 +38,7 @@ def test_runc_disabled_on_the_target(
                 assert word in done.stderr, str(done)
             # On node1 it may look for the name; what concerns node2 is not asked of it at all.
             called = set(re.findall(r"trace: reberth_(\w+)\(.*\) on runc$", done.stderr, re.M))
-            assert called <= {"describe", "list"}, str(done)
+            assert called <= {"describe", "list", "probe"}, str(done)
             if "runc/" in source:
                 assert called <= {"describe"}, str(done)
     healthy(node1, handle)

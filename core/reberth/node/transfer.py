@@ -77,9 +77,14 @@ def tree_send(
         )
     except treesend.TreeError as error:
         raise OpError("transfer", str(error)) from error
+    if previous is not None and snapshot.unstable:
+        names = ", ".join(sorted(map(ascii, snapshot.unstable))[:4])
+        text = f"files changed while the workload was frozen: {names}"
+        raise OpError("transfer", text, hint="something outside the workload writes there: stop it, or move that away")
     if keep:
         daemon.snapshots[path] = snapshot
     return {
+        "skipped_mounts": sorted(map(str, snapshot.skipped_mounts)),
         "bytes": snapshot.bytes_sent,
         "files": snapshot.files_sent,
         "digest": treesend.digest_of_sent(snapshot),
@@ -103,4 +108,8 @@ def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: st
         )
     except treesend.TreeError as error:
         raise OpError("transfer", str(error)) from error
-    return {"digest": treerecv.digest_of(manifest), "files": manifest.files_received}
+    return {
+        "digest": treerecv.digest_of(manifest),
+        "files": manifest.files_received,
+        "warnings": list(manifest.warnings)[:20],
+    }

@@ -28,10 +28,8 @@ class Done:
     def error(self) -> str:
         """All words of the failure, for searching: message, hint, tail and checks that failed."""
         found = dict(self.report.get("error") or {})
-        checks = [
-            f"{c['id']}: {c['reason']} {c['remedy']}" for c in self.report.get("checks", ()) if c["level"] == "fail"
-        ]
-        return "\n".join([*(str(value) for value in found.values()), *checks, self.stderr])
+        checks = [" ".join(check.values()) for check in self.report.get("checks", ()) if check["level"] == "fail"]
+        return "\n".join([*map(str, found.values()), *checks, self.stderr])
 
     def __str__(self) -> str:
         kept = ("outcome", "owner", "error", "phases", "downtime_s")

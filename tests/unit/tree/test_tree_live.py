@@ -278,7 +278,7 @@ def _act(root: bytes, act: str, one: bytes, two: bytes, seed: int) -> None:
 
 
 @given(st.lists(st.lists(ACTS, max_size=14), min_size=2, max_size=4))
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_trees_and_deltas(cross, picture, rounds):
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "s"), Path(folder, "t")
