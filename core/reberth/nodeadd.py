@@ -123,24 +123,29 @@ def unpin(name: str) -> None:
 def probe(
     node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]]
 ) -> tuple[Node, dict[str, str]]:
-    """Connect once and enable the backends that are usable there; also why each other one is not.
+    """Connect once and enable the backends and wrappers that are usable there; also why each other one is not.
 
-    Raises UnreachableError and UntrustedError of the connection.
+    Wrappers that do not probe are left to `reberth node enable`. Raises UnreachableError and UntrustedError of the
+    connection.
     """
     with open_host(config) as host:
-        backends = [p.name for p in host.catalog.load_all() if Role.BACKEND in p.declaration.roles]
-    all_of_them = replace(node, backends=tuple(backends))
+        found = {p.name: p.declaration.roles for p in host.catalog.load_all()}
+        backends = [name for name, roles in found.items() if Role.BACKEND in roles]
+        probing = [name for name in found if host.catalog.implements(name, "reberth_probe")]
+        wrappers = [name for name in probing if Role.WRAPPER in found[name]]
+    all_of_them = replace(node, backends=tuple(backends), wrappers=tuple(wrappers))
     unusable: dict[str, str] = {}
     with open_host(replace(config, nodes={**config.nodes, node.name: all_of_them})) as host:
         shell = host.shell(node.name)
-        for name in backends:
+        for name in dict.fromkeys([*backends, *wrappers]):
             try:
                 facts = host.stage.probe(name, all_of_them, shell)
             except PluginError as error:
                 facts = {"usable": False, "reason": error.message}
             if not facts.get("usable"):
                 unusable[name] = str(facts.get("reason") or "not usable there")
-    return replace(node, backends=tuple(name for name in backends if name not in unusable)), unusable
+    usable = [tuple(name for name in names if name not in unusable) for names in (backends, wrappers)]
+    return replace(node, backends=usable[0], wrappers=usable[1]), unusable
 
 
 def store(node: Node) -> Path:

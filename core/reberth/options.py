@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -67,6 +68,22 @@ def _flag(value: Any) -> bool:
     return words[str(value).lower()]
 
 
+def address(value: Any) -> str:
+    """An address as it is written canonically, with the length of its prefix if one was given; "" of "none"."""
+    if value in ("none", ""):
+        return ""
+    words = str(value).partition("/")
+    try:
+        found = ipaddress.ip_interface(str(value))
+    except ValueError:
+        found = None
+    if found is None or found.ip.is_multicast or found.ip.is_loopback or found.ip.is_unspecified:
+        raise UsageError(f"{value!a} is no address that can move", hint="write ADDRESS or ADDRESS/PREFIX")
+    if found.is_link_local or not words[0]:
+        raise UsageError(f"{value!a} means something on one link only", hint="move an address of a subnet")
+    return f"{found.ip}/{found.network.prefixlen}" if words[1] else str(found.ip)
+
+
 def _words(value: Any) -> tuple[str, ...]:
     words = re.split(r"[, ]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(words, (list, tuple)) or not all(isinstance(w, str) for w in words):
@@ -91,6 +108,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "lazy_restore": ("lazy_restore", _flag),
     "on_failure": ("on_failure", _one_of("hold", "rollback")),
     "skip": ("skip", _words),
+    "move_address": ("move_address", address),
 }
 
 

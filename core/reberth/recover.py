@@ -55,8 +55,8 @@ def _node(data: Mapping[str, Any]) -> Node:
 
 def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     journal = Journal(run_id)
-    pid = journal.controller()
-    if pid and journal.last("end") is None:
+    pid, last = journal.controller(), journal.last("controller", "end") or {}
+    if pid and last["event"] == "controller":  # an end after it: that process is through with this run
         raise UsageError(f"run {run_id} is driven by process {pid}", hint=f"to end it: reberth abort {run_id}")
     record = journal.last("plan")
     if record is None:
@@ -65,7 +65,7 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     plan = plan_from(record["plan"])
     if how == "rollback":
         plan = replace(plan, options=replace(plan.options, on_failure="rollback"))
-    session = Session(plan, journal, _attach(host, plan), host.stage.event, host.shell_of)
+    session = Session(plan, journal, _attach(host, plan, dry_run), host.stage.event, host.shell_of)
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
         return _preview(session, want)
@@ -80,7 +80,7 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     return Engine(host.stage, session, report).resume(want)
 
 
-def _attach(host: Host, plan: Plan) -> tuple[HelperShell | None, HelperShell | None]:
+def _attach(host: Host, plan: Plan, look: bool) -> tuple[HelperShell | None, HelperShell | None]:
     """Both ends with the run taken over; None for one that cannot be reached now."""
     found: list[HelperShell | None] = []
     for node in (plan.source, plan.target):
@@ -88,7 +88,7 @@ def _attach(host: Host, plan: Plan) -> tuple[HelperShell | None, HelperShell | N
         with contextlib.suppress(ReberthError):
             end = host.shell_of(node.name)
             try:
-                end.call("adopt", run_id=plan.id)
+                end.call("adopt", run_id=plan.id, look=look)
             except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else
                 end.close()
                 end = None

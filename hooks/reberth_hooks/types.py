@@ -155,6 +155,7 @@ class Options:
     keep_images: bool = False
     lazy_restore: bool = True
     on_failure: str = "hold"
+    move_address: str = ""
     skip: tuple[str, ...] = ()
     backend_args: Mapping[str, Any] = field(default_factory=dict)
 

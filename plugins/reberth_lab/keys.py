@@ -45,7 +45,7 @@ def inventory(site: Site, nodes: Sequence[str], *, inside: bool) -> str:
     parts = [
         f'[nodes.{node}]\naddress = "{site.address(node_number(node))}"\n'
         'backends = ["criu", "runc"]\ntransports = ["ssh"]\n'
-        f'[nodes.{node}.ssh]\nuser = "root"\nidentity = "{identity}"\nknown_hosts = "{pinned}"\n'
+        f'[nodes.{node}.ssh]\nuser = "root"\nidentity = "{identity}"\nknown_hosts = "{pinned}"\ndirect = true\n'
         for node in nodes
     ]
     return "\n".join(parts)

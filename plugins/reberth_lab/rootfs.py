@@ -19,7 +19,7 @@ from reberth_lab.proc import LabError, Say, need, run
 RECIPE = 1
 SUITE = "trixie"
 BASE = ("openssh-server", "openssh-client", "iproute2", "iputils-ping", "iptables", "nftables", "procps", "util-linux")
-RUNTIMES = ("runc", "crun")  # crun: the tutorial's backend moves a container of it
+RUNTIMES = ("runc", "crun", "libcriu2")  # crun, with the library it loads: for the tutorial's backend
 NODE = ("redis-server", "zstd", "rsync", "ncat", "socat", "openssl", "psmisc", "less", "attr", "acl", "strace")
 PYTHON = ("python3", "python3-pluggy", "python3-typer", "python3-sh", "python3-rich")  # reberth runs inside as well
 BUILD = ("gcc", "libc6-dev", "libcap2-bin")  # the tests compile small workloads inside

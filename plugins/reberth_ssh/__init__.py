@@ -6,9 +6,12 @@ The user's ssh_config is honoured (jump hosts, agents, identities). The host key
 
 from __future__ import annotations
 
+import shlex
+
 from reberth_hooks import (
     Channel,
     Declaration,
+    HelperError,
     Mode,
     Move,
     Node,
@@ -50,7 +53,7 @@ def reberth_describe() -> Declaration:
         roles=frozenset({Role.CONNECTOR, Role.TRANSPORT}),
         carries=frozenset({Channel.FILES}),
         modes=frozenset({Mode.STOP_AND_COPY}),
-        options=frozenset({"user", "port", "identity", "known_hosts", "config"}),
+        options=frozenset({"user", "port", "identity", "known_hosts", "config", "direct"}),
     )
 
 
@@ -58,10 +61,8 @@ def reberth_describe() -> Declaration:
 def reberth_connect(node: Node) -> Route:
     """The words before a command; `--` stands before the host, so that a name is never taken for an option."""
     options = node.options_of("ssh")
-    words = ["ssh"]
-    if options.get("config"):
-        words += ["-F", str(options["config"])]
-    words += SAFE
+    start = ["ssh", "-F", str(options["config"])] if options.get("config") else ["ssh"]
+    words: list[str] = []
     if options.get("known_hosts"):
         words += ["-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", "GlobalKnownHostsFile=none"]
     if options.get("identity"):
@@ -75,19 +76,40 @@ def reberth_connect(node: Node) -> Route:
             f"node {node.name}: become = {node.become!r} is not known to connector ssh", hint="none or sudo"
         )
     host = node.address or node.name
+    hint = f"try: {shlex.join([*start, *words, '--', host, 'true'])}"
+    words = [*start, *SAFE, *words]
     return Route(
         control=(*words, "--", host),
         bulk=(*words, "-c", BULK_CIPHERS, "-o", "Compression=no", "--", host),
         quoted=True,
         become=BECOME[node.become],
-        hint=f"try: {' '.join(w for w in words if w not in SAFE)} -- {host} true",
+        hint=hint,
     )
 
 
 @hookimpl
 def reberth_receive(move: Move, round: Round) -> bool:
     """Open the data connections while the workload runs: a handshake has no place in the frozen window."""
-    move.open_pipe()
+    if not _open_direct(move):
+        move.open_pipe()
+    for shell in (move.source, move.target):
+        shell.call("pipe_ready")
+    return True
+
+
+def _open_direct(move: Move) -> bool:
+    """Join the nodes straight, where the target's table says `direct` (true, or the address to listen on)."""
+    allowed = move.plan.target.options_of("ssh").get("direct")
+    if not allowed:
+        return False
+    try:
+        ours, theirs = (shell.call("direct_identity") for shell in (move.source, move.target))
+        address = allowed if isinstance(allowed, str) else ""
+        place = move.target.call("direct_listen", peer=ours, address=address)
+        move.source.call("direct_connect", peer=theirs, **place)
+    except HelperError as error:
+        move.emit("warning", f"data goes through this machine: {error.message}")
+        return False
     return True
 
 

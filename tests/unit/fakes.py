@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from reberth_hooks import ConnectionLostError, HelperError, Route
+
 Effects = Iterator[None]
 
 
@@ -26,6 +28,7 @@ class End:
 
     def __init__(self) -> None:
         self.helper = self.reachable = True
+        self.opened = False
         self.journal: list[str] = []
         self.job = ""
         self.ended = ""
@@ -276,3 +279,83 @@ class FakeTarget(End):
             "rebooted": self.rebooted,
             "cgroup": "/cg/target",
         }
+
+
+# The controller's side of an end
+
+
+class FakeShell:
+    """A helper's answers without a helper; `broken` maps an operation to what happens to its next calls, in order.
+
+    An exception is raised instead of the operation, a pair ("after", exception) once it is done, ("some", n) after n of
+    its effects as a lost connection, a function is called before it.
+    """
+
+    def __init__(self, node: Any, end: FakeSource | FakeTarget, log: list[tuple[str, str]]) -> None:
+        self.node, self.route, self.ending, self.log = node, Route(), end, log
+        self.broken: dict[str, list[Any]] = {}
+        self.on_wait: Callable[[], None] = lambda: None
+        self.closed = ""
+        self.is_open = True
+
+    def clock(self) -> tuple[int, int]:
+        return 500, 40
+
+    def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
+        self.on_wait()
+        self.log.append((self.node.name, op))
+        if self.closed or not self.ending.reachable:
+            raise ConnectionLostError(f"{self.node.name} is away ({op})")
+        if not self.ending.helper and op != "adopt":
+            raise ConnectionLostError(f"the helper on {self.node.name} is gone ({op})")
+        after, most = None, 1000
+        fault = self.broken.get(op) or []
+        if fault:
+            what = fault.pop(0)
+            if isinstance(what, BaseException):
+                raise what
+            if isinstance(what, tuple):
+                after = what[1] if what[0] == "after" else ConnectionLostError("cut")
+                most = what[1] if what[0] == "some" else most
+            else:
+                what()
+                self.on_wait()
+        self.ending.finish_half_done()
+        try:
+            answer = self._do(op, args, most)
+        except RefusedByEndError as error:
+            raise HelperError(f"{self.node.name}: {error}", kind=error.kind) from error
+        if after is not None:
+            raise after
+        return answer
+
+    def _do(self, op: str, args: dict[str, Any], most: int) -> Any:
+        end, effects = self.ending, {
+            "dump": lambda: end.dump(),
+            "restore": lambda: end.restore(),
+            "vote": lambda: end.cast(args["value"]),
+            "release": lambda: end.release(args["how"], args.get("aborted", False)),
+            "decide": lambda: end.decide(args["value"]),
+            "fill": lambda: end.fill(),
+            "discard": lambda: end.discard(),
+            "finish": lambda: end.finish(),
+        }  # fmt: skip
+        if op == "open":
+            end.opened = True
+            return {"dir": "/run", "socket": "/ctl"}
+        if op == "adopt":
+            end.adopt()
+            return {"live": True, "known": end.opened}
+        if not end.opened and op in (*effects, "facts", "end"):
+            raise RefusedByEndError("protocol")
+        if op in effects:
+            end.run(effects[op](), most)
+        if op == "end":
+            end.end(args["outcome"])
+        return {} if op == "log_tails" else end.facts()
+
+    def kill(self) -> None:
+        self.closed = self.closed or "killed"
+
+    def close(self) -> None:
+        self.closed = self.closed or "closed"

@@ -43,8 +43,13 @@ def signature(name: str, function: Callable[..., Any], *hidden: str) -> str:
     return f"{name}({', '.join(words)})"
 
 
-def headings(name: str) -> list[str]:
-    return re.findall(r"^#### `(.+)`$", read(name), re.M)
+def differences(page: str, code: list[str]) -> dict[str, list[str]]:
+    """What the page's headings lack and what they have too much; both empty when it says what the code has."""
+    said = re.findall(r"^#### `(.+)`$", read(page), re.M)
+    return {"missing": sorted(set(code) - set(said)), "stale": sorted(set(said) - set(code))}
+
+
+NONE: dict[str, list[str]] = {"missing": [], "stale": []}
 
 
 def test_every_operation_of_the_helper_is_documented():
@@ -56,19 +61,19 @@ def test_every_operation_of_the_helper_is_documented():
             found.append(signature(name, getattr(ends[0], name), "self"))
         else:
             found.append(signature(name, function, "daemon", "progress"))
-    assert sorted(headings("docs/helper.md")) == sorted(found)
+    assert differences("docs/helper.md", found) == NONE
 
 
 def test_every_undo_is_documented():
-    from reberth.node.run import UNDO
+    from reberth.node.run import OCCASIONS, UNDO
 
     text = read("docs/helper.md").partition("#### `undo(")[2].partition("####")[0]
-    assert set(re.findall(r"`(\w+)`", text)) == {*UNDO, "on", "do", "abort", "commit", "always"}
+    assert set(re.findall(r"`(\w+)`", text)) == {*UNDO, *OCCASIONS, "on", "do"}
 
 
 def test_every_hook_is_documented():
     hooks = {n: f for n, f in inspect.getmembers(specs, inspect.isfunction) if n.startswith("reberth_")}
-    assert sorted(headings("docs/hooks.md")) == sorted(signature(name, hook) for name, hook in hooks.items())
+    assert differences("docs/hooks.md", [signature(name, hook) for name, hook in hooks.items()]) == NONE
 
 
 def test_what_a_role_must_have_is_documented():
@@ -164,6 +169,16 @@ def test_commands_that_are_shown_exist(page):
         assert [line for line in block.splitlines() if not line.startswith("$ ")] == []
     shown = re.findall(r"(?:^\$ |`)(?:sudo )?(?:\.venv/bin/)?reberth ([a-z]+)", page.read_text("utf-8"), re.M)
     assert [word for word in shown if word not in {**COMMANDS, **OF_PLUGINS}] == []
+
+
+def test_the_picture_of_the_architecture_shows_what_is_there():
+    picture = read("docs/architecture.md").partition("```text")[2].partition("```")[0]
+    words = set(re.findall(r"[a-z_]+", picture))
+    assert set(PROJECT["entry-points"]["reberth"]) <= words
+    modules = re.findall(r"│ ([a-z]+(?:, [a-z]+)*)  ", picture.replace("│   │", "│"))
+    here = {path.stem for path in ROOT.glob("core/reberth/*")} | {path.stem for path in ROOT.glob("hooks/*/*.py")}
+    here |= {"backends", "transport", "connectors", "wrapper", *PROJECT["entry-points"]["reberth"]}
+    assert {word for names in modules for word in names.split(", ")} <= here
 
 
 def test_decisions_are_numbered_and_short():

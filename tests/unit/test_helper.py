@@ -317,13 +317,56 @@ def test_after_its_helper_was_killed_another_takes_the_run_from_the_journal(plac
     assert again.call("facts")["vote"] == "READY"
     again.call("release", how="resume", aborted=True)
     again.call("end", outcome="rolled-back")
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
+    assert not directory.exists()
     from reberth.node import cgroup
 
     mount = cgroup.mount_point()
     assert not mount or not os.path.exists(os.path.join(mount, f"reberth-helper-{run_id}"))
+
+
+def test_who_took_over_is_the_one_that_the_next_one_finds(place):
+    connect, state = place
+    shell, run_id, pid = begin(connect, "source")
+    shell.call("vote", value="READY")
+    directory = Path(os.readlink(f"/proc/{pid}/fd/2")).parent
+    os.kill(pid, 9)
+    assert until(lambda: gone(pid))
+    second = connect()
+    assert second.call("adopt", run_id=run_id)["live"] is False
+    taken = helper_pid(second)
+    second.kill()
+    third = connect()
+    assert third.call("adopt", run_id=run_id) == {"live": True}
+    assert helper_pid(third) == taken
+    third.call("release", how="resume", aborted=True)
+    third.call("end", outcome="rolled-back")
+    third.close()
+    assert until(lambda: gone(taken))
+    assert "adopted" in events(state, f"ended/{run_id}")
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_who_only_looks_changes_nothing(place, role):
+    connect, state = place
+    _, run_id, pid = begin(connect, role)
+    directory = Path(os.readlink(f"/proc/{pid}/fd/2")).parent
+    os.kill(pid, 9)
+    assert until(lambda: gone(pid))
+    before = (state / run_id / "journal.jsonl").read_text()
+    looking = connect()
+    assert looking.call("adopt", run_id=run_id, look=True) == {"live": False, "known": True}
+    assert looking.call("facts")["role"] == role
+    there = helper_pid(looking)
+    looking.kill()
+    assert until(lambda: gone(there))
+    assert (state / run_id / "journal.jsonl").read_text() == before
+    assert not {"vote", "verdict"} & set(os.listdir(state / run_id))
+    again = connect()
+    again.call("adopt", run_id=run_id)
+    again.kill()  # now it is left alone for good
+    assert until(lambda: (state / "ended" / run_id).exists())
+    assert not directory.exists()
 
 
 def test_a_run_that_was_never_here_is_unknown(place):

@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[str]] = {
     "deleted": [],
     "shm": ["--pages", "8"],
     "fswriter": ["--files", "12", "--size", "4096"],
+    "echo": [],
 }
 
 # What is planted -> a word of the problem that must be reported.

@@ -64,7 +64,8 @@ def add(
     if json:
         write_json({"schema": 1, "node": plain(node), "unusable": unusable, "file": str(path)})
         return
-    write([f"node {name} is in {safe(path)}", f"  enabled      {', '.join(node.backends) or 'no backend'}"])
+    enabled = [*(node.backends or ["no backend"]), *(w for w in node.wrappers if w not in node.backends)]
+    write([f"node {name} is in {safe(path)}", f"  enabled      {', '.join(enabled)}"])
     for plugin, reason in unusable.items():
         note(f"  not enabled  {safe(plugin)}: {safe(reason)}")
 

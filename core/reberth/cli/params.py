@@ -29,6 +29,12 @@ TcpEstablished = Annotated[
 TcpClose = Annotated[
     bool, typer.Option("--tcp-close", help="Restore open TCP connections as closed.", show_default=False)
 ]
+MoveAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--move-address", metavar="ADDR", help="Take this address along, ADDR or ADDR/PREFIX.", show_default=False
+    ),
+]
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help="Roll back if not decided by then: 90s, 5m.", show_default=False),

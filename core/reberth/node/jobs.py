@@ -44,6 +44,8 @@ pre-resume)
 @others@) ;;
 *) exit 0 ;;
 esac
+# An address that moved with the workload, while the network is still locked; the file is the helper's own.
+back() { [ ! -e "$run/back.ip" ] || ip -force -batch "$run/back.ip"; :; }
 # Runs when the helper is gone: before READY the source runs again; a copy is never let go.
 alone() {
   case "$CRTOOLS_SCRIPT_ACTION" in
@@ -51,8 +53,8 @@ alone() {
     ln "$run/vote.RESUME" "$run/vote" 2>/dev/null && sync "$run"
     # A run that has ended meanwhile (nobody had heard of this tool yet) has its vote in another place.
     read -r vote < "$run/vote" || read -r vote < "${run%/*}/ended/${run##*/}/vote"
-    [ "$vote" = RESUME ] && echo 0 > "$cgroup/cgroup.freeze" ;;
-  post-restore) ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null && sync "$run" ;;
+    [ "$vote" = RESUME ] && back && echo 0 > "$cgroup/cgroup.freeze" ;;
+  post-restore) ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null && sync "$run"; back ;;
   esac
   exit 1
 }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import bundles, cgroup, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -118,23 +118,13 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
         raise OpError("not-root", "a move needs root on this node", hint="set become = sudo for this node")
     if daemon.end is not None:
         raise OpError("protocol", "this helper serves a run already")
-    socket_path = os.path.join(daemon.dir, "ctl")
-    me = procs.task(os.getpid())
-    opened = run.Run.open(
-        run_id,
-        role,
-        workload,
-        socket=socket_path,
-        helper=os.getpid(),
-        helper_start=me.start_ticks if me else 0,
-        boot_id=run.boot_id(),
-    )
+    opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
     daemon.leave_connection(run_id)
-    return {"dir": opened.dir, "socket": socket_path}
+    return {"dir": opened.dir, "socket": socket_path(daemon, progress)}
 
 
 def socket_path(daemon: Daemon, progress: Any) -> str:
@@ -147,19 +137,37 @@ def live_socket(run_id: str) -> str:
     if not ID.match(run_id):
         return ""
     known = run.Run.load(run_id)
-    if known is None or known.ended or not procs.alive(known.opened("helper", 0), known.opened("helper_start", 0)):
+    newest = known.journal.last("open", "adopted") if known is not None and not known.ended else None
+    if newest is None or not procs.alive(newest.get("helper", 0), newest.get("helper_start", 0)):
         return ""
-    path = str(known.opened("socket"))
+    path = str(newest.get("socket"))
     return path if os.path.exists(path) else ""
 
 
-def adopt(daemon: Daemon, progress: Any, run_id: str) -> dict[str, Any]:
-    """Take over a run whose helper has died (a live one was handed this connection before this is reached)."""
+def adopt(daemon: Daemon, progress: Any, run_id: str, look: bool = False) -> dict[str, Any]:
+    """Take over a run whose helper has died (a live one was handed this connection before this is reached).
+
+    With `look` only for its facts: nothing is written, and nothing is done when the controller goes.
+    """
     known = run.Run.load(run_id) if ID.match(run_id) else None
     if known is None or known.role not in ("source", "target"):  # a crash left no more than its directory
         return {"live": False, "known": False}
-    daemon.end = Source(known) if known.role == "source" else Target(known)
+    daemon.end, daemon.only_looks = Source(known) if known.role == "source" else Target(known), look
+    if not look and not known.ended:  # from here on this is the run's helper, for whoever comes next
+        dead = os.path.dirname(str((known.journal.last("open", "adopted") or {}).get("socket", "")))
+        if os.path.dirname(dead) == os.path.dirname(daemon.dir) and dead != daemon.dir:
+            shutil.rmtree(dead, ignore_errors=True)
+        known.journal.write("adopted", **_me(daemon))
     return {"live": False, "known": True}
+
+
+def _me(daemon: Daemon) -> dict[str, Any]:
+    me = procs.task(os.getpid())
+    return {
+        "socket": os.path.join(daemon.dir, "ctl"),
+        "helper": os.getpid(),
+        "helper_start": me.start_ticks if me else 0,
+    }
 
 
 def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
@@ -298,6 +306,17 @@ def space(daemon: Daemon, progress: Any, paths: list[str]) -> dict[str, int]:
     return found
 
 
+def _direct(name: str) -> Callable[..., Any]:
+    """An operation of `direct`, which is loaded (with ssl) only by runs that use it."""
+
+    def call_it(daemon: Daemon, progress: Any, **args: Any) -> Any:
+        from reberth.node import direct
+
+        return getattr(direct, name)(daemon, progress, **args)
+
+    return call_it
+
+
 OPS: dict[str, Callable[..., Any]] = {
     "hello": hello,
     "ping": ping,
@@ -326,9 +345,17 @@ OPS: dict[str, Callable[..., Any]] = {
     "fill": fill,
     "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
+    "direct_identity": _direct("identity"),
+    "direct_listen": _direct("listen"),
+    "direct_connect": _direct("connect"),
     "pipe_ready": transfer.pipe_ready,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
+    "address_find": address.address_find,
+    "address_probe": address.address_probe,
+    "address_announce": address.address_announce,
+    "address_del": address.address_del,
+    "address_add": address.address_add,
     "mark_left": bundles.mark_left,
     "is_left": bundles.is_left,
     "unmark_left": bundles.unmark_left,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import cgroup, netlock, tools
+from reberth.node import address, cgroup, netlock, tools
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, sync_dir
 from reberth.node.errors import OpError
 
@@ -21,6 +21,8 @@ STATE = "/var/lib/reberth"
 VOTES = ("READY", "RESUME")
 VERDICTS = ("PERMIT", "ABORT")
 KEEP_ENDED = 200
+# back: before the tool is answered on the way back; abort: after it; landed: before the copy is thawed.
+OCCASIONS = ("back", "abort", "commit", "always", "landed")
 
 
 def state_dir() -> str:
@@ -129,8 +131,8 @@ class Run:
     # What must be undone is data, journaled before the effect, so that any later helper can do it.
 
     def push_undo(self, on: str, do: str, **data: Any) -> None:
-        """Remember an undo: `on` is abort, commit or always; `do` one of UNDO's keys."""
-        if on not in ("abort", "commit", "always") or do not in UNDO:
+        """Remember an undo: `on` is one of OCCASIONS, `do` one of UNDO's keys."""
+        if on not in OCCASIONS or do not in UNDO:
             raise OpError("bad-argument", f"no undo {do!r} on {on!r}")
         self.journal.write("undo", on=on, do=do, **data)
 
@@ -141,7 +143,8 @@ class Run:
             try:
                 UNDO[record["do"]](record)
             except (OSError, OpError) as error:
-                failed.append(f"{record['do']} {record.get('path') or record.get('argv')}: {error}")
+                what = record.get("path") or record.get("argv") or record.get("address")
+                failed.append(f"{record['do']} {what}: {error}")
         if failed:
             self.journal.write("undo-failed", failed=failed)
         return failed
@@ -217,6 +220,9 @@ def _nft_delete(record: dict[str, Any]) -> None:
 
 
 UNDO = {
+    "address_add": address.give_back,
+    "address_del": address.take_off,
+    "address_announce": address.tell,
     "nft_delete": _nft_delete,
     "rmtree": _rmtree,
     "rmdir": _rmdir,

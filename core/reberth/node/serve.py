@@ -69,6 +69,7 @@ class Daemon:
         self.done = threading.Event()
         self.handed_over = threading.Event()
         self.home_cgroup = ""
+        self.only_looks = False
 
     # A controller's connection
 
@@ -123,7 +124,7 @@ class Daemon:
         """The controller is gone; an open run acts by itself and keeps this process until it has an end."""
         self.control = None
         self.stop_transfers.set()
-        if self.end is None or self.end.lost():
+        if self.end is None or self.only_looks or self.end.lost():
             self.done.set()
 
     def watch(self) -> None:

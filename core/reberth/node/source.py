@@ -173,10 +173,12 @@ class Source:
         if not self.run.journal.has("resumed"):
             if not self.run.journal.has("resuming"):
                 self.run.journal.write("resuming", vote=vote, aborted=aborted)
+            # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
+            failed = self.run.undo("back")
             code = self._finish("veto", 30.0)
             self._thaw()
             tasks = self._tasks()
-            failed = self.run.undo("abort", "always")
+            failed += self.run.undo("abort", "always")
             self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
         return self.facts()
 

@@ -97,6 +97,7 @@ class Target:
         with self.lock:
             if not self.run.journal.has("fill-failed"):
                 raise OpError("protocol", "only a copy whose fill failed can be discarded")
+            self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):
                 self.run.journal.write("taken-back", discarded=True, failed=self.run.undo("abort", "always"))
@@ -152,12 +153,14 @@ class Target:
         if self.run.journal.has("running"):
             return
         if cgroup.is_asked_to_freeze(self.cgroup):
+            self.run.undo("landed")
             cgroup.thaw(self.cgroup)
         self.run.journal.write("running", running_ns=boottime_ns())
 
     def _fail(self, message: str, cause: OpError | None) -> None:
         """PERMIT stands but the copy never ran: nothing of it stays, and the journal proves it."""
         tail = self.job.errors() if self.job else ""
+        self.run.undo("back")
         if self.job:
             self.job.stop()
         self._kill_copy()
@@ -167,13 +170,14 @@ class Target:
     def _take_back(self) -> None:
         if self.run.journal.has("taken-back"):
             return
+        failed = self.run.undo("back")  # while CRIU's network lock stands: nothing may answer without its sockets
         if self.job is not None:
             if self.job.waiting:
                 self.job.answer("veto")
                 self.job.wait_end(10.0)
             self.job.stop()
         self._kill_copy()
-        self.run.journal.write("taken-back", failed=self.run.undo("abort", "always"))
+        self.run.journal.write("taken-back", failed=failed + self.run.undo("abort", "always"))
 
     def finish(self) -> dict[str, Any]:
         """After landing: remove what only the move needed."""

@@ -11,6 +11,7 @@ from typing import Optional
 
 from workloads.base import Workload, wait_until, write_atomically
 from workloads.deleted import Deleted
+from workloads.echo import Echo
 from workloads.files import Files
 from workloads.fswriter import FsWriter
 from workloads.ipc import Ipc
@@ -23,7 +24,7 @@ from workloads.threads import Threads
 from workloads.tree import Tree
 
 KINDS: dict[str, type[Workload]] = {
-    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter)
+    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter, Echo)
 }
 ANSWER_LIMIT_S = 60.0
 

@@ -1,0 +1,122 @@
+"""A data connection straight from source to target, where the target's owner has allowed it (`direct` of the node).
+
+The target listens on one address, for one peer, for a few seconds before the freeze. Both sides are known by
+certificates made for this run alone: each helper makes its own with openssl(1), its key never leaves the node, and the
+certificates travel through the controller's authenticated connections. Nobody else's is accepted, on either side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node import tools
+from reberth.node.errors import OpError
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+WAIT_S = 6.0
+BUFFER_BYTES = 1 << 20
+F_SETPIPE_SZ = 1031
+
+
+def identity(daemon: Daemon, progress: Any) -> str:
+    """Make a key and a certificate of this helper; answers the certificate."""
+    key, certificate = (os.path.join(daemon.dir, name) for name in ("direct.key", "direct.pem"))
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    argv += ["-days", "2", "-subj", "/CN=reberth", "-keyout", key, "-out", certificate]
+    done = tools.run(argv, timeout_s=10.0)
+    if done["code"] != 0:
+        raise OpError("direct", "openssl could not make a certificate", tail=done["err"][-500:])
+    with open(certificate, encoding="ascii") as file:
+        return file.read()
+
+
+def _context(daemon: Daemon, server: bool, peer: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the peer is known by its very certificate, not by a name
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=peer)
+    context.load_cert_chain(os.path.join(daemon.dir, "direct.pem"), os.path.join(daemon.dir, "direct.key"))
+    return context
+
+
+def listen(daemon: Daemon, progress: Any, peer: str, address: str = "") -> dict[str, Any]:
+    """Wait for one peer on one address: the given one, else that by which ssh reached this node."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    address = address or (words[2] if len(words) == 4 else "")
+    if not address:
+        raise OpError("direct", "no address of this node is known", hint='name it: direct = "ADDRESS"')
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.create_server((address, 0), family=family, backlog=1)
+    server.settimeout(WAIT_S)
+    context = _context(daemon, True, peer)
+
+    def accept() -> None:
+        with server, contextlib.suppress(OSError):
+            plain, _ = server.accept()
+            plain.settimeout(WAIT_S)
+            _join(daemon, context.wrap_socket(plain, server_side=True), receive=True)
+
+    threading.Thread(target=accept, daemon=True).start()
+    return {"address": address, "port": server.getsockname()[1]}
+
+
+def connect(daemon: Daemon, progress: Any, peer: str, address: str, port: int) -> None:
+    """Connect to the target that listens there; raises OpError `direct` when it cannot be reached or is another."""
+    context = _context(daemon, False, peer)
+    try:
+        plain = socket.create_connection((address, port), timeout=WAIT_S)
+        _join(daemon, context.wrap_socket(plain), receive=False)
+    except OSError as error:
+        raise OpError("direct", f"the target does not answer on {address}:{port}: {error}") from error
+
+
+def _join(daemon: Daemon, tls: ssl.SSLSocket, receive: bool) -> None:
+    """Let the connection stand for the data pipe: transfers read and write descriptors, the pump does the rest."""
+    tls.settimeout(None)
+    read_fd, write_fd = os.pipe()
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(write_fd, F_SETPIPE_SZ, BUFFER_BYTES)
+    if daemon.bulk_ready.is_set():  # the controller has given up waiting for us
+        tls.close()
+        return
+    daemon.bulk = (read_fd, write_fd)
+    daemon.bulk_ready.set()
+    pump: Callable[[ssl.SSLSocket, int], None] = _receive if receive else _send
+    threading.Thread(target=pump, args=(tls, write_fd if receive else read_fd), daemon=True).start()
+
+
+def _send(tls: ssl.SSLSocket, read_fd: int) -> None:
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with contextlib.suppress(OSError):
+        while True:
+            size = os.readv(read_fd, [buffer])
+            if not size:
+                break
+            tls.sendall(buffer[:size])
+    with contextlib.suppress(OSError):
+        tls.close()
+    os.close(read_fd)  # the writer's next piece fails instead of waiting
+
+
+def _receive(tls: ssl.SSLSocket, write_fd: int) -> None:
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with contextlib.suppress(OSError):
+        while True:
+            size = tls.recv_into(buffer)
+            if not size:
+                break
+            piece = buffer[:size]
+            while piece:
+                piece = piece[os.write(write_fd, piece) :]
+    with contextlib.suppress(OSError):
+        tls.close()
+    os.close(write_fd)  # the reader finds the end of the stream

@@ -1,0 +1,158 @@
+"""A kernel for a node that is a directory: what the helper asks of cgroups and processes, answered from files.
+
+The helper's own code runs above it unchanged, with its votes, verdicts, journals, undo and held tools; `replaced` puts
+these in place of `reberth.node.cgroup` and `reberth.node.procs` where that code looks for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from reberth.node import cgroup as real_cgroup
+from reberth.node import run, source, target
+from reberth.node.procs import Task
+from reberth.testing.machine import CGROUPS, Machine
+
+START_TICKS = 100
+
+
+class Cgroups:
+    """`reberth.node.cgroup` for one node; paths are where the files really are."""
+
+    inside = staticmethod(real_cgroup.inside)
+    is_asked_to_freeze = staticmethod(real_cgroup.is_asked_to_freeze)
+    ask_freeze = staticmethod(real_cgroup.ask_freeze)
+    freeze = staticmethod(real_cgroup.ask_freeze)
+    thaw = staticmethod(real_cgroup.thaw)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def _name(self, path: str) -> str:
+        return path[len(str(self.machine.root)) :] if path.startswith(str(self.machine.root)) else path
+
+    def mount_point(self) -> str:
+        """Where the hierarchy is."""
+        return str(self.machine.path(CGROUPS))
+
+    def of_pid(self, pid: int) -> str:
+        """A process's cgroup; tools and helper, which are real, are in the root."""
+        task = self.machine.task(pid)
+        return str(self.machine.path(task["cgroup"] if task else CGROUPS))
+
+    def pids(self, path: str) -> list[int]:
+        """Every process in it and below it."""
+        name = self._name(path)
+        return [t["pid"] for t in self.machine.tasks() if self.inside(t["cgroup"], name)]
+
+    def events(self, path: str) -> dict[str, int]:
+        """`populated` and `frozen`."""
+        there = os.path.isdir(path)
+        return {"populated": int(bool(self.pids(path))), "frozen": int(self.is_asked_to_freeze(path))} if there else {}
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether it has stopped."""
+        return self.is_asked_to_freeze(path)
+
+    def wait_frozen(self, path: str, timeout_s: float) -> bool:
+        """It stops at once."""
+        return self.is_asked_to_freeze(path)
+
+    def kill(self, path: str, timeout_s: float = 10.0) -> bool:
+        """End every process in it."""
+        for pid in self.pids(path):
+            self.machine.end(pid)
+        return True
+
+    def create(self, path: str) -> None:
+        """Make it, or take one left over."""
+        self.machine.make_cgroup(path)
+
+    def remove(self, path: str) -> bool:
+        """Remove it, if no process is in it."""
+        if not self.pids(path):
+            shutil.rmtree(path, ignore_errors=True)
+        return not os.path.exists(path)
+
+    def sweep(self, directory: str, keep: frozenset[str]) -> None:
+        """Remove the empty ones of earlier moves."""
+        for path in map(str, Path(directory).glob("reberth-*")):
+            if path not in keep:
+                self.remove(path)
+
+    def enter(self, path: str, pid: int) -> None:
+        """Move one process."""
+        task = self.machine.task(pid)
+        if task is not None:
+            self.machine.put({**task, "cgroup": self._name(path)})
+
+
+class Procs:
+    """`reberth.node.procs` for one node: every process is a tree of its own."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def task(self, pid: int) -> Task | None:
+        """One process."""
+        found = self.machine.task(pid)
+        return as_task(found) if found else None
+
+    def alive(self, pid: int, start_ticks: int = 0) -> bool:
+        """Whether it is there."""
+        return self.machine.task(pid) is not None and start_ticks in (0, START_TICKS)
+
+    def tree(self, root: int) -> list[Task]:
+        """The process alone."""
+        found = self.task(root)
+        return [found] if found else []
+
+    def ancestors(self, pid: int, stop: int) -> list[int]:
+        """None that matter: tools and scripts are outside."""
+        return []
+
+
+def as_task(task: dict[str, Any]) -> Task:
+    """A process as the helper knows one."""
+    pid = int(task["pid"])
+    return Task(pid, 1, pid, pid, 0, 1, START_TICKS, "S", str(task["name"]))
+
+
+class Anywhere(Cgroups):
+    """For undo, which knows paths alone: the node is the one that the path lies in."""
+
+    def __init__(self, machines: list[Machine]) -> None:
+        self.machines = machines
+
+    def _name(self, path: str) -> str:
+        self.machine = next(m for m in self.machines if path.startswith(f"{m.root}/"))
+        return super()._name(path)
+
+    def enter(self, path: str, pid: int) -> None:
+        """Find the node first."""
+        self._name(path)
+        super().enter(path, pid)
+
+
+@contextlib.contextmanager
+def replaced(ends: tuple[Machine, Machine]) -> Iterator[None]:
+    """Let the helper's code see these two nodes, source and target, instead of this machine."""
+    with contextlib.ExitStack() as stack:
+        for module, machine in ((source, ends[0]), (target, ends[1])):
+            stack.enter_context(mock.patch.object(module, "cgroup", Cgroups(machine)))
+            stack.enter_context(mock.patch.object(module, "procs", Procs(machine)))
+        stack.enter_context(mock.patch.object(source, "open_runs", list))
+        stack.enter_context(mock.patch.object(run, "cgroup", Anywhere(list(ends))))
+        yield
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path is one of these, or below one of them."""
+    return any(fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"{p}/*") for p in patterns)
