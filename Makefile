@@ -17,8 +17,8 @@ check: lint type ## lint, types and the quick tests, which need neither root nor
 	$(BIN)/pytest tests/unit tests/contract tests/cli
 demo: ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
 	scripts/demo
-bench: ## measure downtime and total time against the plain script (not in this version)
-	$(LATER)
+bench: dev ## measure downtime and total time against plain scripts, in a lab (root)
+	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py
 soak: ## move for hours and inject faults (not in this version)
 	$(LATER)
 completions: ## write the completion scripts of bash, zsh and fish (not in this version)

@@ -158,9 +158,9 @@ class Engine:
             self.session.emit("step", f"{step.value}: {decision.why}")
             try:
                 self._perform(step)
-            except ReberthError as error:
+            except (ReberthError, OSError) as error:
                 failures[step] = failures.get(step, 0) + 1
-                self.journal.write("step-failed", step=step.value, message=error.message)
+                self.journal.write("step-failed", step=step.value, message=str(error))
                 self._failed(error)
                 self.session.forget()
                 want = Want.BACK

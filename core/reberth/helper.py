@@ -38,7 +38,7 @@ class Asked:
     """An operation under way; `result` waits for its answer."""
 
     def __init__(self, future: Future[Any], op: str, node: str, on_wait: Callable[[], None]) -> None:
-        self.future, self._op, self._node, self._on_wait = future, op, node, on_wait
+        self.future, self._op, self._node, self.on_wait = future, op, node, on_wait
 
     def result(self, timeout_s: float | None = None) -> Any:
         """The answer; raises HelperError or ConnectionLostError. Waits in slices, so that ^C is heard at once."""
@@ -49,7 +49,7 @@ class Asked:
             except FutureTimeoutError:
                 if self.future.done():
                     raise
-                self._on_wait()
+                self.on_wait()
                 if deadline is not None and time.monotonic() > deadline:
                     text = f"node {self._node} did not answer {self._op} within {timeout_s:g} s"
                     raise ConnectionLostError(text, hint="is the node overloaded, or the link cut?") from None
@@ -186,7 +186,9 @@ class HelperShell:
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             try:
                 with self._pinging:
-                    found = self.call("ping", timeout_s=SILENCE_S)
+                    asked = self.begin("ping")
+                    asked.on_wait = lambda: None  # what ends the main thread's waits is not for this one
+                    found = asked.result(SILENCE_S)
             except ReberthError:
                 if time.monotonic() - self._heard >= SILENCE_S:
                     self.kill()

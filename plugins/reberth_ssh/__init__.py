@@ -64,11 +64,13 @@ def reberth_connect(node: Node) -> Route:
     start = ["ssh", "-F", str(options["config"])] if options.get("config") else ["ssh"]
     words: list[str] = []
     if options.get("known_hosts"):
-        words += ["-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", "GlobalKnownHostsFile=none"]
+        words += ["-o", f'UserKnownHostsFile="{options["known_hosts"]}"', "-o", "GlobalKnownHostsFile=none"]
     if options.get("identity"):
         words += ["-o", "IdentitiesOnly=yes", "-i", str(options["identity"])]
     if options.get("port"):
-        words += ["-p", str(int(options["port"]))]
+        if not str(options["port"]).isdecimal():
+            raise UsageError(f"node {node.name}: port = {options['port']!a} is no number", hint="[nodes.NAME.ssh] port")
+        words += ["-p", str(options["port"])]
     if options.get("user"):
         words += ["-l", str(options["user"])]
     if node.become not in BECOME:

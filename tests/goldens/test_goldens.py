@@ -215,7 +215,7 @@ def test_another_way_to_become_root_is_refused(plugin):
 def test_a_port_is_a_number(port):
     node = Node("pi1", options={"ssh": {"port": port}})
     if port:
-        with pytest.raises(ValueError, match="invalid literal"):
+        with pytest.raises(UsageError, match="is no number"):
             reberth_ssh.reberth_connect(node)
     else:
         assert "-p" not in reberth_ssh.reberth_connect(node).control

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -88,9 +86,9 @@ def check_talk(talk: Talk, what: str) -> None:
 def test_open_connections_go_on(
     container: bool,
     count: int,
-    works: Stand,
+    service: str,  # before `watch`: it is there all the time
     watch: Watch,
-    service: str,
+    works: Stand,
     enabled: dict[str, str],
     reberth: Command,
     node1: Node,
@@ -140,44 +138,183 @@ def test_a_lost_message_would_be_noticed(planted: str, works: Stand, service: st
     assert talk.problems()
 
 
-@pytest.mark.parametrize("phase", ["restore", "commit-before"])
-@pytest.mark.parametrize("container", [False, True])
+@pytest.fixture
+def struck(sabotage: Sabotage, settings: Settings) -> Sabotage:
+    """As `sabotage`, with the wrapper enabled too."""
+
+    def prepare(*words: object) -> Mapping[str, str]:
+        return {**sabotage(*words), **settings(lambda text: with_wrappers(text, "address", "saboteur"))}
+
+    return prepare
+
+
+def check_back(talk: Talk, handle: Handle, service: str, here: Node, there: Node) -> None:
+    """The source has workload, address and all its connections."""
+    talk.wait_for(100)
+    assert has(here, service) and not has(there, service)
+    healthy(here, handle)
+    assert gone(there, handle)
+    check_talk(talk, "rolled back")
+
+
+@pytest.mark.parametrize("container", [False, True], ids=["raw", "runc"])
+@pytest.mark.parametrize("how", ["restore-fails", "interrupted", "interrupted-late"])
 def test_connections_go_on_after_a_rollback(
-    phase: str,
+    how: str,
     container: bool,
-    works: Stand,
     service: str,
-    sabotage: Sabotage,
+    works: Stand,
+    struck: Sabotage,
     reberth: Command,
     node1: Node,
     node2: Node,
 ) -> None:
-    """The restore fails after the address has moved, or ^C comes while the copy is held: back, and nobody noticed."""
     handle = echo(works, service, container)
+    running = Watch((node1, node2), reberth.state, reberth.ids)
     talk = Talk(service, PORT, 20)
     talk.wait_for(50)
-    if phase == "restore":
-        # The address is on the target already when this strikes: its wrapper is called before.
-        strike = node2.enter(["sh", "-c", f"ip -o address | grep -q ' {service}/' && rm -r @images@/core-*.img"])
+    if how == "restore-fails":
+        env = struck("restore", node2.enter(["sh", "-c", "rm -- @images@/inetsk.img || rm -- @images@/files.img"]))
     else:
-        strike = ["kill", "-INT", "@pid@"]
-    env = {**sabotage("restore", strike, 0.0 if phase == "restore" else 0.05)}
-    text = re.sub(r"wrappers = .*", 'wrappers = ["saboteur", "address"]', read(env["REBERTH_CONFIG"]))
-    write(env["REBERTH_CONFIG"], text)
+        env = struck("restore", ["kill", "-INT", "@pid@"], 0.03 if how == "interrupted" else 0.12)
     done = reberth.move(word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=env)
     check_rolled_back(done)
-    talk.wait_for(100)
-    assert has(node1, service) and not has(node2, service)
-    healthy(node1, handle)
-    assert gone(node2, handle)
-    check_talk(talk, "rolled back")
+    check_back(talk, handle, service, node1, node2)
+    running.check()
 
 
-def read(path: str) -> str:
-    with open(path, encoding="utf-8") as stream:
-        return stream.read()
+@pytest.mark.parametrize("container", [False, True], ids=["raw", "runc"])
+def test_the_controller_dies_with_the_address_on_the_target(
+    container: bool, service: str, works: Stand, enabled: dict[str, str], reberth: Command, node1: Node, node2: Node
+) -> None:
+    """Killed right before it asks for READY: each node goes back by itself."""
+    handle = echo(works, service, container)
+    running = Watch((node1, node2), reberth.state, reberth.ids)
+    talk = Talk(service, PORT, 20)
+    talk.wait_for(50)
+    env = {**enabled, "REBERTH_CRASH_AT": "step"}
+    done = reberth.move(word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=env)
+    assert done.code == -9, str(done)
+    check_back(talk, handle, service, node1, node2)
+    recovered = reberth.run("recover", "--json", env=enabled)
+    assert recovered.code == 0, str(recovered)
+    running.check()
 
 
-def write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(text)
+# Runs on a node: kills the helper of a run once its copy or its source is held.
+KILL_HELPER = """
+import json, os, sys, time
+path = f"/var/lib/reberth/{sys.argv[1]}/journal.jsonl"
+while True:
+    records = [json.loads(line) for line in open(path) if line.endswith("\n")]
+    if any(r["event"] == sys.argv[2] for r in records):
+        break
+    time.sleep(0.002)
+os.kill(records[0]["helper"], 9)
+"""
+
+
+@pytest.mark.parametrize("killed", ["source", "target"])
+def test_a_helper_is_killed(
+    killed: str, service: str, works: Stand, struck: Sabotage, reberth: Command, node1: Node, node2: Node
+) -> None:
+    """The hook script alone gives the address back; who comes later finds it done."""
+    handle = echo(works, service)
+    running = Watch((node1, node2), reberth.state, reberth.ids)
+    talk = Talk(service, PORT, 20)
+    talk.wait_for(50)
+    node, event = (node1, "held") if killed == "source" else (node2, "restoring")
+    kill = node.enter(["timeout", "20", "python3", "-c", KILL_HELPER, "@id@", event])
+    done = reberth.move(
+        word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=struck("restore", kill, 0.01)
+    )
+    check_rolled_back(done)
+    check_back(talk, handle, service, node1, node2)
+    running.check()
+
+
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Callable[[str], None]]:
+    """Gives an address to the outer machine, which is on the same link as the nodes."""
+    given: list[str] = []
+
+    def give(address: str) -> None:
+        subprocess.run(
+            ["ip", "address", "add", address, "dev", lab.site.bridge, *NODAD.get(":" in address, [])], check=True
+        )
+        given.append(address)
+
+    yield give
+    for address in given:
+        subprocess.run(["ip", "address", "del", address, "dev", lab.site.bridge], check=True)
+
+
+NODAD = {True: ["nodad"]}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_address_in_use_elsewhere_is_refused(
+    family: int,
+    request: pytest.FixtureRequest,
+    works: Stand,
+    stranger: Callable[[str], None],
+    enabled: dict[str, str],
+    reberth: Command,
+    node1: Node,
+    node2: Node,
+) -> None:
+    service = request.getfixturevalue("service" if family == 4 else "service6")
+    handle = echo(works, service)
+    running = Watch((node1, node2), reberth.state, reberth.ids)
+    stranger(f"{service}/{32 if family == 4 else 128}")
+    words = (word_of(node1, handle), "node2:", KEEP, "--move-address", service, "--json")
+    for command in ("plan", "move"):
+        done = reberth.run(command, *words, env=enabled)
+        assert done.code == 10 and "in use on the network" in done.error, str(done)
+    running.check()
+    skipped = reberth.run("plan", *words, "--skip", "address-free", env=enabled)
+    assert skipped.code == 0, str(skipped)
+
+
+def test_addresses_that_cannot_move(
+    service: str, works: Stand, enabled: dict[str, str], lab: Lab, reberth: Command, node1: Node, node2: Node
+) -> None:
+    handle = echo(works, service)
+    running = Watch((node1, node2), reberth.state, reberth.ids)
+    elsewhere = ["ip", "address", "{}", "203.0.113.5/24", "dev", interface(node1)]
+    node1.run([word.format("add") for word in elsewhere])
+    try:
+        for address, reason in (
+            (lab.site.address(HOST + 1), "is on no interface here"),
+            ("203.0.113.5", "no interface is in the subnet"),
+            (lab.site.address(1), "the ssh connection to this node uses"),
+        ):
+            done = reberth.move(word_of(node1, handle), "node2:", KEEP, "--move-address", address, env=enabled)
+            assert done.code == 10 and reason in done.error, str(done)
+            words = (KEEP, "--move-address", address, "--skip", "address")
+            done = reberth.move(word_of(node1, handle), "node2:", *words, env=enabled)
+            assert done.code == 10, str(done)
+        node2.run(["ip", "address", "add", f"{service}/32", "dev", "lo"])
+        done = reberth.move(word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=enabled)
+        assert done.code == 10 and "is on this node already" in done.error, str(done)
+    finally:
+        node1.run([word.format("del") for word in elsewhere])
+        node2.run(["ip", "address", "del", f"{service}/32", "dev", "lo"], check=False)
+    running.check()
+    for wrong in ("198.51.100", "web", "224.0.0.1", "fe80::1"):
+        assert reberth.move(word_of(node1, handle), "node2:", "--move-address", wrong, env=enabled).code == 2
+
+
+def test_not_enabled(
+    service: str, works: Stand, settings: Settings, reberth: Command, node1: Node, node2: Node
+) -> None:
+    """The wrapper is looked for before anything is asked of the nodes, and the answer is the command that enables it."""
+    own = settings(lambda text: text)
+    handle = echo(works, service)
+    words = (word_of(node1, handle), "node2:", KEEP, "--move-address", service)
+    for name in ("node1", "node2"):
+        done = reberth.move(*words, env=own)
+        assert done.code == 14 and f"reberth node enable {name} address" in done.error, str(done)
+        assert reberth.run("node", "enable", name, "address", env=own).code == 0
+    assert reberth.move(*words, env=own).code == 0
+    healthy(node2, handle)

@@ -231,3 +231,26 @@ def test_a_journal_behind_a_link_is_refused(tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         Journal(str(tmp_path / "j")).write("one")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_full_disk_takes_the_reserve_and_then_refuses(tmp_path, monkeypatch):
+    """The way back must be journaled even when the disk filled up while the workload was frozen."""
+    durable.lay_reserve(str(tmp_path))
+    journal = durable.Journal(str(tmp_path / "journal.jsonl"))
+    journal.write("first")
+    really = os.write
+
+    def full(fd, data):
+        if (tmp_path / durable.RESERVE).exists():
+            return really(fd, data[:3])
+        return really(fd, data)
+
+    monkeypatch.setattr(durable.os, "write", full)
+    journal.write("resumed")
+    assert [r["event"] for r in durable.Journal(journal.path).records] == ["first", "resumed"]
+    assert not (tmp_path / durable.RESERVE).exists()
+    monkeypatch.setattr(durable.os, "write", lambda fd, data: really(fd, data[:3]))
+    with pytest.raises(OSError, match="cut off"):
+        journal.write("never")
+    monkeypatch.undo()
+    assert [r["event"] for r in durable.Journal(journal.path).records] == ["first", "resumed"]

@@ -17,6 +17,7 @@ import pytest
 
 from reberth import boot
 from reberth.helper import HelperShell
+from reberth.node import procs
 from reberth_hooks import CommandError, ConnectionLostError, HelperError, Node, Route, UnreachableError
 
 SYSTEM = Path("/usr/bin/python3")
@@ -40,7 +41,7 @@ def until(what, seconds: float = 10.0) -> bool:
 
 
 def gone(pid: int) -> bool:
-    return not os.path.exists(f"/proc/{pid}")
+    return not procs.alive(pid)  # a zombie waits for whoever is process 1 here
 
 
 @pytest.fixture

@@ -90,6 +90,14 @@ def lay_ballots(directory: str, name: str, values: tuple[str, ...]) -> None:
     sync_dir(directory)
 
 
+RESERVE, RESERVE_BYTES = "reserve", 64 << 10
+
+
+def lay_reserve(directory: str) -> None:
+    """Blocks kept for a disk that fills up while the workload is frozen: the way back must be journaled even then."""
+    write_whole(os.path.join(directory, RESERVE), "." * RESERVE_BYTES)
+
+
 class Journal:
     """JSON lines, each flushed to disk before the step it announces; `format` is in the first one."""
 
@@ -113,10 +121,21 @@ class Journal:
             self._fd = os.open(self.path, flags, 0o600)
         # What a crash or a full disk cut off stays a line of its own, and no record: it was never acted on.
         data, self._torn = (b"~\n" if self._torn else b"") + data, True
-        if os.write(self._fd, data) != len(data):
-            raise OSError(errno.ENOSPC, "the journal is cut off", self.path)
+        if not self._fits(data):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(os.path.dirname(self.path), RESERVE))
+            if not self._fits(b"~\n" + data):
+                raise OSError(errno.ENOSPC, "the journal is cut off", self.path)
         os.fsync(self._fd)
         self._torn = False
+
+    def _fits(self, data: bytes) -> bool:
+        try:
+            return os.write(self._fd, data) == len(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
 
     def _read(self, path: str) -> list[dict[str, Any]]:
         """All whole records; a last line cut off by a crash never happened."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reberth.node import address, cgroup, netlock, tools
-from reberth.node.durable import Journal, decide_once, decided, lay_ballots, sync_dir
+from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
 STATE = "/var/lib/reberth"
@@ -80,6 +80,7 @@ class Run:
             os.mkdir(directory, 0o700)
             lay_ballots(directory, "vote", VOTES)
             lay_ballots(directory, "verdict", VERDICTS)
+            lay_reserve(directory)
             run = cls(run_id, directory)
             run.journal.write("open", format=Journal.FORMAT, id=run_id, role=role, workload=workload, **facts)
             sync_dir(STATE)

@@ -13,7 +13,7 @@ import itertools
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -178,6 +178,9 @@ class LabHost(Host):
 
     def observe(self) -> None:
         """No progress is shown."""
+
+    def _connect_all(self, names: Iterable[str]) -> None:
+        """Connections here cost nothing: each is made when it is asked for."""
 
     def shell_of(self, node_name: str) -> HelperShell:
         """A connection to a node of the lab."""

@@ -165,7 +165,7 @@ class LabShell(HelperShell):
             raise OpError("ended", f"there is no process {pid}")
         spaces = dict.fromkeys(("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"), "of the node")
         return {
-            **dict.fromkeys(("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes"), []),
+            **dict.fromkeys(("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes", "parents"), []),
             "pid": pid, "tasks": [as_task(task)._asdict()], "uids": [0], "anon": {}, "hugetlb": False,
             "exe": f"/usr/bin/{task['name']}", "cwd": "/", "root": "/", "memory_bytes": 1 << 20,
             "namespaces": spaces, "helper_namespaces": spaces, "cgroup": task["cgroup"], "loopback_up": False,

@@ -1,0 +1,119 @@
+"""The contract of every plugin, whatever it does: it loads, quietly and quickly, and its hooks are those of the host."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from reberth.catalog import Catalog
+from reberth_hooks import PROJECT, Declaration, specs
+
+HEAVY = ("typer", "sh", "rich", "pylxd", "tomlkit", "pytest", "requests")
+
+# Runs in an interpreter of its own: what importing and describing a plugin brings in, does and leaves.
+PROBE = """
+import json, os, signal, sys, threading
+name, heavy, folders = sys.argv[1], sys.argv[2].split(","), json.loads(sys.argv[3])
+sys.path[:0] = folders
+import reberth_hooks
+acts = []
+HARMLESS = ("open", "os.listdir", "os.scandir", "os.walk", "import", "compile", "exec", "marshal.", "object.", "sys.",
+    "code.", "builtins.", "array.", "ctypes.", "cpython.", "gc.", "glob.", "pathlib.", "function.", "re.", "time.")
+def audit(event, args):
+    if event == "open":
+        if len(args) > 2 and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            acts.append(f"open {args[0]}")
+    elif not event.startswith(HARMLESS):
+        acts.append(event)
+def state():
+    return dict(os.environ), os.getcwd(), threading.active_count(), signal.getsignal(signal.SIGINT), list(sys.path)
+before = state()
+sys.addaudithook(audit)
+module = __import__("importlib").import_module(name)
+first, second = module.reberth_describe(), module.reberth_describe()
+host = [m for m in sys.modules if m.split(".")[0] == "reberth"]
+json.dump({"heavy": [h for h in heavy if h in sys.modules], "host": host, "acts": acts,
+    "same": first == second, "unchanged": before == state()}, sys.stdout)
+"""
+
+
+class PluginContract:
+    """Inherit from the contract of your plugin's role; each of them begins with this one."""
+
+    @pytest.fixture
+    def plugin(self) -> str:
+        """Which plugin: the name of its entry point. Override this one."""
+        raise NotImplementedError("override the fixture `plugin` with the name of your plugin's entry point")
+
+    @pytest.fixture
+    def module(self, plugin: str) -> ModuleType:
+        """The plugin's module, from its entry point; override it for one that is not installed."""
+        found = [point for point in entry_points(group=PROJECT) if point.name == plugin]
+        assert found, f"no installed distribution has an entry point {plugin!r} in the group {PROJECT!r}"
+        return importlib.import_module(found[0].value)
+
+    @pytest.fixture
+    def said(self, module: ModuleType) -> Declaration:
+        """What the plugin says of itself."""
+        found: Declaration = module.reberth_describe()
+        return found
+
+    def test_the_host_accepts_it(self, plugin: str, module: ModuleType) -> None:
+        """No hook is misspelt, none is missing for a declared role, and nothing undeclared would be called."""
+        catalog = Catalog({plugin: module}, {"REBERTH_PLUGINS": ""})
+        catalog.load_all()
+        assert catalog.errors == {}
+
+    def test_describing_has_no_side_effect(self, module: ModuleType) -> None:
+        """Import and `reberth_describe` write nothing, start nothing, bring in nothing heavy and nothing of the host.
+
+        `reberth plugin ls` and every plan do both, for every plugin that is installed.
+        """
+        folder = Path(str(module.__file__)).parent
+        folders = [str(folder.parent if hasattr(module, "__path__") else folder), *filter(None, sys.path)]
+        argv = [sys.executable, "-B", "-c", PROBE, module.__name__, ",".join(HEAVY), json.dumps(folders)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={"PATH": os.defpath})
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"heavy": [], "host": [], "acts": [], "same": True, "unchanged": True}
+        assert done.stderr == ""
+
+    def test_signatures_are_those_of_the_specification(self, module: ModuleType) -> None:
+        """Each hook takes arguments that its specification has, and where it says types they are the same ones."""
+        for name, function in hooks_of(module):
+            spec, impl = inspect.signature(getattr(specs, name)), inspect.signature(function)
+            for word, parameter in impl.parameters.items():
+                assert word in spec.parameters, f"{name} has no argument {word}"
+                wanted = spec.parameters[word].annotation
+                assert _agree(parameter.annotation, wanted), f"{name}({word}: {parameter.annotation}), not {wanted}"
+            if not function.reberth_impl.get("wrapper"):
+                given = impl.return_annotation
+                assert _agree(given, spec.return_annotation), f"{name} -> {given}, not {spec.return_annotation}"
+
+    def test_it_says_what_it_is_in_one_line(self, said: Declaration) -> None:
+        """The summary is what `reberth plugin ls` shows."""
+        assert isinstance(said, Declaration)
+        assert said.summary and said.summary.isprintable() and len(said.summary) <= 100
+
+
+def hooks_of(module: ModuleType) -> list[tuple[str, Any]]:
+    """The hook implementations of a module."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    return [(name, function) for name, function in found if hasattr(function, f"{PROJECT}_impl")]
+
+
+def _agree(given: Any, wanted: Any) -> bool:
+    """Whether two annotations are the same text; none at all is no lie, and Any stands for object."""
+    if given is inspect.Signature.empty:
+        return True
+    words = [str(a).replace("Any", "object").rpartition(".")[2] if "[" not in str(a) else str(a) for a in (given, wanted)]
+    return words[0].replace("Any", "object") == words[1].replace("Any", "object")
