@@ -151,7 +151,10 @@ def _aborted(source: Facts, target: Mapping[str, Any]) -> Decision:
 
 def _undecided(source: Facts, target: Mapping[str, Any], want: Want) -> Decision:
     known = bool(target) and not target.get("ended")
-    if want is Want.FORWARD and known and target.get("holding") and source and source.get("holding"):
+    copy_held = known and target.get("holding") and source
+    # The source's node restarted, or its frozen tasks were killed: then the held copy is the only one there is.
+    alone = copy_held and source and source.get("gone") and source.get("held")
+    if copy_held and source and (alone or (want is Want.FORWARD and source.get("holding"))):
         vote = source.get("vote")
         if vote is None:
             return Decision(Step.ASK_READY, "the copy is held and verified")

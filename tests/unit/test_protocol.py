@@ -103,7 +103,9 @@ def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
             step is Step.PERMIT and verdict is None and not from_target.get("holding")
         ),
         "READY asked for without both held": lambda: (
-            step is Step.ASK_READY and not (from_target.get("holding") and from_source.get("holding"))
+            step is Step.ASK_READY and not (from_target.get("holding") and (
+                from_source.get("holding") or (from_source.get("gone") and from_source.get("held"))
+            ))
         ),
         "a verdict over another": lambda: (
             (step is Step.PERMIT and verdict == "ABORT") or (step is Step.ABORT and permitted)
@@ -396,3 +398,12 @@ def test_without_a_fault_it_moves_in_four_steps():
     assert world.migrate().outcome == "moved"
     assert world.copy_runs() and not world.source.tasks
     assert world.target.has("cleaned")
+
+
+@pytest.mark.parametrize("want", Want)
+@pytest.mark.parametrize(("vote", "step"), [(None, Step.ASK_READY), ("READY", Step.PERMIT), ("RESUME", Step.ABORT)])
+def test_the_only_copy_there_is_goes_on(want, vote, step):
+    """The source's node restarted while the target held the whole, verified copy: it must not be taken back."""
+    source = {"role": "source", "vote": vote, "froze": True, "held": True, "gone": True, "holding": False}
+    target = {"role": "target", "verdict": None, "ended": "", "holding": True}
+    assert decide(source, target, want).step is step
