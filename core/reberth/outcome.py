@@ -51,6 +51,9 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = int(decision.exit_code)
+    if session.plan.options.keep_images:
+        kept = [session.recall(f"images.{word}") for word in ("source", "target")]
+        report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")
     report.warnings += [c.reason for c in session.plan.checks if c.level is Level.WARN]
     if cause is None:
         if decision.outcome == "held" and report.error is None:

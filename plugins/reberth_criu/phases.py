@@ -14,7 +14,7 @@ def reberth_prepare(move: Move) -> bool:
     """A private place for images on both nodes, and a cgroup of its own for the tree."""
     need = move.plan.details["need_bytes"]
     for word, shell in (("source", move.source), ("target", move.target)):
-        place = shell.call("workdir", need_bytes=need)
+        place = shell.call("workdir", need_bytes=need, keep=move.plan.options.keep_images)
         move.note(f"images.{word}", place["path"])
     move.source.call("enclose", pid=move.plan.details["pid"])
     return True

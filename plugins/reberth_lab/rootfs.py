@@ -21,7 +21,8 @@ SUITE = "trixie"
 BASE = ("openssh-server", "openssh-client", "iproute2", "iputils-ping", "iptables", "nftables", "procps", "util-linux")
 RUNTIMES = ("runc", "crun", "libcriu2")  # crun, with the library it loads: for the tutorial's backend
 NODE = ("redis-server", "zstd", "rsync", "ncat", "socat", "openssl", "psmisc", "less", "attr", "acl", "strace")
-PYTHON = ("python3", "python3-pluggy", "python3-typer", "python3-sh", "python3-rich")  # reberth runs inside as well
+# reberth runs inside as well
+PYTHON = ("python3", "python3-pluggy", "python3-typer", "python3-sh", "python3-rich", "python3-tomlkit")
 BUILD = ("gcc", "libc6-dev", "libcap2-bin")  # the tests compile small workloads inside
 PACKAGES = (*BASE, *RUNTIMES, *NODE, *PYTHON, *BUILD)
 NEED_BYTES = 1536 << 20  # the tree takes 0.5 GiB, while it is made 0.8 GiB

@@ -14,7 +14,7 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.tasks import lazy_restore
-from reberth_runc.survey import runc
+from reberth_runc.survey import runc, runc_root
 
 FLAGS = {"tcp-established": "--tcp-established"}
 
@@ -36,7 +36,7 @@ def reberth_prepare(move: Move) -> bool:
     details = move.plan.details
     bundle = details["bundle"]
     for word, shell in (("source", move.source), ("target", move.target)):
-        place = shell.call("workdir", need_bytes=details["need_bytes"])
+        place = shell.call("workdir", need_bytes=details["need_bytes"], keep=move.plan.options.keep_images)
         move.note(f"images.{word}", place["path"])
     move.note("shared", _is_shared(move, bundle))
     if not move.recall("shared"):
@@ -70,6 +70,9 @@ def reberth_sync(move: Move) -> list[Tree]:
 def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Freeze and dump through runc; what changed on disk since the first copy travels while it is frozen."""
     details, images = move.plan.details, move.recall("images.source")
+    # runc 1.1.15 makes an empty file of this name when CRIU has dumped, and leaves it when that is vetoed.
+    record = f"{runc_root(move.plan.source)}/{move.plan.workload.name}/checkpoint"
+    move.source.call("undo", on="abort", do="rmtree", path=record)
     argv = [*runc(move.plan.source), "checkpoint"]
     argv += ["--image-path", images, "--work-path", images]
     argv += ["--file-locks", *_flags(move), move.plan.workload.name]
@@ -97,11 +100,21 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     return Checkpoint(tuple(parcels), iteration, got["frozen_ns"], got["held_ns"])
 
 
+def _target_cgroup(move: Move) -> str:
+    """Where runc will make the container's cgroup: as on the source, under the container's name there."""
+    mounts = [str(move.plan.facts[side]["hello"]["cgroup2"]) for side in ("source", "target")]
+    parent, _, name = move.plan.details["cgroup"].removeprefix(mounts[0]).rpartition("/")
+    return f"{mounts[1]}{parent}/{move.plan.target_name if name == move.plan.workload.name else name}"
+
+
 @hookimpl
 def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """Restore through runc; held in CRIU's post-restore script."""
     name, images = move.plan.target_name, move.recall("images.target")
     tool = runc(move.plan.target)
+    cgroup = _target_cgroup(move)
+    if move.target.call("stats", paths=[cgroup])[0] is None:  # runc leaves an empty one when its restore fails
+        move.target.call("undo", on="abort", do="cgroup_remove", path=cgroup)
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]

@@ -35,6 +35,11 @@ def runc(node: Node) -> list[str]:
     return ["runc", "--root", str(root)] if root else ["runc"]
 
 
+def runc_root(node: Node) -> str:
+    """Where that program keeps its records of containers."""
+    return str(node.options_of("runc").get("root") or "/run/runc").rstrip("/")
+
+
 def version_of(text: str) -> tuple[int, ...]:
     """The first dotted number in a text."""
     found = re.search(r"(\d+(?:\.\d+)+)", text)
@@ -163,7 +168,7 @@ def _target_checks(
         else:
             text = f"{bundle!a} exists there, and is no copy that an earlier move left behind"
             yield Check("bundle", Level.FAIL, text, "move it out of the way: it would be overwritten", node)
-    size = int(source.run(["du", "-sxk", "--", bundle]).out.split()[0]) * 1024
+    size = int(source.run(["du", "-sk", "--", bundle]).out.split()[0]) * 1024
     free = target.call("space", paths=[bundle])[bundle]
     if free < size * 1.1:
         text = f"{size >> 20} MiB of files, {free >> 20} MiB free"

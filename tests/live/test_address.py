@@ -37,6 +37,7 @@ def service(lab: Lab, node1: Node, node2: Node) -> Iterator[str]:
     """A service address beside node1's own, gone from everywhere at the end."""
     address = lab.site.address(HOST)
     node1.run(["ip", "address", "add", f"{address}/24", "dev", interface(node1)])
+    forget_neighbour(lab, address)
     yield address
     for node in (node1, node2):
         node.run(["ip", "address", "del", f"{address}/24", "dev", interface(node)], check=False)
@@ -49,11 +50,17 @@ def service6(lab: Lab, node1: Node, node2: Node) -> Iterator[str]:
     for number, node in enumerate((node1, node2), 1):
         node.run(["ip", "address", "add", f"{V6}{number}/64", "dev", interface(node), "nodad"])
     node1.run(["ip", "address", "add", f"{V6}{HOST}/64", "dev", interface(node1), "nodad"])
+    forget_neighbour(lab, f"{V6}{HOST}")
     yield f"{V6}{HOST}"
     subprocess.run(["ip", "address", "del", f"{V6}fe/64", "dev", lab.site.bridge], check=True)
     for number, node in enumerate((node1, node2), 1):
         for last in (number, HOST):
             node.run(["ip", "address", "del", f"{V6}{last}/64", "dev", interface(node)], check=False)
+
+
+def forget_neighbour(lab: Lab, address: str) -> None:
+    """An earlier test may have told the outer machine that another node has it."""
+    subprocess.run(["ip", "neighbour", "flush", "to", address, "dev", lab.site.bridge], check=True, capture_output=True)
 
 
 def interface(node: Node) -> str:
@@ -202,7 +209,7 @@ def test_the_controller_dies_with_the_address_on_the_target(
 
 
 # Runs on a node: kills the helper of a run once its copy or its source is held.
-KILL_HELPER = """
+KILL_HELPER = r"""
 import json, os, sys, time
 path = f"/var/lib/reberth/{sys.argv[1]}/journal.jsonl"
 while True:
@@ -308,7 +315,7 @@ def test_addresses_that_cannot_move(
 def test_not_enabled(
     service: str, works: Stand, settings: Settings, reberth: Command, node1: Node, node2: Node
 ) -> None:
-    """The wrapper is looked for before anything is asked of the nodes, and the answer is the command that enables it."""
+    """The wrapper is looked for before anything is asked of the nodes; the error says how to enable it."""
     own = settings(lambda text: text)
     handle = echo(works, service)
     words = (word_of(node1, handle), "node2:", KEEP, "--move-address", service)

@@ -201,8 +201,13 @@ def _target(daemon: Daemon) -> Target:
     return end
 
 
-def workdir(daemon: Daemon, progress: Any, need_bytes: int, name: str = "images") -> dict[str, Any]:
-    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on disk."""
+def workdir(
+    daemon: Daemon, progress: Any, need_bytes: int, name: str = "images", keep: bool = False
+) -> dict[str, Any]:
+    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on disk.
+
+    It goes when the run ends, however it ends, unless the user wants to `keep` it.
+    """
     end = _end(daemon)
     places = ["/dev/shm", "/run", "/var/lib"]
     for place in places:
@@ -212,7 +217,8 @@ def workdir(daemon: Daemon, progress: Any, need_bytes: int, name: str = "images"
             if free < need_bytes * 1.2 + (16 << 20):
                 continue
             path = os.path.join(place, f"reberth-{end.run.id}-{name}-{os.urandom(6).hex()}")
-            end.run.push_undo("always", "rmtree", path=path)
+            if not keep:
+                end.run.push_undo("always", "rmtree", path=path)
             os.mkdir(path, 0o700)
             return {"path": path, "free_bytes": free}
     raise OpError(

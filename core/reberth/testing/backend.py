@@ -193,13 +193,14 @@ class BackendContract(PluginContract):
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_a_failing_commit_leaves_the_copy(self, mover: Mover, lasting: tuple[str, ...], when: str) -> None:
         """The copy runs: a clean-up that fails is pending, and `recover` calls it again."""
-        host = mover.host(Saboteur("commit", when))
+        saboteur = Saboteur("commit", when)
+        host = mover.host(saboteur)
         plan = mover.plan(host)
         report = host.move(plan)
         mover.where = mover.there
         assert (report.outcome, report.exit_code) == ("moved", Exit.CLEANUP_PENDING), report.error
         mover.check_one_copy("node2")
-        report = mover.host().recover_run(plan)
+        report = mover.host(saboteur).recover_run(plan)
         assert (report.outcome, report.exit_code) == ("moved", Exit.DONE), report.error
         mover.check_one_copy("node2")
         mover.check_arrived(lasting)

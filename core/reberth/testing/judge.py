@@ -91,7 +91,7 @@ class Mover:
             host.move(plan)
         except ControllerDiedError:
             pass
-        return self.host(), plan
+        return self.host(saboteur), plan
 
     # What may be said afterwards
 
@@ -110,7 +110,7 @@ class Mover:
     def check_arrived(self, beside: tuple[str, ...]) -> None:
         """Nothing new but the workload itself on the target, and nothing new at all on the source."""
         for name in NAMES:
-            own = (*self.started.paths, *beside) if name == self.where else beside
+            own = (*self.started.paths, *self.lab.used_cgroups(name), *beside) if name == self.where else beside
             new = {p: how for p, how in changes(self.before[name], self.lab.files(name), own).items() if how == "new"}
             assert new == {}, f"left on {name}"
 

@@ -56,7 +56,7 @@ class Lab:
         self.machines = {name: Machine(directory / name) for name in NAMES}
         self._pids = itertools.count(4711)
         for machine in self.machines.values():
-            for name in ("bin", "runs", "left", "helper", "root/dev/shm", "root/run", "root/var/lib", "root/srv"):
+            for name in ("bin", "runs", "left", "helper", *(f"root{p}" for p in ("/dev/shm", "/run", "/proc", "/srv"))):
                 (machine.dir / name).mkdir(parents=True)
             machine.make_cgroup("/sys/fs/cgroup")
 
@@ -71,6 +71,7 @@ class Lab:
             text, program = program, self.dir / f"{name}.py"
             program.write_text(inspect.cleandoc(text) + "\n", encoding="utf-8")
         for node in nodes or NAMES:
+            self.machines[node].path(f"/run/{name}").mkdir(exist_ok=True)
             self._starter(self.machines[node], self.machines[node].dir / "bin" / name, program)
 
     def controller_tool(self, name: str, program: Path) -> Path:
@@ -141,15 +142,17 @@ class Lab:
         ]
 
     def files(self, node: str) -> dict[str, str]:
-        """Everything that is on a node: path -> kind, mode and content; cgroups with processes in them are left out."""
+        """Everything that is on a node but its processes: path -> kind, mode and content."""
         machine, found = self.machines[node], {}
-        used = tuple({t["cgroup"] for t in machine.tasks()})
-        own = tuple(f"/proc/{t['pid']}" for t in machine.tasks())
         for path in sorted(machine.root.rglob("*")):
             name = f"/{path.relative_to(machine.root)}"
-            if not kernel.matches(name, (*used, *own)):
+            if not name.startswith("/proc/"):
                 found[name] = _looks(path)
         return found
+
+    def used_cgroups(self, node: str) -> tuple[str, ...]:
+        """The cgroups that have processes in them."""
+        return tuple({t["cgroup"] for t in self.machines[node].tasks()})
 
     # Moves
 

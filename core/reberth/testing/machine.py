@@ -81,6 +81,11 @@ class Machine:
             (place / "cgroup.events").write_text("populated 1\nfrozen 1\n")
             (place / "cgroup.procs").write_text("")
 
+    def drop_cgroup(self, name: str) -> None:
+        """Remove it, if no process is in it."""
+        if not any(t["cgroup"] == name for t in self.tasks()):
+            shutil.rmtree(self.path(name), ignore_errors=True)
+
     def is_frozen(self, name: str) -> bool:
         """Whether this cgroup or one above it is frozen."""
         place = self.path(name)

@@ -72,8 +72,9 @@ def _restore(known: Containers, words: list[str], name: str) -> None:
     known.put(name, bundle, json.loads(core.read_text())["pid"])
     try:
         machine.restore(option(words, "--image-path"), script_of(words), cgroup, container=name)
-    except ToolError:
+    except BaseException:
         known.forget(name)
+        machine.drop_cgroup(cgroup)
         raise
 
 
@@ -91,6 +92,7 @@ def main(machine: Machine, words: list[str]) -> None:
     elif command == "checkpoint":
         machine.dump(known.get(names[0])["pid"], option(words, "--image-path"), script_of(words))
         known.forget(names[0])
+        machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
     elif command == "restore":
         _restore(known, words, names[0])
     elif command == "delete":
@@ -99,5 +101,6 @@ def main(machine: Machine, words: list[str]) -> None:
         elif "--force" not in words and "-f" not in words:
             raise ToolError(f"error: container {names[0]} does not exist")
         known.forget(names[0])
+        machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
     else:
         raise ToolError(f"error: this fake runtime has no {command!r}")
