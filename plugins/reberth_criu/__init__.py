@@ -32,5 +32,5 @@ def reberth_describe() -> Declaration:
         summary="process trees, by the pid of their root",
         roles=frozenset({Role.BACKEND}),
         modes=frozenset({Mode.STOP_AND_COPY}),
-        tools=("criu",),
+        tools=("criu", "systemctl"),
     )

@@ -34,6 +34,6 @@ def reberth_describe() -> Declaration:
         summary="OCI containers of runc, by their id",
         roles=frozenset({Role.BACKEND}),
         modes=frozenset({Mode.STOP_AND_COPY}),
-        tools=("runc", "criu"),
+        tools=("runc", "criu", "du", "systemctl"),
         options=frozenset({"root", "allow_hooks", "allow_mounts", "allow_devices"}),
     )

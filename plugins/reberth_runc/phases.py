@@ -38,6 +38,9 @@ def reberth_prepare(move: Move) -> bool:
     for word, shell in (("source", move.source), ("target", move.target)):
         place = shell.call("workdir", need_bytes=details["need_bytes"], keep=move.plan.options.keep_images)
         move.note(f"images.{word}", place["path"])
+    cgroup = _target_cgroup(move)
+    if move.target.call("stats", paths=[cgroup])[0] is None:  # runc leaves an empty one when its restore fails
+        move.target.call("undo", on="abort", do="cgroup_remove", path=cgroup)
     move.note("shared", _is_shared(move, bundle))
     if not move.recall("shared"):
         left = move.target.call("is_left", path=bundle)
@@ -112,9 +115,6 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """Restore through runc; held in CRIU's post-restore script."""
     name, images = move.plan.target_name, move.recall("images.target")
     tool = runc(move.plan.target)
-    cgroup = _target_cgroup(move)
-    if move.target.call("stats", paths=[cgroup])[0] is None:  # runc leaves an empty one when its restore fails
-        move.target.call("undo", on="abort", do="cgroup_remove", path=cgroup)
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]

@@ -84,7 +84,10 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
         why="",
         options=more.get("options", Options()),
         routes={"files": "ssh"},
-        facts={side: {name: {"features": {"uffd-noncoop": True}}} for side in ("source", "target")},
+        facts={
+            side: {name: {"features": {"uffd-noncoop": True}}, "hello": {"cgroup2": "/sys/fs/cgroup"}}
+            for side in ("source", "target")
+        },
         details=details,
     )
     source, target = (Recorder(node, calls, table) for node in nodes)

@@ -143,7 +143,7 @@ class LabShell(HelperShell):
     def _serve(self, opened: LabRun) -> None:
         self.daemon.end = Source(opened) if opened.role == "source" else Target(opened)
 
-    def _op_adopt(self, run_id: str) -> dict[str, bool]:
+    def _op_adopt(self, run_id: str, look: bool = False) -> dict[str, bool]:
         """A helper that lives is not modelled: whoever adopts goes on from the journal."""
         place = self.machine.dir / "runs" / run_id
         if not place.is_dir():
@@ -151,11 +151,12 @@ class LabShell(HelperShell):
         self._serve(LabRun(run_id, str(place)))
         return {"live": False, "known": True}
 
-    def _op_workdir(self, need_bytes: int, name: str = "images") -> dict[str, Any]:
+    def _op_workdir(self, need_bytes: int, name: str = "images", keep: bool = False) -> dict[str, Any]:
         end = self.daemon.end
         assert end is not None
         path = self.machine.path(f"/dev/shm/reberth-{end.run.id}-{name}")
-        end.run.push_undo("always", "rmtree", path=str(path))
+        if not keep:
+            end.run.push_undo("always", "rmtree", path=str(path))
         path.mkdir(mode=0o700)
         return {"path": str(path), "free_bytes": need_bytes * 2}
 
