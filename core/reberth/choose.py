@@ -8,7 +8,20 @@ from reberth.options import near
 from reberth.preflight import End
 from reberth.request import Request
 from reberth.stage import Stage
-from reberth_hooks import Channel, CommandError, HelperError, Mode, Node, PluginError, Role, UsageError, Workload
+from reberth_hooks import (
+    Channel,
+    CommandError,
+    HelperError,
+    Mode,
+    Node,
+    Options,
+    PluginError,
+    Role,
+    UsageError,
+    Workload,
+)
+
+ADDRESS = "address"  # the wrapping plugin behind `--move-address`
 
 
 def _known(name: str, role: Role, stage: Stage) -> str:
@@ -28,6 +41,11 @@ def named_backend(request: Request, wanted: Workload, stage: Stage) -> str:
         raise UsageError(message, hint="name one backend")
     name = wanted.backend or request.backend
     return _known(name, Role.BACKEND, stage) if name else ""
+
+
+def asked_for(backend: str, options: Options) -> list[str]:
+    """The plugins that the user's own words need, which must be enabled before any node is asked for anything."""
+    return [*([backend] if backend else []), *([ADDRESS] if options.move_address else [])]
 
 
 def find_backend(wanted: Workload, source: End, stage: Stage) -> str:

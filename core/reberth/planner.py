@@ -22,8 +22,6 @@ from reberth_hooks import (
     Workload,
 )
 
-ADDRESS = "address"  # the wrapping plugin behind `--move-address`
-
 
 def run_id() -> str:
     """A new id of a run: local date and time, and four random hexadecimal digits."""
@@ -59,9 +57,8 @@ def _make_plan(
         hint = f"to move to node {new_name} write {new_name}:" if new_name in config.nodes else "name another node"
         raise UsageError(f"source and target are the same node, {target_node}", hint=hint)
     named = choose.named_backend(request, wanted, stage)
-    for plugin in (named, ADDRESS if request.options.move_address else ""):
-        if plugin:
-            stage.require(plugin, *nodes)
+    for plugin in choose.asked_for(named, request.options):
+        stage.require(plugin, *nodes)
     routes = choose.routes(request.transports, nodes, stage)
     source, target = (preflight.greet(node, shells(node.name)) for node in nodes)
     if preflight.same_machine(source, target):

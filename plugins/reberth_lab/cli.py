@@ -24,6 +24,9 @@ Nodes = Annotated[int, typer.Option(min=1, max=99, help="How many nodes shall ru
 Kind = Annotated[str, typer.Option(help="namespace: the machine's own kernel, native speed.")]
 Install = Annotated[bool, typer.Option("--install", help="Install debootstrap by apt if it is missing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and restore instead, to compare.")]
+OneConnection = Annotated[
+    bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 
 
@@ -108,9 +111,9 @@ def ssh(node: str, command: Annotated[list[str] | None, typer.Argument(help="Els
     os.execvp(argv[0], argv)
 
 
-def demo(as_json: Json = False, plain: Plain = False) -> None:
+def demo(as_json: Json = False, plain: Plain = False, one_connection: OneConnection = False) -> None:
     """Move a Redis under load from node1 to node2 and prove that no acknowledged write is lost."""
     from reberth_lab.demo import run_demo
 
     with _told(as_json) as lab:
-        raise typer.Exit(run_demo(lab, as_json=as_json, plain=plain))
+        raise typer.Exit(run_demo(lab, as_json=as_json, plain=plain, one_connection=one_connection))

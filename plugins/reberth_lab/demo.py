@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reberth_lab import demo_bundle, demo_move
+from reberth_lab.demo_address import service_address
 from reberth_lab.demo_bundle import BUNDLE, CONTAINER, PORT
 from reberth_lab.demo_client import Client, Tally
-from reberth_lab.demo_move import Moved
+from reberth_lab.demo_move import Moved, by_reberth
 from reberth_lab.demo_redis import Connection, RedisError
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
@@ -35,10 +36,16 @@ class Verdict:
     lost: list[str]
     preload_damaged: int
     source_runs: bool
+    connections_too_many: int = 0
 
 
-def run_demo(lab: Lab, *, as_json: bool = False, plain: bool = False) -> int:
-    """The whole demo; returns the exit status (0 only if the move worked and nothing was lost)."""
+def run_demo(lab: Lab, *, as_json: bool = False, plain: bool = False, one_connection: bool = False) -> int:
+    """The whole demo; returns the exit status (0 only if the move worked and nothing was lost).
+
+    With `one_connection` the client talks to a service address that moves too, and must not connect again.
+    """
+    if plain and one_connection:
+        raise LabError("the plain way moves no address", "give one of --plain and --one-connection")
     if len(lab.nodes()) < 2:
         lab.up(2)
     else:
@@ -51,16 +58,18 @@ def run_demo(lab: Lab, *, as_json: bool = False, plain: bool = False) -> int:
             f"starting Redis in a runc container on {source.name}, {PRELOAD_VALUES * PRELOAD_BYTES >> 20} MiB of values"
         )
         _start(source)
-        client = Client({node.name: node.address for node in (source, target)}, PORT)
-        client.start()
-        try:
-            time.sleep(WARM_UP_S)
-            say(f"moving it to {target.name} while a client writes and reads")
-            moved = (demo_move.plainly if plain else demo_move.by_reberth)(lab, source, target)
-            time.sleep(AFTER_S)
-        finally:
-            client.stop()
-        verdict = _verify(client.tally, source, target if moved.arrived else source)
+        with service_address(lab, source, target) if one_connection else contextlib.nullcontext("") as address:
+            servers = {address: address} if address else {node.name: node.address for node in (source, target)}
+            client = Client(servers, PORT)
+            client.start()
+            try:
+                time.sleep(WARM_UP_S)
+                say(f"moving it to {target.name} while a client writes and reads")
+                moved = demo_move.plainly(lab, source, target) if plain else by_reberth(lab, source, target, address)
+                time.sleep(AFTER_S)
+            finally:
+                client.stop()
+        verdict = _verify(client.tally, source, target if moved.arrived else source, bool(address))
     finally:
         if moved is None or moved.exit_code not in UNDECIDED:
             _clean(source, target)
@@ -69,8 +78,8 @@ def run_demo(lab: Lab, *, as_json: bool = False, plain: bool = False) -> int:
     print(json.dumps(_data(moved, client.tally, verdict), indent=1) if as_json else _text(moved, client.tally, verdict))
     if moved.exit_code != 0:
         return moved.exit_code
-    good = not (verdict.lost or verdict.preload_damaged or verdict.source_runs or client.tally.wrong_reads)
-    return 0 if good else FAILED
+    wrong = (*asdict(verdict).items(), ("reads", client.tally.wrong_reads))
+    return FAILED if any(found for what, found in wrong if what != "acknowledged") else 0
 
 
 def _clean(*nodes: Node) -> None:
@@ -106,7 +115,7 @@ def _preload() -> Iterator[bytes]:
     return (source.randbytes(PRELOAD_BYTES) for _ in range(PRELOAD_VALUES))
 
 
-def _verify(tally: Tally, source: Node, owner: Node) -> Verdict:
+def _verify(tally: Tally, source: Node, owner: Node, one_connection: bool) -> Verdict:
     """Asks the node that should run Redis now for everything."""
     runs = owner is not source and source.run(["runc", "state", CONTAINER], check=False).returncode == 0
     keys = list(tally.acknowledged)
@@ -121,7 +130,7 @@ def _verify(tally: Tally, source: Node, owner: Node) -> Verdict:
             lost += [key for key, value in zip(batch, values, strict=True) if value != tally.acknowledged[key].encode()]
         damaged = sum(connection.ask("GET", f"preload:{n}") != value for n, value in enumerate(_preload()))
         connection.close()
-    return Verdict(len(keys), lost, damaged, runs)
+    return Verdict(len(keys), lost, damaged, runs, tally.connections - 1 if one_connection else 0)
 
 
 def _data(moved: Moved, tally: Tally, verdict: Verdict) -> dict[str, Any]:
@@ -134,7 +143,10 @@ def _text(moved: Moved, tally: Tally, verdict: Verdict) -> str:
     lines = [
         f"{moved.how}: {moved.report.get('outcome', 'no report')} (exit status {moved.exit_code})",
         f"client: {verdict.acknowledged} acknowledged writes, {tally.reads} reads, served by {servers}",
+        f"{tally.connections} connection{'s' * (tally.connections != 1)} from beginning to end",
     ]
+    if verdict.connections_too_many:
+        lines.append("WRONG: the client had to connect again")
     if verdict.source_runs:
         lines.append("WRONG: the container still exists on node1")
     if tally.wrong_reads:

@@ -31,6 +31,7 @@ class Tally:
     wrong_reads: list[str] = field(default_factory=list)
     longest_silence_s: float = 0.0
     slowest_s: float = 0.0
+    connections: int = 0
     served_by: list[str] = field(default_factory=list)  # a server each time that it changed
     errors: list[str] = field(default_factory=list)
 
@@ -141,6 +142,7 @@ class Client(threading.Thread):
                 continue
             self._drop()
             self._socket, self._server, self._decoder = found, server, Decoder()
+            self.tally.connections += 1
             return
         time.sleep(PAUSE_S)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from os import environ
 from typing import Any
 
+from reberth_lab.demo_address import enabled_inventory
 from reberth_lab.demo_bundle import BUNDLE, CONTAINER
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
@@ -40,9 +41,11 @@ class Moved:
         return self.exit_code == 0 or self.report.get("outcome") == "moved"
 
 
-def by_reberth(lab: Lab, source: Node, target: Node) -> Moved:
-    """`reberth move`, whose progress the user sees on stderr."""
-    words = ["move", f"{source.name}:runc/{CONTAINER}", f"{target.name}:", "--tcp-close", "--json", "--yes"]
+def by_reberth(lab: Lab, source: Node, target: Node, address: str = "") -> Moved:
+    """`reberth move`, whose progress the user sees on stderr; with an address its connections go on."""
+    words = ["move", f"{source.name}:runc/{CONTAINER}", f"{target.name}:", "--json", "--yes"]
+    words += ["--tcp-established", "--move-address", address] if address else ["--tcp-close"]
+    inventory = {"REBERTH_CONFIG": str(enabled_inventory(lab))} if address else {}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "reberth", *words],
@@ -51,7 +54,7 @@ def by_reberth(lab: Lab, source: Node, target: Node) -> Moved:
             stdout=subprocess.PIPE,
             text=True,
             timeout=MOVE_LIMIT_S,
-            env={**environ, **lab.environment},
+            env={**environ, **lab.environment, **inventory},
         )
     except subprocess.TimeoutExpired as error:
         raise LabError(f"reberth move did not end within {MOVE_LIMIT_S} s", "reberth status") from error

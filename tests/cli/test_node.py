@@ -53,6 +53,23 @@ def ssh(world, make, monkeypatch):
     return world
 
 
+def wrapper(usable=None):
+    """A wrapper that probes, or (None) one that does not and is left to the user."""
+    module = ModuleType("fake_wrapper")
+    module.reberth_describe = hookimpl(lambda: Declaration("wraps", frozenset({Role.WRAPPER})))
+    if usable is not None:
+        module.reberth_probe = hookimpl(lambda: {"usable": usable, "reason": "not as this user"})
+    return module
+
+
+def test_add_enables_the_wrappers_that_say_they_are_usable(ssh):
+    ssh.answers["plugins"] |= {"address": wrapper(True), "quiet": wrapper(), "picky": wrapper(False)}
+    result = ssh.run("node", "add", "pi2", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert "enabled      runc, address" in result.stdout and "picky: not as this user" in result.stderr
+    assert config.load().node("pi2").wrappers == ("address",)
+
+
 def fingerprint(line=f"x ssh-ed25519 {KEY}"):
     return nodeadd._key(line).fingerprint
 

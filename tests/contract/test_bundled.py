@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reberth.testing import BackendContract, tools
+from reberth.testing import BackendContract, ConnectorContract, TransportContract, tools
+from reberth.testing.saboteur import wire
 
 
 class TestCriu(BackendContract):
@@ -43,3 +44,54 @@ class TestRunc(BackendContract):
     @pytest.fixture
     def start(self, reberth_lab):
         return lambda node: reberth_lab.container("runc", "web", node)
+
+
+class TestSshCarries(TransportContract):
+    """The transport's half of ssh."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "ssh"
+
+
+class TestSshReaches(ConnectorContract):
+    """The connector's half, by a fake ssh that hands the words to a shell as sshd does."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "ssh"
+
+    @pytest.fixture
+    def options(self):
+        return {"user": "root", "port": 2222, "identity": "/nowhere/key", "known_hosts": "/nowhere/known"}
+
+    @pytest.fixture
+    def programs(self, reberth_lab):
+        return reberth_lab.controller_tool("ssh", tools.SSH)
+
+
+class TestLocalReaches(ConnectorContract):
+    """This machine, without any words before a command."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "local"
+
+    @pytest.fixture
+    def far(self):
+        return False
+
+
+class TestWireCarries(TransportContract):
+    """The kit's own transport, under which backends are tried."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "wire"
+
+    @pytest.fixture
+    def module(self):
+        return wire()
+
+    def test_describing_has_no_side_effect(self):
+        """It is made in memory, there is no file to import."""

@@ -15,6 +15,7 @@ from livekit.stand import Stand, gone, healthy, word_of
 from livekit.talk import Talk
 from workloads.driver import Handle
 
+from reberth_lab.demo import run_demo
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
@@ -325,3 +326,10 @@ def test_not_enabled(
         assert reberth.run("node", "enable", name, "address", env=own).code == 0
     assert reberth.move(*words, env=own).code == 0
     healthy(node2, handle)
+
+
+def test_the_demo_with_one_connection(lab: Lab, watch: Watch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_demo(lab, as_json=True, one_connection=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["client"]["connections"] == 1 and found["verdict"]["lost"] == []
+    assert found["verdict"]["acknowledged"] > 100

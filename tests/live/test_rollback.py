@@ -203,10 +203,8 @@ def test_the_disk_of_the_journals_is_full(
     ("cut", "hook", "delay_s"),
     [
         ("node2", "transfer-images", 0.2),
-        ("node2", "checkpoint", 0.0),
         ("node2", "restore", 0.0),
         ("node1", "transfer-images", 0.2),
-        ("node1", "checkpoint", 0.0),
     ],
 )
 def test_the_link_is_cut(

@@ -19,26 +19,25 @@ MOMENTS = [
     ("raw", "prepare", 0.0),
     ("raw", "checkpoint", 0.0),
     ("raw", "checkpoint", 0.04),
-    ("raw", "transfer-images", 0.0),
     ("raw", "transfer-images", 0.15),
     ("raw", "restore", 0.0),
-    ("raw", "restore", 0.06),
+    ("raw", "restore", 0.02),
     ("runc", "prepare", 0.0),
     ("runc", "sync", 0.0),
     ("runc", "transfer-filesystem", 0.05),
     ("runc", "checkpoint", 0.06),
     ("runc", "transfer-images", 0.1),
     ("runc", "transfer-filesystem-delta", 0.0),
-    ("runc", "restore", 0.08),
+    ("runc", "restore", 0.05),
 ]
+# Where the report says that it was heard; the choice of what travels first belongs to no phase of its own.
 PHASES = {
-    "prepare": "prepare",
-    "sync": "prepare",
-    "transfer-filesystem": "initial-sync",
-    "checkpoint": "final-dump",
-    "transfer-images": "final-transfer",
-    "transfer-filesystem-delta": "final-sync",
-    "restore": "restore",
+    "prepare": ("prepare",),
+    "sync": ("prepare", "initial-sync"),
+    "checkpoint": ("final-dump",),
+    "transfer-images": ("final-transfer",),
+    "transfer-filesystem-delta": ("final-sync",),
+    "restore": ("restore",),
 }
 
 
@@ -54,14 +53,14 @@ def test_interrupt(
     node1: Node,
     node2: Node,
 ) -> None:
-    handle = works.raw("memory", "--mib", "64") if kind == "raw" else works.container("fswriter")
+    handle = works.raw("memory", "--mib", "96") if kind == "raw" else works.container("fswriter")
     running = watch.again()
     env = sabotage(hook, ["kill", "-INT", "@pid@"], delay_s)
     done = reberth.move(word_of(node1, handle), "node2:", env=env)
     check_rolled_back(done)
     assert done.report["error"]["code"] == "interrupted", str(done)
     if not delay_s:
-        assert done.report["error"]["phase"] == PHASES[hook], str(done)
+        assert done.report["error"]["phase"] in PHASES[hook], str(done)
     check_source(handle, node1, node2, running)
     move_at_last(handle, works, watch, reberth, node1, node2)
 

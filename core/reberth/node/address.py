@@ -14,7 +14,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from reberth.node import neighbours, netlink
-from reberth.node.durable import write_whole
 from reberth.node.errors import OpError
 
 if TYPE_CHECKING:
@@ -146,7 +145,11 @@ def _write_batch(run_dir: str, verb: str, place: Place) -> None:
         if verb == "add" and place.get("broadcast"):
             where += f" broadcast {ipaddress.ip_address(place['broadcast'])}"
         nodad = " nodad" if verb == "add" and ":" in place["address"] else ""
-        write_whole(os.path.join(run_dir, BATCH), f"address {verb} {where}{nodad}\n")
+        path = os.path.join(run_dir, BATCH)
+        # Not flushed: it is for the death of this process; what must outlive the machine's is in the journal.
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(f"address {verb} {where}{nodad}\n")
+        os.rename(f"{path}.new", path)
 
 
 def _end(daemon: Daemon, role: str) -> Any:

@@ -9,8 +9,8 @@ import contextlib
 import ipaddress
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterator
 
 ARP, IPV6 = 0x0806, 0x86DD
 REQUEST, REPLY = 1, 2
@@ -81,13 +81,16 @@ def _words(mac: bytes) -> str:
     return ":".join(f"{byte:02x}" for byte in mac)
 
 
-@contextlib.contextmanager
-def _packets(address: str, ifname: str) -> Iterator[socket.socket]:
+def _packets(address: str, ifname: str) -> socket.socket:
     kind = ARP if ipaddress.ip_address(address).version == 4 else IPV6
     # protocol 0 hears nothing: what other interfaces hear before the binding is none of our business
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as link:
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
         link.bind((ifname, kind))
-        yield link
+    except OSError:
+        link.close()
+        raise
+    return link
 
 
 def probe(address: str, ifname: str, ignore: list[str], wait_s: float) -> str:
@@ -113,10 +116,17 @@ def probe(address: str, ifname: str, ignore: list[str], wait_s: float) -> str:
 
 
 def announce(address: str, ifname: str) -> None:
-    """Tell everybody on this link that the address is here."""
-    with _packets(address, ifname) as link:
+    """Tell everybody on this link that the address is here.
+
+    It is part of the frozen window, and closing a packet socket waits for all processors (7 to 15 ms, tried
+    2026-11-23): that is left to a thread.
+    """
+    link = _packets(address, ifname)
+    try:
         for frame in announcements(address, link.getsockname()[4], _is_router(ifname)):
             link.send(frame)
+    finally:
+        threading.Thread(target=link.close, daemon=True).start()
 
 
 def _is_router(ifname: str) -> bool:

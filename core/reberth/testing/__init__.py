@@ -8,10 +8,10 @@ The tutorial (docs/tutorial-backend.md) shows how to use it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from reberth.testing.backend import BackendContract
     from reberth.testing.connector import ConnectorContract
     from reberth.testing.lab import Lab, Started
@@ -42,4 +42,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
+    from importlib import import_module
+
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -87,10 +88,8 @@ class Mover:
         """Begin a move whose controller dies there; the nodes have acted by themselves when this answers."""
         host = self.host(saboteur)
         plan = self.plan(host)
-        try:
+        with contextlib.suppress(ControllerDiedError):
             host.move(plan)
-        except ControllerDiedError:
-            pass
         return self.host(saboteur), plan
 
     # What may be said afterwards
@@ -116,7 +115,7 @@ class Mover:
 
     def texts_kept(self, plan_id: str) -> str:
         """Everything that is written down or shown of a run: journals, report, events, argument lists."""
-        journals = [Journal(plan_id).records]
+        journals: list[Any] = [Journal(plan_id).records]
         for machine in self.lab.machines.values():
             journals += [[p.read_text()] for p in machine.dir.glob("runs/*/journal.jsonl")]
         shown = [as_plain(event) for event in self.witness.events]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +53,7 @@ class Cgroups:
 
     def events(self, path: str) -> dict[str, int]:
         """`populated` and `frozen`."""
-        there = os.path.isdir(path)
+        there = Path(path).is_dir()
         return {"populated": int(bool(self.pids(path))), "frozen": int(self.is_asked_to_freeze(path))} if there else {}
 
     def is_frozen(self, path: str) -> bool:
@@ -79,7 +78,7 @@ class Cgroups:
         """Remove it, if no process is in it."""
         if not self.pids(path):
             shutil.rmtree(path, ignore_errors=True)
-        return not os.path.exists(path)
+        return not Path(path).exists()
 
     def sweep(self, directory: str, keep: frozenset[str]) -> None:
         """Remove the empty ones of earlier moves."""

@@ -72,6 +72,7 @@ class Lab:
             program.write_text(inspect.cleandoc(text) + "\n", encoding="utf-8")
         for node in nodes or NAMES:
             self.machines[node].path(f"/run/{name}").mkdir(exist_ok=True)
+            self.machines[node].programs[name] = str(program)
             self._starter(self.machines[node], self.machines[node].dir / "bin" / name, program)
 
     def controller_tool(self, name: str, program: Path) -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a fake tool starts twice as fast without what it rarely needs
+    from collections.abc import Iterator
+    from typing import Any
 
 CGROUPS = "/sys/fs/cgroup"
 
@@ -31,6 +31,10 @@ class Machine:
         self.root = self.dir / "root"
         self.calls = self.dir / "calls.jsonl"
         self.failures = self.dir / "fail.json"
+        self.programs: dict[str, str] = {}  # fake tools: name -> file
+        self.tool = ""  # the one that runs now
+        self.stdin = ""
+        self.said: list[str] = []
 
     # Files
 
@@ -58,12 +62,14 @@ class Machine:
         """Write a process down, whole."""
         place = self.root / f"proc/{task['pid']}"
         place.mkdir(parents=True, exist_ok=True)
-        beside = place / f".{secrets.token_hex(4)}"
+        beside = place / f".{os.urandom(4).hex()}"
         beside.write_text(json.dumps(task))
         beside.rename(place / "task.json")
 
     def end(self, pid: int) -> None:
         """The process is no more."""
+        import shutil
+
         shutil.rmtree(self.root / f"proc/{pid}", ignore_errors=True)
 
     def runs(self, task: dict[str, Any]) -> bool:
@@ -83,6 +89,8 @@ class Machine:
 
     def drop_cgroup(self, name: str) -> None:
         """Remove it, if no process is in it."""
+        import shutil
+
         if not any(t["cgroup"] == name for t in self.tasks()):
             shutil.rmtree(self.path(name), ignore_errors=True)
 
@@ -105,8 +113,8 @@ class Machine:
 
     # What CRIU does
 
-    def dump(self, pid: int, images: str, script: str) -> None:
-        """Write a process into `images`, held by the action script where there is one, and end it."""
+    def dump(self, pid: int, images: str, script: str, *, leave: bool = False) -> None:
+        """Write a process into `images`, held by the action script where there is one, and end it or `leave` it."""
         task = self.task(pid)
         if task is None:
             raise ToolError(f"Error: no process {pid}")
@@ -116,7 +124,8 @@ class Machine:
         (place / f"core-{pid}.img").write_text(json.dumps({k: v for k, v in task.items() if k != "memory"}))
         (place / "pages-1.img").write_text(task["memory"])
         _hook(script, "post-dump")
-        self.end(pid)
+        if not leave:
+            self.end(pid)
 
     def restore(self, images: str, script: str, cgroup: str, **changes: Any) -> int:
         """Make the process out of `images` again, held by the action script until it may run; answers its pid."""
@@ -142,6 +151,10 @@ class Machine:
         _hook(script, "post-resume", task["pid"], heeded=False)
         return int(task["pid"])
 
+    def say(self, text: str) -> None:
+        """Write a line to the standard output of the tool that runs now."""
+        self.said.append(f"{text}\n")
+
     # What a tool was called with, and what a test wants of it
 
     def record(self, words: list[str]) -> None:
@@ -160,6 +173,8 @@ def _hook(script: str, action: str, init: int = 0, *, heeded: bool = True) -> No
     """Run the action script as CRIU does; it raises ToolError when it fails where that counts."""
     if not script:
         return
+    import subprocess
+
     env = {**os.environ, "CRTOOLS_SCRIPT_ACTION": action}
     if init:
         env["CRTOOLS_INIT_PID"] = str(init)

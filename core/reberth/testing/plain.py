@@ -1,4 +1,4 @@
-"""The contract of every plugin, whatever it does: it loads, quietly and quickly, and its hooks are those of the host."""
+"""The contract of every plugin: it loads, quietly and quickly, and its hooks are those of the host."""
 
 from __future__ import annotations
 
@@ -115,5 +115,7 @@ def _agree(given: Any, wanted: Any) -> bool:
     """Whether two annotations are the same text; none at all is no lie, and Any stands for object."""
     if given is inspect.Signature.empty:
         return True
-    words = [str(a).replace("Any", "object").rpartition(".")[2] if "[" not in str(a) else str(a) for a in (given, wanted)]
+    words = [
+        str(a).replace("Any", "object").rpartition(".")[2] if "[" not in str(a) else str(a) for a in (given, wanted)
+    ]
     return words[0].replace("Any", "object") == words[1].replace("Any", "object")

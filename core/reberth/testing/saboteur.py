@@ -1,4 +1,4 @@
-"""Plugins of the kit: `Saboteur` fails on purpose before or after a hook, `Witness` looks on, `wire` joins two nodes."""
+"""Plugins of the kit: `Saboteur` fails on purpose around a hook, `Witness` looks on, `wire` joins two nodes."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class Wire:
     flip_at: int | None = None
     opened: int = 0
     carried: int = 0
+    struck: bool = False
 
     def pump(self, in_fd: int, out_fd: int) -> None:
         """Carry everything over, with the faults asked for."""
@@ -33,8 +34,10 @@ class Wire:
             while data := bytearray(os.read(in_fd, CHUNK_BYTES)):
                 if self.flip_at is not None and self.carried <= self.flip_at < self.carried + len(data):
                     data[self.flip_at - self.carried] ^= 0x10
+                    self.struck = True
                 if self.cut_at is not None and self.carried + len(data) >= self.cut_at:
                     os.write(out_fd, data[: self.cut_at - self.carried])
+                    self.struck = True
                     break
                 view = memoryview(data)
                 while view:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reberth.helper import Asked, HelperShell
-from reberth.node import ops, run, tools
+from reberth.node import ops, run
 from reberth.node.durable import lay_ballots
 from reberth.node.errors import OpError
 from reberth.node.serve import Daemon
@@ -23,9 +23,12 @@ from reberth.node.source import Source
 from reberth.node.target import Target
 from reberth.testing.kernel import START_TICKS, as_task
 from reberth.testing.machine import CGROUPS, Machine
+from reberth.testing.tool import perform
 from reberth_hooks import HelperError, Node, Route
 
 PATHS = ("path", "into", "directory", "work", "to")
+NOTHING_OF = ("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes", "parents")
+_one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
 
 
@@ -124,7 +127,11 @@ class LabShell(HelperShell):
         return {**facts, "hostname": name, "uid": 0, "boot_id": f"boot-{name}", "cgroup2": CGROUPS, "cap_eff": -1}
 
     def _op_run(self, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/") -> dict[str, Any]:
-        return tools.run(argv, timeout_s=timeout_s, stdin=stdin, cwd=str(self.machine.path(cwd)))
+        name = Path(argv[0]).name
+        with _one_tool:
+            self.machine.stdin = stdin
+            code, out, err = perform(self.machine, name, argv[1:], self.machine.programs[name])
+        return {"code": code, "out": out, "err": err}
 
     def _op_open(self, run_id: str, role: str, workload: str) -> dict[str, Any]:
         for place in (self.machine.dir / "runs").iterdir():
@@ -166,10 +173,20 @@ class LabShell(HelperShell):
             raise OpError("ended", f"there is no process {pid}")
         spaces = dict.fromkeys(("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"), "of the node")
         return {
-            **dict.fromkeys(("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes", "parents"), []),
-            "pid": pid, "tasks": [as_task(task)._asdict()], "uids": [0], "anon": {}, "hugetlb": False,
-            "exe": f"/usr/bin/{task['name']}", "cwd": "/", "root": "/", "memory_bytes": 1 << 20,
-            "namespaces": spaces, "helper_namespaces": spaces, "cgroup": task["cgroup"], "loopback_up": False,
+            **{key: [] for key in NOTHING_OF},
+            "pid": pid,
+            "tasks": [as_task(task)._asdict()],
+            "uids": [0],
+            "anon": {},
+            "hugetlb": False,
+            "exe": f"/usr/bin/{task['name']}",
+            "cwd": "/",
+            "root": "/",
+            "memory_bytes": 1 << 20,
+            "namespaces": spaces,
+            "helper_namespaces": spaces,
+            "cgroup": task["cgroup"],
+            "loopback_up": False,
             "tcp": {"inside": 0, "outside": [], "listening": []},
         }
 

@@ -1,13 +1,19 @@
-"""How a fake tool runs: the node writes down its arguments, fails it where a test wants that, and calls its `main`."""
+"""How a fake tool runs: the node writes down its arguments, fails it where a test wants that, and calls its `main`.
+
+What is only asked and answers at once runs in the test's own process; what is held runs as a program, as in real life.
+"""
 
 from __future__ import annotations
 
-import runpy
 import signal
 import sys
-from types import FrameType
+from pathlib import Path
 
 from reberth.testing.machine import Machine, ToolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 # Isolated, without site: it starts in a third of the time, and a fake needs the standard library alone.
 STARTER = """#!{python} -IS
@@ -22,17 +28,27 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def main(node: str, name: str, program: str) -> None:
-    """Run `main(machine, words)` of the file `program`; its answer is the exit status (None: 0)."""
-    signal.signal(signal.SIGTERM, _end)
-    machine, words = Machine(node), [name, *sys.argv[1:]]
-    machine.record(words)
+def perform(machine: Machine, name: str, words: list[str], program: str) -> tuple[int, str, str]:
+    """Run `main(machine, words)` of the file `program`; answers exit status, standard output and error."""
+    machine.record([name, *words])
+    machine.tool, machine.said = name, []
     message = machine.must_fail(words)
     if message:
-        sys.stderr.write(f"{message}\n")
-        sys.exit(1)
+        return 1, "", f"{message}\n"
+    code = compile(Path(program).read_text(encoding="utf-8"), program, "exec")
+    known: dict[str, object] = {"__name__": "fake_tool", "__file__": program}
+    exec(code, known)
     try:
-        sys.exit(runpy.run_path(program)["main"](machine, words[1:]))
+        status = known["main"](machine, words)  # type: ignore[operator]
     except ToolError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        return 1, "".join(machine.said), f"{error}\n"
+    return status or 0, "".join(machine.said), ""
+
+
+def main(node: str, name: str, program: str) -> None:
+    """The same as a program of its own."""
+    signal.signal(signal.SIGTERM, _end)
+    status, out, error = perform(Machine(node), name, sys.argv[1:], program)
+    sys.stdout.write(out)
+    sys.stderr.write(error)
+    sys.exit(status)

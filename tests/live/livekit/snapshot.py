@@ -13,10 +13,12 @@ Snapshot = Mapping[str, frozenset[str]]
 PATIENCE_S = 20.0
 OUTSIDE = "outer machine"
 
-# Runs inside the node in one process. Not listed: what criu and runc keep for themselves (/run/criu.kdat, /run/runc),
-# and what reberth keeps on purpose (journals of ended runs and of controllers, marks of bundles that were left).
+# Runs inside the node in one process. Not listed: what criu, runc and mount keep for themselves (/run/criu.kdat,
+# /run/runc, /run/mount), and what reberth keeps on purpose (journals of ended runs and of controllers, marks of bundles that were left).
 PROGRAM = r"""
 import json, os, subprocess, sys
+
+KEPT = ("/run/reberth", "/run/runc", "/run/criu.kdat", "/run/mount")
 
 def read(path):
     try:
@@ -52,7 +54,7 @@ def state():
 print(json.dumps({
     "processes": processes(),
     "shared memory": below("/dev/shm"),
-    "run": [path for path in below("/run") if path not in ("/run/reberth", "/run/runc", "/run/criu.kdat")],
+    "run": [path for path in below("/run") if path not in KEPT],
     "open runs": state(),
     "images on disk": [name for name in os.listdir("/var/lib") if name.startswith("reberth-")],
     "listening": sockets(),

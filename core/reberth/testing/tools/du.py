@@ -9,4 +9,4 @@ def main(machine: Machine, words: list[str]) -> None:
     """Print the size and the path."""
     path = words[-1]
     size = sum(p.lstat().st_size for p in machine.path(path).rglob("*"))
-    print(f"{size // 1024 + 1}\t{path}")  # noqa: T201 - a tool prints
+    machine.say(f"{size // 1024 + 1}\t{path}")

@@ -7,11 +7,13 @@ the configuration file that CRIU_CONFIG_FILE names.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 from reberth.testing.machine import CGROUPS, Machine, ToolError, option, script_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VALUED = ("--root", "--image-path", "--work-path", "--bundle", "--format", "-f", "-b", "--manage-cgroups-mode", "--log")
 
@@ -80,19 +82,21 @@ def _restore(known: Containers, words: list[str], name: str) -> None:
 
 def main(machine: Machine, words: list[str]) -> None:
     """Do one command."""
-    known = Containers(machine, Path(sys.argv[0]).name)
+    known = Containers(machine, machine.tool)
     if "--version" in words:
-        print(f"{known.place.name} version 1.3.0\n+CRIU")  # noqa: T201 - a tool prints
+        machine.say(f"{known.place.name} version 1.3.0\n+CRIU")
         return
     command, *names = _plain(words)
     if command == "list":
-        print(json.dumps(known.all() or None))  # noqa: T201 - a tool prints
+        machine.say(json.dumps(known.all() or None))
     elif command == "state":
-        print(json.dumps(known.get(names[0])))  # noqa: T201 - a tool prints
+        machine.say(json.dumps(known.get(names[0])))
     elif command == "checkpoint":
-        machine.dump(known.get(names[0])["pid"], option(words, "--image-path"), script_of(words))
-        known.forget(names[0])
-        machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
+        leave = "--leave-running" in words
+        machine.dump(known.get(names[0])["pid"], option(words, "--image-path"), script_of(words), leave=leave)
+        if not leave:
+            known.forget(names[0])
+            machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
     elif command == "restore":
         _restore(known, words, names[0])
     elif command == "delete":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -43,7 +44,7 @@ def strike(phase: str, move: Move) -> None:
 
 def run(command: list[str]) -> None:
     """One command; that it failed must be seen, or the test would prove nothing."""
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=60)
 
 
 @hookimpl(wrapper=True)
