@@ -26,6 +26,12 @@ def constant(plugin: str, name: str) -> str:
     return re.search(rf'^{name} = "(.*)"$', (BROKEN / f"{plugin}.py").read_text(), re.M)[1]
 
 
+def base(plugin: str) -> str:
+    """The good one that a broken one is made of."""
+    text = (BROKEN / f"{plugin}.py").read_text()
+    return next(good for good in GOOD if f"from {good} import" in text)
+
+
 REPORTER = """
 import json
 import os
@@ -38,11 +44,13 @@ def pytest_runtest_logreport(report):
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory):
-    """Every test of the good ones and the one of each broken one: node id -> (outcome, words)."""
+    """The one test of each broken plugin, and the same ones of the good: node id -> (outcome, words)."""
     folder = tmp_path_factory.mktemp("kit")
     (folder / "reporter.py").write_text(REPORTER.format(place=str(folder / "out")))
-    wanted = [f"{BROKEN / 'suite.py'}::Test_{plugin}" for plugin in GOOD]
-    wanted += [f"{BROKEN / 'suite.py'}::Test_{plugin}::{constant(plugin, 'FAILS')}" for plugin in BAD]
+    suite = BROKEN / "suite.py"
+    wanted = [f"{suite}::Test_{plugin}::{constant(plugin, 'FAILS')}" for plugin in BAD]
+    # Of the good ones what their broken kin fail; the whole contract is kept by the bundled plugins.
+    wanted += sorted({f"{suite}::Test_{base(plugin)}::{constant(plugin, 'FAILS')}" for plugin in BAD})
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "reporter", "-p", "no:cacheprovider", *wanted]
     path = f"{folder}:{':'.join(p for p in sys.path if p)}"
     done = subprocess.run(
@@ -68,7 +76,7 @@ def test_a_good_plugin_fails_none(outcomes, plugin):
         if name.startswith(f"{plugin}::") and outcome != "passed"
     }
     assert found == {}
-    assert len([name for name in outcomes if name.startswith(f"{plugin}::")]) > 5
+    assert len([name for name in outcomes if name.startswith(f"{plugin}::")]) > 2
 
 
 def test_each_broken_plugin_says_what_is_wrong():

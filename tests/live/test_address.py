@@ -209,13 +209,13 @@ def test_the_controller_dies_with_the_address_on_the_target(
     running.check()
 
 
-# Runs on a node: kills the helper of a run once its copy or its source is held.
+# Runs on a node: kills the helper of a run once its journal says how the address goes back.
 KILL_HELPER = r"""
 import json, os, sys, time
 path = f"/var/lib/reberth/{sys.argv[1]}/journal.jsonl"
 while True:
     records = [json.loads(line) for line in open(path) if line.endswith("\n")]
-    if any(r["event"] == sys.argv[2] for r in records):
+    if any(r.get("do") == sys.argv[2] for r in records):
         break
     time.sleep(0.002)
 os.kill(records[0]["helper"], 9)
@@ -231,11 +231,11 @@ def test_a_helper_is_killed(
     running = Watch((node1, node2), reberth.state, reberth.ids)
     talk = Talk(service, PORT, 20)
     talk.wait_for(50)
-    node, event = (node1, "held") if killed == "source" else (node2, "restoring")
-    kill = node.enter(["timeout", "20", "python3", "-c", KILL_HELPER, "@id@", event])
-    done = reberth.move(
-        word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=struck("restore", kill, 0.01)
-    )
+    node, undo = (node1, "address_add") if killed == "source" else (node2, "address_del")
+    kill = node.enter(["timeout", "20", "python3", "-c", KILL_HELPER, "@id@", undo])
+    # The source's is killed before the restore begins; the target's by a watcher that is there in time for it.
+    env = struck("restore", kill) if killed == "source" else struck("transfer-images", kill, 0.001)
+    done = reberth.move(word_of(node1, handle), "node2:", KEEP, "--move-address", service, env=env)
     assert (done.code, done.report["owner"]) == (20, "source"), str(done)
     check_back(talk, handle, service, node1, node2)
     running.check()

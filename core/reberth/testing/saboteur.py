@@ -53,17 +53,23 @@ def _wrapper(phase: str, around: Callable[[str, str, Any, Any], None]) -> Any:
 
 
 class Saboteur:
-    """Raises `error` before or after the first call of a hook; `struck` tells whether it came to that."""
+    """Raises `error` before or after the first call of a hook; `struck` tells whether it came to that.
 
-    def __init__(self, hook: str, when: str, error: BaseException | None = None) -> None:
+    With `since` only calls after that other hook count: a transfer of the first copy is not one of the images.
+    """
+
+    def __init__(self, hook: str, when: str, error: BaseException | None = None, since: str = "") -> None:
         self.hook, self.when, self.struck = hook.removeprefix("reberth_"), when, False
+        self.since = since
         self.error = error or ReberthError(f"the saboteur struck {when} {self.hook}")
         if self.hook not in PHASES or when not in ("before", "after"):
             raise ValueError(f"no such moment: {when} {hook}")
         self.plugin = wrapping("saboteur", frozenset({Role.WRAPPER}), self._around)
 
     def _around(self, hook: str, when: str, move: Any, answer: Any) -> None:
-        if (hook, when) == (self.hook, self.when) and not self.struck:
+        if (hook, when) == (self.since, "after"):
+            self.since = ""
+        if (hook, when) == (self.hook, self.when) and not self.struck and not self.since:
             self.struck = True
             raise self.error
 

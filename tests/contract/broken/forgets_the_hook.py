@@ -6,7 +6,7 @@ from good_backend import *  # noqa: F403
 from good_backend import Checkpoint, Iteration, Move, Round, Tree, hookimpl
 
 FAILS = "test_it_arrives_and_the_source_is_gone"
-BECAUSE = "before pre-dump"
+BECAUSE = "'ended', 21"
 
 
 @hookimpl

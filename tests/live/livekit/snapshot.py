@@ -14,7 +14,8 @@ PATIENCE_S = 20.0
 OUTSIDE = "outer machine"
 
 # Runs inside the node in one process. Not listed: what criu, runc and mount keep for themselves (/run/criu.kdat,
-# /run/runc, /run/mount), and what reberth keeps on purpose (journals of ended runs and of controllers, marks of bundles that were left).
+# /run/runc, /run/mount), and what reberth keeps on purpose (journals of ended runs and of controllers, marks of
+# bundles that were left).
 PROGRAM = r"""
 import json, os, subprocess, sys
 
