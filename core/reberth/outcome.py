@@ -56,8 +56,9 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
         report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")
     report.warnings += [c.reason for c in session.plan.checks if c.level is Level.WARN]
     if cause is None:
-        if decision.outcome == "held" and report.error is None:
-            report.error = {"code": "held", "message": decision.why, "hint": "", "log_tail": "", "phase": "commit"}
+        if decision.outcome in ("held", "rolled-back") and decision.exit_code is not Exit.DONE and not report.error:
+            words = {"code": decision.outcome, "message": decision.why, "hint": "", "log_tail": "", "phase": "commit"}
+            report.error = words
         return
     ours = isinstance(cause, ReberthError)
     report.error = {

@@ -24,7 +24,7 @@ def state(tmp_path, monkeypatch):
 def test_open_lays_all_out_before_anything_can_need_it(state):
     opened = Run.open("r1", "source", "criu/7", socket="/s", helper=3)
     assert sorted(os.listdir(opened.dir)) == [
-        "journal.jsonl", "verdict.ABORT", "verdict.PERMIT", "vote.READY", "vote.RESUME",
+        "journal.jsonl", "reserve", "verdict.ABORT", "verdict.PERMIT", "vote.READY", "vote.RESUME",
     ]  # fmt: skip
     assert os.stat(opened.dir).st_mode & 0o777 == 0o700
     assert os.stat(state).st_mode & 0o777 == 0o700

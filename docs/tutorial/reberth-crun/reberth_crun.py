@@ -35,6 +35,9 @@ from reberth_hooks import (
 from reberth_hooks.tasks import object_checks, space_checks, tcp_words
 
 SPARE_BYTES = 64 << 20
+# crun makes the container's cgroup itself. Were CRIU to do it, it would take the source's other cgroups of version 1
+# along where such are mounted (crun 1.21, CRIU 4.2.1), and nobody would ever remove them.
+FLAGS = ("--manage-cgroups-mode=ignore", "--file-locks")
 
 
 @hookimpl
@@ -185,10 +188,10 @@ def _config(move: Move) -> list[str]:
 def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Freeze and dump; crun and CRIU wait until the copy runs, or until they are told to let the source go on."""
     details, images = move.plan.details, move.recall("images.source")
-    argv = ["crun", "checkpoint", "--image-path", images, "--work-path", images, "--file-locks"]
+    argv = ["crun", "checkpoint", "--image-path", images, "--work-path", images]
     got = move.source.call(
         "dump",
-        argv=[*argv, move.plan.workload.name],
+        argv=[*argv, *FLAGS, move.plan.workload.name],
         work=images,
         path=details["cgroup"],
         root_pid=details["pid"],
@@ -210,16 +213,26 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """Build the copy; crun and CRIU wait before it would run."""
     name, images, bundle = move.plan.target_name, move.recall("images.target"), move.plan.details["bundle"]
     move.target.call("undo", on="abort", do="run", argv=["crun", "delete", "--force", name])
+    cgroup = _target_cgroup(move)
+    if move.target.call("stats", paths=[cgroup])[0] is None:  # crun leaves an empty one when its restore fails
+        move.target.call("undo", on="abort", do="cgroup_remove", path=cgroup)
     argv = ["crun", "restore", "--detach", "--bundle", bundle, "--image-path", images, "--work-path", images]
     got = move.target.call(
         "restore",
-        argv=[*argv, "--file-locks", name],
+        argv=[*argv, *FLAGS, name],
         work=images,
         own_cgroup=False,
         config=_config(move),
         timeout_s=None,
     )
     return Restored(name, got["pid"], got["tasks"], got["held_ns"])
+
+
+def _target_cgroup(move: Move) -> str:
+    """Where crun will make the container's cgroup: as on the source, under the name that it gets."""
+    source, target = (str(move.plan.facts[side]["hello"]["cgroup2"]) for side in ("source", "target"))
+    parent = posixpath.dirname(move.plan.details["cgroup"].removeprefix(source))
+    return target + posixpath.join(parent, move.plan.target_name)
 
 
 @hookimpl

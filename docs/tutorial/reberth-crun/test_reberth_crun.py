@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from reberth.testing import BackendContract, tools
+from reberth.testing import BackendContract, Lab, Started, tools
 
 LDCONFIG = """
     def main(machine, words):
@@ -14,15 +16,15 @@ LDCONFIG = """
 
 class TestCrun(BackendContract):
     @pytest.fixture
-    def plugin(self):
+    def plugin(self) -> str:
         return "crun"
 
     @pytest.fixture
-    def tools(self, reberth_lab):
+    def tools(self, reberth_lab: Lab) -> None:
         reberth_lab.tool("crun", tools.OCI)
         reberth_lab.tool("criu", tools.CRIU)
         reberth_lab.tool("ldconfig", LDCONFIG)
 
     @pytest.fixture
-    def start(self, reberth_lab):
+    def start(self, reberth_lab: Lab) -> Callable[[str], Started]:
         return lambda node: reberth_lab.container("crun", "web", node)

@@ -114,6 +114,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
 def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     name, images = move.plan.target_name, move.recall("images.target")
     move.target.call("undo", on="abort", do="run", argv=["demo", "delete", "--force", name])
+    move.target.call("undo", on="abort", do="cgroup_remove", path=f"/sys/fs/cgroup/{name}")
     argv = ["demo", "restore", "--bundle", move.plan.details["bundle"], "--image-path", images, name]
     got = move.target.call("restore", argv=argv, work=images, own_cgroup=False, config=CONFIG, timeout_s=None)
     return Restored(name, got["pid"], got["tasks"], got["held_ns"])
