@@ -46,14 +46,16 @@ def _inside(pid: int, action: Callable[[], int]) -> int:
     answers: list[int] = []
 
     def enter() -> None:
-        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        fd = -1
         try:
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) == 0:
                 answers.append(action())
         except OSError:
             pass
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     thread = threading.Thread(target=enter)
     thread.start()

@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Optional
 
 from workloads.base import Checks, first_difference
@@ -88,10 +89,10 @@ class Model:
             not set(found) - set(expected), f"files that must not exist: {sorted(set(found) - set(expected))}"
         )
         for name in expected:
-            self.check_name(name, checks)
+            checks.guard(name, partial(self.check_name, name, checks))
         self._check_groups(checks, [name for name in expected if name in found])
         for orphan in self.orphans:
-            self.check_open("a deleted open file", orphan, checks)
+            checks.guard("a deleted open file", partial(self.check_open, "a deleted open file", orphan, checks))
         checks.count("names", len(expected))
         checks.count("bytes", sum(len(inode.data) for inode in self.names.values()))
         checks.count("deleted open files", len(self.orphans))

@@ -107,9 +107,9 @@ def main(machine: Machine, words: list[str]) -> None:
     elif command == "delete":
         if known.file(names[0]).exists():
             machine.end(known.get(names[0])["pid"])
+            machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
         elif "--force" not in words and "-f" not in words:
             raise ToolError(f"error: container {names[0]} does not exist")
         known.forget(names[0])
-        machine.drop_cgroup(f"{CGROUPS}/{names[0]}")
     else:
         raise ToolError(f"error: this fake runtime has no {command!r}")
