@@ -63,7 +63,7 @@ def _short_of_floors() -> list[str]:
 
 def _whole_tier(config: pytest.Config) -> bool:
     """Whether the session was to run all live tests: only then the floors mean something."""
-    chosen = config.option.keyword or config.option.lf or any(".py" in word for word in config.args)
+    chosen = config.option.keyword or getattr(config.option, "lf", False) or any(".py" in word for word in config.args)
     return not chosen
 
 

@@ -32,11 +32,11 @@ RAW = [
     Case("shm", (), "memfd", "memfd: differs"),
 ]
 CONTAINERS = [
-    Case("memory", ("--mib", "256", "--rate", "8"), "stale-page", "memory differs"),
-    Case("tree", ("--processes", "16"), "kill", "do not answer"),
-    Case("threads", ("--count", "20"), "byte", "page differs"),
-    Case("files", ("--count", "200"), "content", "content of file"),
-    Case("tcp", ("--count", "10"), "swallow", "wrong byte"),
+    Case("memory", ("--mib", "1024", "--rate", "8"), "stale-page", "memory differs", "memory-1GiB"),
+    Case("tree", ("--processes", "64"), "kill", "do not answer"),
+    Case("threads", ("--count", "50"), "byte", "page differs"),
+    Case("files", ("--count", "1000"), "content", "content of file"),
+    Case("tcp", ("--count", "50"), "swallow", "wrong byte"),
     Case("ipc", (), "eventfd", "eventfd"),
     Case("deleted", (), "truncate", "deleted file"),
     Case("shm", (), "anonymous", "anonymous: differs"),
