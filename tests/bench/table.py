@@ -8,8 +8,8 @@ HEAD = """# Benchmarks
 
 `make bench` moves the same workload by reberth and by two shell scripts (tests/bench/peers.py), in turns over the same
 link, and keeps medians. The gap is the longest silence of the workload itself. Ratios within one run count; absolute
-times are those of one shared machine. The bound is what no tool could undercut with the same criu: frozen until dumped,
-restore, the bytes over the measured link, two round trips.
+times are those of one shared machine. The bound of one run is: frozen until dumped, restore, the final bytes over the
+link as two joined ssh connections measure it, two round trips; a straight connection (`direct`) can undercut it.
 
 """
 
