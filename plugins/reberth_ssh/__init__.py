@@ -104,15 +104,18 @@ def _open_direct(move: Move) -> bool:
     allowed = move.plan.target.options_of("ssh").get("direct")
     if not allowed:
         return False
+    joined = []
     try:
         ours, theirs = (shell.call("direct_identity") for shell in (move.source, move.target))
         address = allowed if isinstance(allowed, str) else ""
-        place = move.target.call("direct_listen", peer=ours, address=address)
-        move.source.call("direct_connect", peer=theirs, **place)
+        for use in ("data", "line"):  # without the line a source that loses this machine after its vote waits longer
+            place = move.target.call("direct_listen", peer=ours, address=address, use=use)
+            move.source.call("direct_connect", peer=theirs, use=use, **place)
+            joined.append(use)
     except HelperError as error:
-        move.emit("warning", f"data goes through this machine: {error.message}")
-        return False
-    return True
+        lost = "the nodes have no line to each other" if joined else "data goes through this machine"
+        move.emit("warning", f"{lost}: {error.message}")
+    return bool(joined)
 
 
 @hookimpl

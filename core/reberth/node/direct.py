@@ -1,6 +1,8 @@
-"""A data connection straight from source to target, where the target's owner has allowed it (`direct` of the node).
+"""Connections straight from source to target, where the target's owner has allowed it (`direct` of the node).
 
-The target listens on one address, for one peer, for a few seconds before the freeze. Both sides are known by
+One carries the data, one is the line on which the target tells how its end stands (`line.py`).
+
+For each the target listens on one address, for one peer, for a few seconds before the freeze. Both sides are known by
 certificates made for this run alone: each helper makes its own with openssl(1), its key never leaves the node, and the
 certificates travel through the controller's authenticated connections. Nobody else's is accepted, on either side.
 """
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import tools
 from reberth.node.errors import OpError
+from reberth.node.line import Listener, Teller
+from reberth.node.source import Source
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -48,8 +52,9 @@ def _context(daemon: Daemon, server: bool, peer: str) -> ssl.SSLContext:
     return context
 
 
-def listen(daemon: Daemon, progress: Any, peer: str, address: str = "") -> dict[str, Any]:
+def listen(daemon: Daemon, progress: Any, peer: str, address: str = "", use: str = "data") -> dict[str, Any]:
     """Wait for one peer on one address: the given one, else that by which ssh reached this node."""
+    joined = _use(use)
     words = os.environ.get("SSH_CONNECTION", "").split()
     address = address or (words[2] if len(words) == 4 else "")
     if not address:
@@ -63,20 +68,40 @@ def listen(daemon: Daemon, progress: Any, peer: str, address: str = "") -> dict[
         with server, contextlib.suppress(OSError):
             plain, _ = server.accept()
             plain.settimeout(WAIT_S)
-            _join(daemon, context.wrap_socket(plain, server_side=True), receive=True)
+            joined(daemon, context.wrap_socket(plain, server_side=True), True)
 
     threading.Thread(target=accept, daemon=True).start()
     return {"address": address, "port": server.getsockname()[1]}
 
 
-def connect(daemon: Daemon, progress: Any, peer: str, address: str, port: int) -> None:
+def connect(daemon: Daemon, progress: Any, peer: str, address: str, port: int, use: str = "data") -> None:
     """Connect to the target that listens there; raises OpError `direct` when it cannot be reached or is another."""
+    joined = _use(use)
     context = _context(daemon, False, peer)
     try:
         plain = socket.create_connection((address, port), timeout=WAIT_S)
-        _join(daemon, context.wrap_socket(plain), receive=False)
+        joined(daemon, context.wrap_socket(plain), False)
     except OSError as error:
         raise OpError("direct", f"the target does not answer on {address}:{port}: {error}") from error
+
+
+def _use(name: str) -> Callable[[Daemon, ssl.SSLSocket, bool], None]:
+    uses = {"data": _join, "line": _speak}
+    if name not in uses:
+        raise OpError("bad-argument", f"a connection is for data or for the line, not for {name!r}")
+    return uses[name]
+
+
+def _speak(daemon: Daemon, tls: ssl.SSLSocket, on_target: bool) -> None:
+    """Keep the line to the other helper for the rest of the run."""
+    if daemon.end is None or daemon.done.is_set():
+        tls.close()
+    elif on_target:
+        daemon.teller = Teller(tls, daemon.end.facts)
+        threading.Thread(target=daemon.teller.run, args=(daemon.done,), daemon=True).start()
+    elif isinstance(daemon.end, Source):
+        daemon.end.line = Listener(tls)
+        threading.Thread(target=daemon.end.line.run, daemon=True).start()
 
 
 def _join(daemon: Daemon, tls: ssl.SSLSocket, receive: bool) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from reberth.node import cgroup, ops
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.line import Teller
 from reberth.node.source import Source
 from reberth.node.target import Target
 
@@ -70,6 +71,7 @@ class Daemon:
         self.handed_over = threading.Event()
         self.home_cgroup = ""
         self.only_looks = False
+        self.teller: Teller | None = None  # the line to the source's helper, where the nodes reach each other
 
     # A controller's connection
 
@@ -205,7 +207,9 @@ class Daemon:
             cgroup.enter(path, os.getpid())
 
     def close(self) -> None:
-        """Leave nothing: cgroup, socket, directory."""
+        """Leave nothing: cgroup, socket, directory; the other helper hears the end first."""
+        if self.teller is not None:
+            self.teller.close()
         with contextlib.suppress(OSError, OpError):
             mine = cgroup.of_pid(os.getpid())
             if self.home_cgroup and os.path.basename(mine).startswith("reberth-helper-"):

@@ -14,6 +14,7 @@ from reberth.node import cgroup, netlock, procs
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
+from reberth.node.line import Listener, what_follows
 from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.stats import read_dump_stats
 
@@ -26,6 +27,7 @@ class Source:
         self.job: Job | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
+        self.line: Listener | None = None  # what the target's helper says, where the nodes reach each other
         record = run.journal.last("freezing", "enclosed")
         self.cgroup = str(record["cgroup"]) if record else ""
 
@@ -233,7 +235,10 @@ class Source:
         }
 
     def lost(self) -> bool:
-        """The controller is gone: before READY the source runs again and the run ends; true when it has ended."""
+        """The controller is gone: before READY the source runs again, after it the line to the target decides.
+
+        True when the run has ended.
+        """
         if self.run.ended:
             return True
         with contextlib.suppress(OpError, OSError):
@@ -241,11 +246,22 @@ class Source:
                 self.run.end("moved")
                 return True
             if self.run.vote() == "READY" and not self.run.journal.has("resumed"):
-                return False
+                return self._follow()
             self.release("resume", aborted=self.run.journal.has("resumed"))
             self.run.end("rolled-back")
             return True
         return False
+
+    def _follow(self) -> bool:
+        """Do what the target's own word allows; without one the workload stays held."""
+        heard = self.line.heard if self.line else None
+        step = what_follows(heard) if heard else ""
+        if not step:
+            return False
+        self.run.journal.write("following", step=step, verdict=heard and heard.get("verdict"))
+        self.release(step, aborted=step == "resume")
+        self.run.end("moved" if step == "kill" else "rolled-back")
+        return True
 
 
 def write_config(job: Job, work: str, lines: list[str]) -> str:
