@@ -148,9 +148,9 @@ class Engine:
     def settle(self, want: Want) -> Decision:
         """Do what the protocol says until the run has an end; a step that fails turns the wish to `BACK`."""
         failures: dict[Step, int] = {}
-        unlanded = self.session.plan.options.on_failure == "rollback"
         for _ in range(MAX_STEPS):
-            decision = decide(*self.session.look(), want, rollback_unlanded=unlanded)
+            source, target = self.session.look()
+            decision = decide(source, target, want, **self.session.words())
             step = decision.step
             if step is None:
                 return self._tidy(decision)

@@ -30,6 +30,7 @@ class Session:
         self.ends: list[HelperShell | None] = list(shells)
         self.opened: list[dict[str, Any]] = [{}, {}]
         self.aborted = False
+        self.on_word = False  # `recover --rollback`: the operator prefers the source even to a copy that may have run
         self.phase = "prepare"
         self._tell, self._reconnect = tell, reconnect
         self._pipes: list[shell.Process] = []
@@ -139,6 +140,10 @@ class Session:
             if self._facts[side] is None:
                 self._facts[side] = self._ask(side)
         return self._facts[0], self._facts[1]
+
+    def words(self) -> dict[str, bool]:
+        """What the operator allows `decide` beyond its default."""
+        return {"rollback_unlanded": self.plan.options.on_failure == "rollback", "on_word": self.on_word}
 
     def learn(self, side: int, facts: Any) -> None:
         """What an operation answered is what is so now; None: look again."""

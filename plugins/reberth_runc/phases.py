@@ -125,6 +125,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         argv=argv,
         work=images,
         own_cgroup=False,
+        path=_target_cgroup(move),
         config=_config(move),
         network_lock=move.recall("network_lock"),
         lazy=lazy,

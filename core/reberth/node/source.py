@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, netlock, procs
+from reberth.node import cgroup, netlock, procs, strays
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
@@ -105,6 +105,7 @@ class Source:
             )
             words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
             job.spawn(words, env=variables)
+            self.run.journal.write("tool", **job.identity())
         try:
             _, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
             job.answer("go")
@@ -112,6 +113,7 @@ class Source:
         except OpError as error:
             with self.lock:
                 job.stop()
+                self._end_strays(0.0)
                 self._thaw()
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
@@ -186,7 +188,8 @@ class Source:
 
     def _finish(self, word: str, timeout_s: float) -> int | None:
         """Answer the waiting script and wait for the tool's end; a tool that is not waiting is ended with SIGTERM."""
-        if self.job is None:
+        if self.job is None:  # of an earlier helper: what it started may still work on the tasks
+            self._end_strays(0.0)
             return None
         if self.job.waiting:
             self.job.answer(word)
@@ -195,7 +198,13 @@ class Source:
             code = self.job.wait_end(0.0)
         if code is None:
             self.job.stop()
+        self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
         return code
+
+    def _end_strays(self, patience_s: float) -> None:
+        ended = strays.end(self.run.id, patience_s=patience_s)
+        if ended:
+            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
 
     def _thaw(self) -> None:
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
