@@ -88,6 +88,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         start_ticks=details["start_ticks"],
         config=_config(move),
         locks_network="tcp-established" in details["tcp"] and details["node_network"],
+        keeps_tcp="tcp-established" in details["tcp"],
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
