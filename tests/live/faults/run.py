@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,6 +220,11 @@ class Trial:
         self.target.run(["sh", "-c", TAKE_PID, "sh", str(handle.pid)])
         self.undo.append(lambda: self.target.run(["kill", "-KILL", str(handle.pid)]) and None)
 
+    def _flipped_page(self, handle: Handle) -> None:
+        """For a twin: damage that nothing on the way can see, since the files were hashed before it."""
+        place = next((self.target.root / "dev/shm").glob("reberth-*"))
+        self.target.run(["python3", "-c", strike.FLIP, f"/dev/shm/{place.name}"])
+
     def _put_back(self) -> None:
         while self.undo:
             self.undo.pop()()
@@ -310,8 +314,3 @@ def as_json(result: Result) -> str:
     """One line for a log."""
     words = {**result.__dict__, "case": result.case.id, "seconds": round(result.seconds, 1)}
     return json.dumps(words)
-
-
-def python() -> str:
-    """The interpreter of this environment."""
-    return sys.executable
