@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import address, cgroup, netlock, tools
+from reberth.node import address, cgroup, netlock, tools, yards
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
@@ -167,6 +167,7 @@ class Run:
 def _rmtree(record: dict[str, Any]) -> None:
     path = str(record["path"])
     if os.path.isdir(path) and not os.path.islink(path):
+        yards.clear(path)
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
@@ -216,6 +217,10 @@ def _cgroup_remove(record: dict[str, Any]) -> None:
         cgroup.remove(record["path"])
 
 
+def _criu_roots(record: dict[str, Any]) -> None:
+    yards.sweep(record["known"])
+
+
 def _nft_delete(record: dict[str, Any]) -> None:
     netlock.delete(record["name"])
 
@@ -224,6 +229,7 @@ UNDO = {
     "address_add": address.give_back,
     "address_del": address.take_off,
     "address_announce": address.tell,
+    "criu_roots": _criu_roots,
     "nft_delete": _nft_delete,
     "rmtree": _rmtree,
     "rmdir": _rmdir,

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, netlock, procs, strays
+from reberth.node import cgroup, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
@@ -52,6 +52,7 @@ class Target:
             raise OpError("decided", "this run has a verdict already")
         self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        self.run.push_undo("always", "criu_roots", known=yards.roots())
         self._lock_network(network_lock)
         if own_cgroup:
             cgroup.create(self.cgroup)

@@ -73,6 +73,14 @@ class Field:
         stand.keep_pids_apart(self.nodes)
         return Watch(self.nodes, self.command.state, self.command.ids)
 
+    def piped(self) -> dict[str, str]:
+        """The environment in which data goes through this machine, not straight from node to node."""
+        path = self.command.state / "piped.toml"
+        if not path.exists():
+            lines = self.command.config.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if not line.startswith("direct")), encoding="utf-8")
+        return {"REBERTH_CONFIG": str(path)}
+
     def newest(self) -> str:
         """The run that was begun last."""
         place = self.command.state / "reberth" / "runs"
@@ -139,6 +147,8 @@ class Trial:
 
     def _move(self, handle: Handle) -> Done:
         case, env = self.case, dict(self.field.env)
+        if case.at % 2 or case.fault.partition("-")[0] in ("flip", "cut", "bulk"):
+            env |= self.field.piped()
         if case.fault == "controller":
             env["REBERTH_CRASH_AT"] = f"{case.at}:before" if case.moment == "before" else str(case.at)
         elif case.fault in ("flip", "cut-off"):

@@ -18,8 +18,8 @@ from reberth_lab.node import Node
 HUNT_S = 20.0
 # A table of its own: what a node hears (deaf) or says (mute) over ssh is dropped.
 HALF = {
-    "deaf": "table inet half { chain in { type filter hook input priority -200; tcp dport 22 drop; } }",
-    "mute": "table inet half { chain out { type filter hook output priority -200; tcp sport 22 drop; } }",
+    "deaf": "table inet half { chain in { type filter hook input priority -200; tcp dport 22 drop; }\n}",
+    "mute": "table inet half { chain out { type filter hook output priority -200; tcp sport 22 drop; }\n}",
 }
 FLIP = """
 import os, sys
@@ -90,15 +90,15 @@ def kill(victims: list[Found]) -> int:
     return len(victims)
 
 
-def hunt(find: Callable[[], list[Found]], delay_s: float) -> threading.Thread:
-    """Wait until there is such a process, then so long, then kill it."""
+def hunt(ready: Callable[[], list[Found]], victims: Callable[[], list[Found]], delay_s: float) -> threading.Thread:
+    """Wait until something is there, then so long, then kill the victims."""
 
     def run() -> None:
         end_s = time.monotonic() + HUNT_S
-        while not find() and time.monotonic() < end_s:
+        while not ready() and time.monotonic() < end_s:
             time.sleep(0.001)
         time.sleep(delay_s)
-        kill(find())
+        kill(victims())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
