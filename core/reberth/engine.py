@@ -218,10 +218,9 @@ class Engine:
         report, session = self.report, self.session
         session.on_wait = lambda: None  # too late for any signal: what the run came to is written
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
-            for end in session.ends:
-                with contextlib.suppress(ReberthError):
-                    if end is not None:
-                        end.call("end", outcome=decision.outcome, timeout_s=15.0)
+            report.warnings += (left := session.end_all(decision.outcome))
+            if left and decision.outcome == "moved":
+                decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
         outcome.fill_costs(report, session, self.final, self.history, self.stats, time.monotonic() - self.begun)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)

@@ -204,6 +204,16 @@ class Session:
                     logs = end.call("log_tails", directory=directory, timeout_s=5.0)
                     self.journal.keep_logs(f"{word}-{end.node.name}", logs)
 
+    def end_all(self, outcome: str) -> list[str]:
+        """Write the end on both nodes; answers what could not be undone there, as far as they can be asked."""
+        left: list[str] = []
+        for end in self.ends:
+            with contextlib.suppress(ReberthError):
+                if end is not None:
+                    answer = end.call("end", outcome=outcome, timeout_s=15.0)
+                    left += [f"left on node {end.node.name}: {text}" for text in (answer or {}).get("left", ())]
+        return left
+
     def close_pipe(self) -> None:
         """End the data connections: at once, as they stay open by themselves for as long as the helpers serve."""
         for process in self._pipes:

@@ -33,6 +33,7 @@ class End:
         self.job = ""
         self.ended = ""
         self.half_done: Effects | None = None
+        self.left: list[str] = []  # what could not be undone
         self.changed: Callable[[], None] = lambda: None
 
     def note(self, event: str) -> None:
@@ -181,6 +182,8 @@ class FakeTarget(End):
         self.note("copy-held")
 
     def decide(self, value: str) -> Effects:
+        if value == "PERMIT" and self.verdict is None and not self.facts()["holding"]:
+            value = "ABORT"
         self.verdict = self.verdict or value
         yield
         yield from self._land() if self.verdict == "PERMIT" else self._take_back()
@@ -367,6 +370,7 @@ class FakeShell:
             end.run(effects[op](), most)
         if op == "end":
             end.end(args["outcome"])
+            return {"left": end.left}
         return {} if op == "log_tails" else end.facts()
 
     def kill(self) -> None:

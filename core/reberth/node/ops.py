@@ -279,12 +279,12 @@ def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
     return _end(daemon).facts()
 
 
-def end_run(daemon: Daemon, progress: Any, outcome: str) -> None:
-    """Write the run's end into the node's journal and give up its lock."""
+def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
+    """Write the run's end into the node's journal and give up its lock; answers what could not be undone."""
     end = _end(daemon)
     if isinstance(end, Target) and outcome != "moved" and not end.run.journal.has("taken-back"):
         end.run.undo("abort", "always")  # a landing that failed: the source runs again, nothing of the copy is needed
-    end.run.end(outcome)
+    return {"left": end.run.end(outcome)}
 
 
 def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Target:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: Job | None = None
-        self.let_go = False
+        self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
@@ -75,11 +75,11 @@ class Target:
             _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
             netdev.set_up(init)
             job.answer("go")
-        script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        self._move_out(script_pid)
+        self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
         write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
@@ -129,14 +129,24 @@ class Target:
                 cgroup.enter(outside, pid)
 
     def decide(self, value: str) -> dict[str, Any]:
-        """Write the verdict unless one stands, and do at once what stands: land or take back."""
+        """Write the verdict unless one stands, and do at once what stands: land or take back.
+
+        Of a copy that nobody holds any more PERMIT could only fail: ABORT is written, while it is still to be decided.
+        """
         with self.lock:
+            if value == "PERMIT" and self.run.verdict() is None and not self._holds():
+                value = "ABORT"
             stands = self.run.decide(value)
             if stands == "PERMIT":
                 self._land()
             else:
                 self._take_back()
             return self.facts()
+
+    def _holds(self) -> bool:
+        """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
+        waits = self.job is not None and self.job.holds("post-restore")
+        return waits and procs.descends(self.script_pid, os.getpid())
 
     def _land(self) -> None:
         """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
@@ -145,7 +155,7 @@ class Target:
             return
         if self.run.journal.has("landing-failed"):
             raise OpError("landing", "PERMIT stands, but the copy ended before it ran")
-        if self.job is None or not self.job.holds("post-restore"):
+        if self.job is None or not self._holds():
             self._fail("the held copy is gone", None, never_ran=self._was_never_let_go())
         assert self.job is not None
         self.let_go = True
@@ -239,7 +249,7 @@ class Target:
             "running_ns": running["running_ns"] if running else 0,
             "tasks": len([p for p in present if procs.alive(p)]),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.holds("post-restore")),
+            "holding": self._holds(),
             "rebooted": self._ended_with_the_node(),
             "cgroup": self.cgroup,
         }

@@ -1,6 +1,6 @@
 """`make soak`: the whole fault matrix, case after case, with figures at the end; each result is a line of JSON.
 
-Usage: python tests/live/faults/soak.py [--seed N] [--hours H] [--only WORD]... [--log FILE]
+Usage: python tests/live/faults/soak.py [--seed N] [--hours H] [--only WORD]... [--but WORD]... [--log FILE]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int(os.environ.get("REBERTH_FAULT_SEED", "1")))
     parser.add_argument("--hours", type=float, default=float(os.environ.get("REBERTH_SOAK_HOURS", "6")))
     parser.add_argument("--only", action="append", default=[], help="cases whose name has this word")
+    parser.add_argument("--but", action="append", default=[], help="not those whose name has this word")
     parser.add_argument("--log", type=Path, default=Path("soak.jsonl"))
     return parser.parse_args()
 
@@ -49,6 +50,7 @@ def main() -> int:
         field = Field(lab, Command(lab.config_path, Path(place)), chance)
         cases = [case for backend in BACKENDS for case in generate(backend, good_journal(field, backend))]
         cases = [case for case in cases if all(word in case.id for word in words.only)]
+        cases = [case for case in cases if not any(word in case.id for word in words.but)]
         chance.shuffle(cases)
         say(f"seed {words.seed}: {len(cases)} cases")
         for number, case in enumerate(cases, 1):
