@@ -171,13 +171,14 @@ def _me(daemon: Daemon) -> dict[str, Any]:
 
 
 def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
-    """The open runs of this node, with whose helper still lives."""
+    """The open runs of this node, with whose helper still lives and whose workload is frozen here."""
     found = []
     for name in run.open_runs():
         known = run.Run.load(name)
         if known is not None:
-            first = known.journal.last("open") or {}
-            found.append({"id": name, "live": bool(live_socket(name)), **first})
+            first, frozen = known.journal.last("open") or {}, known.journal.last("freezing") or {}
+            held = cgroup.is_asked_to_freeze(str(frozen.get("cgroup")))
+            found.append({"id": name, "live": bool(live_socket(name)), "frozen": held, **first})
     return found
 
 

@@ -16,6 +16,7 @@ from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
 HUNT_S = 20.0
+KILL_S = 5.0
 # A table of its own: what a node hears (deaf) or says (mute) over ssh is dropped.
 HALF = {
     "deaf": "table inet half { chain in { type filter hook input priority -200; tcp dport 22 drop; }\n}",
@@ -83,11 +84,21 @@ def connections(controller: int, address: str, bulk: bool) -> list[Found]:
 
 
 def kill(victims: list[Found]) -> int:
-    """SIGKILL; answers how many there were."""
+    """SIGKILL, and wait until they are dead: the signal alone takes a while; answers how many there were."""
     for one in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGKILL)
+    end_s = time.monotonic() + KILL_S
+    while any(_lives(one.pid) for one in victims) and time.monotonic() < end_s:
+        time.sleep(0.001)
     return len(victims)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def hunt(ready: Callable[[], list[Found]], victims: Callable[[], list[Found]], delay_s: float) -> threading.Thread:
