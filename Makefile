@@ -19,8 +19,8 @@ demo: ## build the lab once and move a Redis under load from node1 to node2 (roo
 	scripts/demo
 bench: dev ## measure downtime and total time against plain scripts, in a lab (root)
 	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py
-soak: ## move for hours and inject faults (not in this version)
-	$(LATER)
+soak: dev ## the whole fault matrix in a lab, with figures (root; hours: REBERTH_SOAK_HOURS)
+	scripts/install-needs lab && $(BIN)/python tests/live/faults/soak.py
 completions: ## write the completion scripts of bash, zsh and fish (not in this version)
 	$(LATER)
 deb: ## build Debian packages (not in this version)

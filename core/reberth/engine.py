@@ -148,9 +148,9 @@ class Engine:
     def settle(self, want: Want) -> Decision:
         """Do what the protocol says until the run has an end; a step that fails turns the wish to `BACK`."""
         failures: dict[Step, int] = {}
-        unlanded = self.session.plan.options.on_failure == "rollback"
         for _ in range(MAX_STEPS):
-            decision = decide(*self.session.look(), want, rollback_unlanded=unlanded)
+            source, target = self.session.look()
+            decision = decide(source, target, want, **self.session.words())
             step = decision.step
             if step is None:
                 return self._tidy(decision)
@@ -218,10 +218,9 @@ class Engine:
         report, session = self.report, self.session
         session.on_wait = lambda: None  # too late for any signal: what the run came to is written
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
-            for end in session.ends:
-                with contextlib.suppress(ReberthError):
-                    if end is not None:
-                        end.call("end", outcome=decision.outcome, timeout_s=15.0)
+            report.warnings += (left := session.end_all(decision.outcome))
+            if left and decision.outcome == "moved":
+                decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
         outcome.fill_costs(report, session, self.final, self.history, self.stats, time.monotonic() - self.begun)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,9 +87,10 @@ class Host:
                     raise
                 self.warnings.append(error.message)
                 continue
+            held = _held(shell)
             for backend in shell.node.backends:
                 try:
-                    found += [(name, f) for f in self.stage.list(backend, shell.node, shell)]
+                    found += [(name, _marked(f, held)) for f in self.stage.list(backend, shell.node, shell)]
                 except ReberthError as error:
                     self.warnings.append(f"{name}: {error.message}")
         return found
@@ -174,3 +176,15 @@ class Host:
             raise UsageError(f"no process drives run {run_id}", hint=f"reberth recover {run_id}")
         os.kill(pid, signal.SIGTERM)
         return {"id": run_id, "asked": pid}
+
+
+def _held(shell: HelperShell) -> dict[str, str]:
+    """The workloads that a run holds frozen on this node, with the run's id; none where that cannot be asked."""
+    with contextlib.suppress(ReberthError):
+        return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen")}
+    return {}
+
+
+def _marked(found: Found, held: dict[str, str]) -> Found:
+    run_id = held.get(f"{found.backend}/{found.name}")
+    return replace(found, status="held", detail=f"by run {run_id}") if run_id else found

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from reberth import crash
 from reberth.node.durable import Journal as Lines
 from reberth.node.procs import alive, task
 from reberth.paths import state_dir
@@ -43,10 +44,9 @@ class Journal:
 
     def write(self, event: str, **data: Any) -> None:
         """Append a record."""
+        crash.here(event, len(self.records), ":before")
         self._lines.write(event, **data)
-        crash = os.environ.get("REBERTH_CRASH_AT")
-        if crash and event == crash:  # the fault tests end the controller right after a record
-            os.kill(os.getpid(), 9)
+        crash.here(event, len(self.records) - 1)
 
     def claim(self) -> None:
         """Say which process drives the run, so that `abort` can tell it from another one with its pid."""

@@ -58,17 +58,19 @@ def _held(why: str, exit_code: Exit = Exit.HELD) -> Decision:
     return Decision(None, why, "held", Owner.NOBODY, exit_code)
 
 
-def decide(source: Facts, target: Facts, want: Want, *, rollback_unlanded: bool = False) -> Decision:
+def decide(
+    source: Facts, target: Facts, want: Want, *, rollback_unlanded: bool = False, on_word: bool = False
+) -> Decision:
     """The next step of a run.
 
     `rollback_unlanded` allows what the default does not: with PERMIT written and a copy that the journal proves never
-    ran, the source may run again.
+    ran, the source may run again. `on_word` (`recover --rollback`) allows it also beside a copy that may have run.
     """
     if target is None:
         return _target_unreachable(source)
     verdict = target.get("verdict")
     if verdict == "PERMIT":
-        return _permitted(source, target, want, rollback_unlanded)
+        return _permitted(source, target, want, rollback_unlanded or on_word, on_word)
     if verdict == "UNREADABLE":
         return _held("the target's verdict cannot be read")
     if verdict == "ABORT":
@@ -92,24 +94,30 @@ def _target_unreachable(source: Facts) -> Decision:
     return Decision(Step.RESUME, "the target cannot be reached and nothing was permitted")
 
 
-def _permitted(source: Facts, target: Mapping[str, Any], want: Want, rollback_unlanded: bool) -> Decision:
-    if target.get("taken_back"):  # its fill failed, and it was discarded on the operator's word
+def _permitted(
+    source: Facts, target: Mapping[str, Any], want: Want, rollback_unlanded: bool, on_word: bool
+) -> Decision:
+    if target.get("taken_back"):  # it could not go on, and was discarded on the operator's word
         if source is None:
             return _held("the copy was discarded; the source cannot be reached")
         return _back(source) if _rests(source) else Decision(Step.RESUME_ABORTED, "the copy was discarded")
     if target.get("landed"):
-        return _landed(source, target, want, rollback_unlanded)
+        return _landed(source, target, want, rollback_unlanded, on_word)
     if source is not None and source.get("resumed"):
         return _back(source)
     if not target.get("landing_failed") and not target.get("ended"):
         # Held, or landing this very moment, or cut off in it: only the target's lock tells, and ends it either way.
         return Decision(Step.PERMIT, "PERMIT stands: the copy lands, or the target proves that it never will")
+    if target.get("may_have_run"):
+        if source and want is Want.BACK and on_word:
+            return Decision(Step.RESUME_ABORTED, "the source as it was at the freeze is preferred")
+        return _held("PERMIT stands, and the copy ended when it may have run for a moment; the source is complete")
     if source and want is Want.BACK and rollback_unlanded:
         return Decision(Step.RESUME_ABORTED, "the copy never ran, as the target's journal proves")
     return _held("PERMIT stands but the copy ended before it ran; the source is frozen and complete")
 
 
-def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:
+def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool, on_word: bool) -> Decision:
     given_up = not source or source.get("released")
     if not target.get("running_ns") and not target.get("ended"):
         return Decision(Step.PERMIT, "the copy has landed and is still frozen")
@@ -120,6 +128,10 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
     if source.get("resumed"):
         return _held("both ends say that they run")
     if not given_up and target.get("rebooted"):
+        if want is Want.BACK and on_word:
+            return Decision(
+                Step.DISCARD, "the copy ended with its node; the source as it was at the freeze is preferred"
+            )
         return _held("the target restarted after the copy had run; the source is frozen and complete")
     if not given_up and target.get("lazy") and not target.get("filled"):
         return _filling(target, want, rollback)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reberth.engine import Engine
@@ -63,9 +62,8 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         journal.write("end", outcome="refused", owner="source", exit_code=2)
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
-    if how == "rollback":
-        plan = replace(plan, options=replace(plan.options, on_failure="rollback"))
     session = Session(plan, journal, _attach(host, plan, dry_run), host.stage.event, host.shell_of)
+    session.on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
         return _preview(session, want)
@@ -99,8 +97,7 @@ def _attach(host: Host, plan: Plan, look: bool) -> tuple[HelperShell | None, Hel
 def _preview(session: Session, want: Want) -> dict[str, Any]:
     """What both ends say, and the next step."""
     source, target = session.look()
-    unlanded = session.plan.options.on_failure == "rollback"
-    decision = decide(source, target, want, rollback_unlanded=unlanded)
+    decision = decide(source, target, want, **session.words())
     session.leave()
     return {
         "id": session.id,

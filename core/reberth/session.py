@@ -30,6 +30,7 @@ class Session:
         self.ends: list[HelperShell | None] = list(shells)
         self.opened: list[dict[str, Any]] = [{}, {}]
         self.aborted = False
+        self.on_word = False  # `recover --rollback`: the operator prefers the source even to a copy that may have run
         self.phase = "prepare"
         self._tell, self._reconnect = tell, reconnect
         self._pipes: list[shell.Process] = []
@@ -140,6 +141,10 @@ class Session:
                 self._facts[side] = self._ask(side)
         return self._facts[0], self._facts[1]
 
+    def words(self) -> dict[str, bool]:
+        """What the operator allows `decide` beyond its default."""
+        return {"rollback_unlanded": self.plan.options.on_failure == "rollback", "on_word": self.on_word}
+
     def learn(self, side: int, facts: Any) -> None:
         """What an operation answered is what is so now; None: look again."""
         self._facts[side] = facts if isinstance(facts, dict) and "role" in facts else None
@@ -198,6 +203,16 @@ class Session:
                 with contextlib.suppress(ReberthError):
                     logs = end.call("log_tails", directory=directory, timeout_s=5.0)
                     self.journal.keep_logs(f"{word}-{end.node.name}", logs)
+
+    def end_all(self, outcome: str) -> list[str]:
+        """Write the end on both nodes; answers what could not be undone there, as far as they can be asked."""
+        left: list[str] = []
+        for end in self.ends:
+            with contextlib.suppress(ReberthError):
+                if end is not None:
+                    answer = end.call("end", outcome=outcome, timeout_s=15.0)
+                    left += [f"left on node {end.node.name}: {text}" for text in (answer or {}).get("left", ())]
+        return left
 
     def close_pipe(self) -> None:
         """End the data connections: at once, as they stay open by themselves for as long as the helpers serve."""

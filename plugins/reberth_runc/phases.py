@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from reberth_hooks import (
     Checkpoint,
+    HelperError,
     Iteration,
     Move,
     Receipt,
@@ -88,6 +91,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         start_ticks=details["start_ticks"],
         config=_config(move),
         locks_network="tcp-established" in details["tcp"] and details["node_network"],
+        keeps_tcp="tcp-established" in details["tcp"],
         timeout_s=None,
     )
     move.note("images_bytes", got["images_bytes"])
@@ -115,6 +119,8 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """Restore through runc; held in CRIU's post-restore script."""
     name, images = move.plan.target_name, move.recall("images.target")
     tool = runc(move.plan.target)
+    if move.target.call("stats", paths=[f"{runc_root(move.plan.target)}/{name}"])[0] is not None:
+        raise RefusedError(f"a container {name} has come up on the target meanwhile", hint="move under another name")
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]
@@ -125,6 +131,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         argv=argv,
         work=images,
         own_cgroup=False,
+        path=_target_cgroup(move),
         config=_config(move),
         network_lock=move.recall("network_lock"),
         lazy=lazy,
@@ -137,11 +144,24 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
 @hookimpl
 def reberth_commit(move: Move) -> bool:
     """runc has forgotten the container by itself unless it was killed meanwhile; the bundle stays, marked as old."""
-    move.source.run([*runc(move.plan.source), "delete", "--force", move.plan.workload.name], check=False)
+    if _is_still_known(move):
+        move.source.run([*runc(move.plan.source), "delete", "--force", move.plan.workload.name], check=False)
     if not move.recall("shared"):
         move.source.call("mark_left", path=move.plan.details["bundle"])
         move.target.call("unmark_left", path=move.plan.details["bundle"])
     return True
+
+
+def _is_still_known(move: Move) -> bool:
+    """Whether runc's record of this name is of the process that moved: a new container may have the name by now."""
+    path = f"{runc_root(move.plan.source)}/{move.plan.workload.name}/state.json"
+    try:
+        record = json.loads(move.source.call("read", path=path))
+    except (HelperError, ValueError):
+        return False
+    details = move.plan.details
+    known = record.get("init_process_pid"), record.get("init_process_start")
+    return known == (details["pid"], details["start_ticks"])
 
 
 @hookimpl

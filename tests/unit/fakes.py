@@ -33,6 +33,7 @@ class End:
         self.job = ""
         self.ended = ""
         self.half_done: Effects | None = None
+        self.left: list[str] = []  # what could not be undone
         self.changed: Callable[[], None] = lambda: None
 
     def note(self, event: str) -> None:
@@ -167,6 +168,8 @@ class FakeTarget(End):
         super().__init__()
         self.verdict: str | None = None
         self.copy, self.rebooted = "none", False
+        self.vetoed = False
+        self.tool, self.never_ran = True, True  # criu lives; what a failed landing proves
         self.lazy, self.feeder = lazy, lazy  # `feeder`: the daemon that brings in the pages lives
 
     def restore(self) -> Effects:
@@ -179,6 +182,8 @@ class FakeTarget(End):
         self.note("copy-held")
 
     def decide(self, value: str) -> Effects:
+        if value == "PERMIT" and self.verdict is None and not self.facts()["holding"]:
+            value = "ABORT"
         self.verdict = self.verdict or value
         yield
         yield from self._land() if self.verdict == "PERMIT" else self._take_back()
@@ -189,18 +194,25 @@ class FakeTarget(End):
             return
         if self.has("landing-failed"):
             raise RefusedByEndError("landing")
-        if self.job != "post-restore":
-            self.copy = "none"
-            yield
-            self.note("landing-failed")
-            raise RefusedByEndError("landing")
+        if self.job != "post-restore" or not self.tool:
+            self.never_ran = self.vetoed or self.job == "post-restore"
+            yield from self._fail()
         self.job, self.copy = "", "landing"
         yield
+        if not self.tool:  # killed before the fence: for a moment the copy was nobody's
+            self.never_ran = False
+            yield from self._fail()
         self.copy = "frozen"
         yield
         self.note("landed")
         yield
         yield from self._go()
+
+    def _fail(self) -> Effects:
+        self.copy = "none"
+        yield
+        self.note("landing-failed")
+        raise RefusedByEndError("landing")
 
     def _go(self) -> Effects:
         if not self.has("running"):
@@ -226,7 +238,7 @@ class FakeTarget(End):
                 raise RefusedByEndError("fill")
 
     def discard(self) -> Effects:
-        if not self.has("fill-failed"):
+        if not self.has("fill-failed") and not self.rebooted:
             raise RefusedByEndError("protocol")
         self.copy = "none"
         yield
@@ -252,8 +264,13 @@ class FakeTarget(End):
         self.helper, self.half_done = False, None
         if self.job:
             self.job, self.copy, self.verdict = "", "none", self.verdict or "ABORT"
+            self.vetoed = True
         if self.copy == "landing":
             self.copy = "frozen"
+
+    def end_tool(self) -> None:
+        """criu is killed: what it holds is silent, what it has let go and not fenced is not."""
+        self.tool = False
 
     def reboot(self) -> None:
         self.helper, self.half_done, self.job = False, None, ""
@@ -267,6 +284,7 @@ class FakeTarget(End):
             "restoring": self.has("restoring"),
             "landed": self.has("landed"),
             "landing_failed": self.has("landing-failed"),
+            "may_have_run": self.has("landing-failed") and not self.never_ran,
             "cleaned": self.has("cleaned"),
             "lazy": self.lazy and self.has("restoring"),
             "filled": self.has("filled"),
@@ -275,7 +293,7 @@ class FakeTarget(End):
             "running_ns": 3_000_000_000 if self.has("running") else 0,
             "tasks": int(self.copy != "none"),
             "frozen": self.copy == "frozen",
-            "holding": self.helper and self.job == "post-restore",
+            "holding": self.helper and self.tool and self.job == "post-restore",
             "rebooted": self.rebooted,
             "cgroup": "/cg/target",
         }
@@ -352,6 +370,7 @@ class FakeShell:
             end.run(effects[op](), most)
         if op == "end":
             end.end(args["outcome"])
+            return {"left": end.left}
         return {} if op == "log_tails" else end.facts()
 
     def kill(self) -> None:

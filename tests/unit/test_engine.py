@@ -283,6 +283,28 @@ def test_a_landing_that_fails_is_held_or_rolled_back_as_was_asked(theatre, make_
         stage.journal.dir.rename(stage.journal.dir.with_name(f"old-{on_failure}"))
 
 
+def test_what_is_left_behind_is_told_and_recover_tries_again(theatre):
+    stage = theatre()
+    stage.target.left = ["rmtree /dev/shm/x: busy"]
+    report = stage.run()
+    assert (report.outcome, report.exit_code) == ("moved", 41)
+    assert "left on node b: rmtree /dev/shm/x: busy" in report.warnings
+    stage.target.left = []
+    stage.session.ends = [stage.reconnect("a"), stage.reconnect("b")]
+    stage.session.forget()
+    again = Engine(stage.stage, stage.session, Report.of_plan(stage.plan)).resume(Want.BACK)
+    assert (again.outcome, again.exit_code) == ("moved", 0)
+
+
+def test_what_is_left_behind_by_a_way_back_is_a_warning(theatre):
+    stage = theatre()
+    stage.target.left = ["rmdir /srv: not empty"]
+    stage.box.fail["restore"] = [ReberthError("no")]
+    report = stage.run()
+    assert (report.outcome, report.exit_code) == ("rolled-back", 20)
+    assert "left on node b: rmdir /srv: not empty" in report.warnings
+
+
 def test_an_end_that_answers_nonsense_is_an_end_out_of_reach(theatre):
     stage = theatre()
     stage.shells[1].broken["facts"] = [HelperError("a bug there", kind="bug")] * 9

@@ -1,6 +1,8 @@
 """Who may run: every row of `decide` over all facts, and both ends in memory under random faults.
 
 I1: never two running. I2: never none recoverable. I4: an end in bounded steps, that tells the truth.
+
+Reason for its length: the rules, the rows and the model are read together or not at all.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def every_case(judge: Callable[[Any, Any], None]) -> int:
     return cases
 
 
-def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
+def wrong(source: Any, target: Any, rollback: bool, on_word: bool, got: Decision) -> str:
     """The rule that this decision breaks, or nothing."""
     from_source, from_target = source or {}, target or {}
     verdict, vote, step = from_target.get("verdict"), from_source.get("vote"), got.step
@@ -81,7 +83,11 @@ def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
         ),
         "the source wakes beside a PERMIT": lambda: (
             woken and permitted and not from_target.get("taken_back")
-            and not (rollback and (from_target.get("landing_failed") or from_target.get("ended")))
+            and not ((rollback or on_word) and (from_target.get("landing_failed") or from_target.get("ended")))
+        ),
+        "the source wakes beside a copy that may have run": lambda: (
+            woken and permitted and not from_target.get("taken_back")
+            and from_target.get("may_have_run") and not on_word
         ),
         "the source wakes beside a landed copy": lambda: (
             woken and permitted and from_target.get("landed") and not from_target.get("taken_back")
@@ -96,8 +102,12 @@ def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
         ),
         "COMMIT of a source that was let run": lambda: step is Step.COMMIT and from_source.get("resumed"),
         "COMMIT beside a copy that a restart ended": lambda: step is Step.COMMIT and from_target.get("rebooted"),
-        "DISCARD of a copy that is whole": lambda: step is Step.DISCARD and not from_target.get("fill_failed"),
-        "DISCARD without the operator's word": lambda: step is Step.DISCARD and not rollback,
+        "DISCARD of a copy that is whole": lambda: (
+            step is Step.DISCARD and not from_target.get("fill_failed") and not from_target.get("rebooted")
+        ),
+        "DISCARD without the operator's word": lambda: (
+            step is Step.DISCARD and not on_word and not (rollback and from_target.get("fill_failed"))
+        ),
         "the first PERMIT without READY": lambda: step is Step.PERMIT and verdict is None and vote != "READY",
         "the first PERMIT without a held copy": lambda: (
             step is Step.PERMIT and verdict is None and not from_target.get("holding")
@@ -134,13 +144,14 @@ def wrong(source: Any, target: Any, rollback: bool, got: Decision) -> str:
 
 @pytest.mark.parametrize("want", Want)
 @pytest.mark.parametrize("rollback", BOOLS)
-def test_no_row_breaks_a_rule(want, rollback):
+@pytest.mark.parametrize("on_word", BOOLS)
+def test_no_row_breaks_a_rule(want, rollback, on_word):
     broken: list[Any] = []
     seen = set()
 
     def judge(source: Any, target: Any) -> None:
-        got = decide(source, target, want, rollback_unlanded=rollback)
-        found = wrong(source, target, rollback, got)
+        got = decide(source, target, want, rollback_unlanded=rollback, on_word=on_word)
+        found = wrong(source, target, rollback, on_word, got)
         seen.add(got.step)
         if found:
             broken.append((found, got, getattr(source, "chosen", (source, target))))
@@ -148,7 +159,7 @@ def test_no_row_breaks_a_rule(want, rollback):
     assert every_case(judge) > 200
     assert broken[:3] == []
     assert seen >= set(Step) - {Step.DISCARD} | {None}
-    assert (Step.DISCARD in seen) is (rollback and want is Want.BACK)
+    assert (Step.DISCARD in seen) is ((rollback or on_word) and want is Want.BACK)
 
 
 FREE = {"role": "target", "verdict": None, "holding": True}
@@ -187,6 +198,23 @@ READY = {**HELD, "vote": "READY"}
 def test_rows_by_name(source, target, want, rollback, expected):
     got = decide(source, target, want, rollback_unlanded=rollback)
     assert (got.step or got.outcome) == expected
+
+
+def test_a_copy_that_may_have_run_needs_the_operators_word():
+    """Killed between "go" and its fence the copy may have run for milliseconds: no journal proves that it never did."""
+    maybe = {**PERMIT, "landing_failed": True, "may_have_run": True}
+    for words in ({}, {"rollback_unlanded": True}):
+        got = decide(READY, maybe, Want.BACK, **words)
+        assert (got.step, got.outcome, got.exit_code) == (None, "held", Exit.HELD)
+    assert decide(READY, maybe, Want.FORWARD, on_word=True).outcome == "held"
+    assert decide(READY, maybe, Want.BACK, on_word=True).step is Step.RESUME_ABORTED
+
+
+def test_a_copy_that_a_restart_ended_can_be_given_up_on_the_operators_word():
+    gone = {**LANDED, "rebooted": True}
+    assert decide(READY, gone, Want.BACK, rollback_unlanded=True).outcome == "held"
+    assert decide(READY, gone, Want.BACK, on_word=True).step is Step.DISCARD
+    assert decide(READY, {**gone, "taken_back": True}, Want.BACK, on_word=True).step is Step.RESUME_ABORTED
 
 
 # Both ends in memory
@@ -229,6 +257,7 @@ class World:
         self.source, self.target = FakeSource(), FakeTarget(lazy)
         self.faults, self.rollback = list(faults), rollback
         self.cut_at: int | None = None
+        self.on_word = False
         for end in (self.source, self.target):
             end.changed = self.check
 
@@ -262,6 +291,8 @@ class World:
         elif what == "time":
             self.source.finish_half_done()
             self.target.finish_half_done()
+        elif what == "tool":
+            self.target.end_tool()
         elif what == "starve":
             self.target.feeder = self.target.feeder and self.target.has("filled")
         elif what == "stop":
@@ -301,7 +332,7 @@ class World:
         failures: dict[Step, int] = {}
         for _ in range(40):
             self.strike()
-            got = decide(*self.look(), want, rollback_unlanded=self.rollback)
+            got = decide(*self.look(), want, rollback_unlanded=self.rollback, on_word=self.on_word)
             if got.step is None:
                 return got
             if failures.get(got.step, 0) >= 3:
@@ -326,7 +357,7 @@ class World:
         return self.settle(want)
 
 
-FAULTS = ["nothing"] * 3 + ["heal", "time", "controller", "stop", "stop", "starve"]
+FAULTS = ["nothing"] * 3 + ["heal", "time", "controller", "stop", "stop", "starve", "tool"]
 FAULTS += [f"{what} {where}" for what in ("kill", "cut", "silence") for where in ("source", "target")]
 REBOOTS = ["restart source", "restart target"]
 
@@ -370,7 +401,7 @@ def test_two_nodes_under_random_faults(faults, rollback, lazy, how):
     if got.outcome == "held":
         assert world.source.tasks and world.source.frozen
         assert world.target.copy == "none" or world.target.has("fill-failed")
-        world.rollback = True
+        world.on_word = True
         assert world.settle(Want.BACK).owner is Owner.SOURCE
         assert world.source.running
 
@@ -389,7 +420,12 @@ def test_two_nodes_with_restarts(faults, rollback, lazy, how):
     world.source.reachable = world.target.reachable = True
     world.source.finish_half_done()
     world.target.finish_half_done()
-    tells_the_truth(world, world.settle(how))
+    got = world.settle(how)
+    tells_the_truth(world, got)
+    if got.outcome == "held" and world.source.tasks:  # no restart of the target holds a source for ever
+        world.on_word = True
+        assert world.settle(Want.BACK).owner is Owner.SOURCE
+        assert world.source.running and not world.copy_runs()
 
 
 def test_without_a_fault_it_moves_in_four_steps():

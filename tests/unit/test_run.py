@@ -245,3 +245,29 @@ def test_setting_aside_is_undone_or_removed(opened, tmp_path):
     assert os.path.isdir(aside) and not bundle.exists()
     assert opened.undo("abort") == [] and (bundle / "old").exists()
     assert opened.undo("commit") == [] and (bundle / "old").exists()
+
+
+def test_what_could_not_be_undone_is_tried_again_at_the_end(opened, tmp_path):
+    """Only what failed: the rest was done, and its names may be somebody else's by now."""
+    here, gone = tmp_path / "here", tmp_path / "gone"
+    here.mkdir()
+    gone.mkdir()
+    opened.push_undo("abort", "rename", path=str(gone), to=str(here))
+    opened.push_undo("abort", "rmdir", path=str(tmp_path / "other"))
+    assert len(opened.undo("abort")) == 1
+    (tmp_path / "other").mkdir()
+    here.rmdir()
+    assert opened.end("rolled-back") == []
+    assert here.is_dir() and not gone.exists() and (tmp_path / "other").is_dir()
+    assert opened.end("rolled-back") == []
+
+
+def test_what_is_still_left_at_the_end_is_answered_each_time(opened, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    opened.push_undo("always", "rename", path=str(tmp_path / "a"), to=str(tmp_path / "b"))
+    opened.undo("always")
+    for _ in range(2):
+        assert "is in the way" in opened.end("moved")[0]
+    (tmp_path / "b").rmdir()
+    assert opened.end("moved") == []

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from reberth.node import procs, tools
+from reberth.node import procs, strays, tools
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 
@@ -54,7 +54,10 @@ alone() {
     # A run that has ended meanwhile (nobody had heard of this tool yet) has its vote in another place.
     read -r vote < "$run/vote" || read -r vote < "${run%/*}/ended/${run##*/}/vote"
     [ "$vote" = RESUME ] && back && echo 0 > "$cgroup/cgroup.freeze" ;;
-  post-restore) ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null && sync "$run"; back ;;
+  post-restore)
+    # With a PERMIT that stands `vetoed` is the proof that this copy never ran: what fails here makes criu remove it.
+    ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null || ln "$run/verdict.ABORT" "$run/vetoed" 2>/dev/null
+    sync "$run"; back ;;
   esac
   exit 1
 }
@@ -71,7 +74,7 @@ class Job:
     """One held tool: `spawn`, then `wait_hook` for each action, `answer`, and `wait_end`."""
 
     def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "", others: str = "never") -> None:
-        self.name = name
+        self.name, self.run_id = name, os.path.basename(run_dir)
         self.output = os.path.join(work_dir, f"{name}.out")
         self.log = os.path.join(work_dir, f"{name}.log")
         self.work_dir = work_dir
@@ -97,7 +100,8 @@ class Job:
 
     def spawn(self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str = "/", cgroup: str = "") -> None:
         """Start the tool and listen to its script."""
-        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=env, cgroup=cgroup)
+        marked = {**(env or {}), strays.MARK: self.run_id}
+        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._reap, daemon=True).start()
 
@@ -120,9 +124,19 @@ class Job:
         return self.waiting == action and self.process is not None and self.process.poll() is None
 
     @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended the tool: then it has put nothing in order."""
+        return self.process is not None and (self.process.poll() or 0) < 0
+
+    @property
     def pid(self) -> int:
         """The tool's pid."""
         return self.process.pid if self.process else 0
+
+    def identity(self) -> dict[str, Any]:
+        """The tool's pid and start time, for the journal: a helper that comes later must know whom to end."""
+        found = procs.task(self.pid)
+        return {"name": self.name, "pid": self.pid, "start_ticks": found.start_ticks if found else 0}
 
     def wait_hook(self, action: str, *, stall_s: float) -> tuple[int, int, int]:
         """Wait until the script reports `action`; answers its pid, the workload's init pid and the stamp in ns.

@@ -8,16 +8,22 @@ target before the restore, which removes it, and goes from the source when that 
 
 from __future__ import annotations
 
-from reberth.node import tools
+from reberth.node import procs, tools
 from reberth.node.errors import OpError
 
 PREFIX = "CRIU-"
 
 
-def tables() -> set[str]:
-    """Names of the lock tables of any CRIU on this node; empty where nft is not installed."""
+def _inside(pid: int) -> list[str]:
+    """The words before a command that is to work in a task's network; none where that is the node's."""
+    ours = pid == 0 or procs.link(f"/proc/{pid}/ns/net") in ("", procs.link("/proc/self/ns/net"))
+    return [] if ours else ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+
+
+def tables(pid: int = 0) -> set[str]:
+    """Names of the lock tables of any CRIU in a task's network (the node's without one); empty where nft is missing."""
     try:
-        listed = tools.run(["nft", "list", "tables", "inet"], timeout_s=5.0)
+        listed = tools.run([*_inside(pid), "nft", "list", "tables", "inet"], timeout_s=5.0)
     except OpError:
         return set()
     words = (line.split() for line in listed["out"].splitlines())
@@ -42,6 +48,6 @@ def names_in(text: str) -> list[str]:
     return [w[2] for w in words if len(w) >= 3 and w[:2] == ["table", "inet"] and w[2].startswith(PREFIX)]
 
 
-def delete(name: str) -> None:
+def delete(name: str, pid: int = 0) -> None:
     """Remove one table; none there is no error."""
-    tools.run(["nft", "delete", "table", "inet", name], timeout_s=5.0)
+    tools.run([*_inside(pid), "nft", "delete", "table", "inet", name], timeout_s=5.0)

@@ -171,13 +171,14 @@ def _me(daemon: Daemon) -> dict[str, Any]:
 
 
 def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
-    """The open runs of this node, with whose helper still lives."""
+    """The open runs of this node, with whose helper still lives and whose workload is frozen here."""
     found = []
     for name in run.open_runs():
         known = run.Run.load(name)
         if known is not None:
-            first = known.journal.last("open") or {}
-            found.append({"id": name, "live": bool(live_socket(name)), **first})
+            first, frozen = known.journal.last("open") or {}, known.journal.last("freezing") or {}
+            held = cgroup.is_asked_to_freeze(str(frozen.get("cgroup")))
+            found.append({"id": name, "live": bool(live_socket(name)), "frozen": held, **first})
     return found
 
 
@@ -279,12 +280,12 @@ def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
     return _end(daemon).facts()
 
 
-def end_run(daemon: Daemon, progress: Any, outcome: str) -> None:
-    """Write the run's end into the node's journal and give up its lock."""
+def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
+    """Write the run's end into the node's journal and give up its lock; answers what could not be undone."""
     end = _end(daemon)
     if isinstance(end, Target) and outcome != "moved" and not end.run.journal.has("taken-back"):
         end.run.undo("abort", "always")  # a landing that failed: the source runs again, nothing of the copy is needed
-    end.run.end(outcome)
+    return {"left": end.run.end(outcome)}
 
 
 def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:

@@ -80,6 +80,14 @@ def ancestors(pid: int, stop: int) -> list[int]:
     return chain
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether every parent up to `ancestor` still lives: a process whose parent has died belongs to init."""
+    while pid > 1 and pid != ancestor:
+        found = task(pid)
+        pid = found.ppid if found and found.state not in "ZX" else 0
+    return pid == ancestor
+
+
 def memory_bytes(pid: int) -> int:
     """Resident memory of one process."""
     try:

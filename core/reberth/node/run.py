@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import address, cgroup, netlock, tools
+from reberth.node import address, cgroup, netlock, tools, yards
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
@@ -139,19 +139,37 @@ class Run:
 
     def undo(self, *on: str) -> list[str]:
         """Do what was pushed for these occasions, newest first; answers what could not be done."""
-        failed: list[str] = []
-        for record in reversed([r for r in self.journal.records if r["event"] == "undo" and r["on"] in on]):
+        return self._undo([r for r in self.journal.records if r["event"] == "undo" and r["on"] in on])
+
+    def _undo(self, records: list[dict[str, Any]]) -> list[str]:
+        failed: dict[int, str] = {}
+        for record in reversed(records):
             try:
                 UNDO[record["do"]](record)
             except (OSError, OpError) as error:
                 what = record.get("path") or record.get("argv") or record.get("address")
-                failed.append(f"{record['do']} {what}: {error}")
+                failed[record["seq"]] = f"{record['do']} {what}: {error}"
         if failed:
-            self.journal.write("undo-failed", failed=failed)
-        return failed
+            self.journal.write("undo-failed", records=list(failed), failed=list(failed.values()))
+        return list(failed.values())
 
-    def end(self, outcome: str) -> None:
-        """Write the end and give up the lock; the directory moves to `ended`, of which the newest are kept."""
+    def undo_again(self) -> list[str]:
+        """Try once more what could not be undone; answers what is left now."""
+        again = self.journal.last("undo-again")
+        since = again["seq"] if again else -1
+        failed = [r for r in self.journal.records if r["event"] == "undo-failed" and r["seq"] > since]
+        wanted = {seq for record in failed for seq in record.get("records", ())}
+        if not wanted:
+            return []
+        self.journal.write("undo-again", records=sorted(wanted))
+        return self._undo([r for r in self.journal.records if r["seq"] in wanted])
+
+    def end(self, outcome: str) -> list[str]:
+        """Write the end and give up the lock; the directory moves to `ended`, of which the newest are kept.
+
+        Answers what is left behind, after one more try.
+        """
+        left = self.undo_again()
         if not self.ended:
             self.journal.write("end", outcome=outcome)
         with locked():
@@ -162,11 +180,13 @@ class Run:
                 sync_dir(STATE)
             for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
                 shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
+        return left
 
 
 def _rmtree(record: dict[str, Any]) -> None:
     path = str(record["path"])
     if os.path.isdir(path) and not os.path.islink(path):
+        yards.clear(path)
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
@@ -216,6 +236,10 @@ def _cgroup_remove(record: dict[str, Any]) -> None:
         cgroup.remove(record["path"])
 
 
+def _criu_roots(record: dict[str, Any]) -> None:
+    yards.sweep(record["known"])
+
+
 def _nft_delete(record: dict[str, Any]) -> None:
     netlock.delete(record["name"])
 
@@ -224,6 +248,7 @@ UNDO = {
     "address_add": address.give_back,
     "address_del": address.take_off,
     "address_announce": address.tell,
+    "criu_roots": _criu_roots,
     "nft_delete": _nft_delete,
     "rmtree": _rmtree,
     "rmdir": _rmdir,

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, netlock, procs
+from reberth.node import cgroup, heal, netlock, procs, strays
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
@@ -77,13 +77,15 @@ class Source:
         env: dict[str, str] | None = None,
         config: list[str] | None = None,
         locks_network: bool = False,
+        keeps_tcp: bool = False,
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
         """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
 
         `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
-        becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are
-        answered as text, for the target. Raises OpError `ended`, `tool-failed`, `stalled`; the source runs again then.
+        becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are answered as
+        text, for the target; `keeps_tcp` that it repairs connections, here or in a network of their own. Raises OpError
+        `ended`, `tool-failed`, `stalled`; the source runs again then.
         """
         self.cgroup = path or self.cgroup
         if not procs.alive(root_pid, start_ticks):
@@ -91,7 +93,8 @@ class Source:
         if cgroup.is_asked_to_freeze(self.cgroup):
             raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
         self._check_fence(root_pid)
-        before = netlock.tables() if locks_network else set()
+        keeps_tcp = keeps_tcp or locks_network
+        before = netlock.tables(root_pid) if keeps_tcp else set()
         started_ns = boottime_ns()
         with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
             if self.run.vote() is not None:
@@ -101,17 +104,28 @@ class Source:
             if config is not None:
                 variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
             self.run.journal.write(
-                "freezing", cgroup=self.cgroup, argv=argv, root_pid=root_pid, start_ticks=start_ticks
+                "freezing",
+                cgroup=self.cgroup,
+                argv=argv,
+                root_pid=root_pid,
+                start_ticks=start_ticks,
+                keeps_tcp=keeps_tcp,
+                tables=sorted(before),
             )
             words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
             job.spawn(words, env=variables)
+            self.run.journal.write("tool", **job.identity())
         try:
             _, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
         except OpError as error:
             with self.lock:
+                if job.was_killed and os.path.basename(words[0]) == "criu":
+                    cgroup.ask_freeze(self.cgroup)  # each moment counts: the tasks run, and their sockets do not work
                 job.stop()
+                self._end_strays(0.0)
+                self._heal()
                 self._thaw()
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
@@ -178,6 +192,7 @@ class Source:
             # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
             failed = self.run.undo("back")
             code = self._finish("veto", 30.0)
+            self._heal()
             self._thaw()
             tasks = self._tasks()
             failed += self.run.undo("abort", "always")
@@ -186,7 +201,8 @@ class Source:
 
     def _finish(self, word: str, timeout_s: float) -> int | None:
         """Answer the waiting script and wait for the tool's end; a tool that is not waiting is ended with SIGTERM."""
-        if self.job is None:
+        if self.job is None:  # of an earlier helper: what it started may still work on the tasks
+            self._end_strays(0.0)
             return None
         if self.job.waiting:
             self.job.answer(word)
@@ -195,7 +211,27 @@ class Source:
             code = self.job.wait_end(0.0)
         if code is None:
             self.job.stop()
+        self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
         return code
+
+    def _end_strays(self, patience_s: float) -> None:
+        ended = strays.end(self.run.id, patience_s=patience_s)
+        if ended:
+            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
+
+    def _heal(self) -> None:
+        """Make connections work that a killed CRIU left locked and in repair mode; the tasks are fenced meanwhile."""
+        record = self.run.journal.last("freezing")
+        if not record or not record.get("keeps_tcp") or not procs.alive(record["root_pid"], record["start_ticks"]):
+            return
+        with contextlib.suppress(OpError, OSError):
+            cgroup.freeze(self.cgroup, 2.0)
+        healed = heal.sockets(cgroup.pids(self.cgroup))
+        tables = netlock.tables(record["root_pid"]) - set(record["tables"])
+        for name in tables:
+            netlock.delete(name, record["root_pid"])
+        if healed or tables:
+            self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
 
     def _thaw(self) -> None:
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):

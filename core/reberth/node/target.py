@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, netlock, procs
+from reberth.node import cgroup, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
@@ -23,6 +23,7 @@ class Target:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: Job | None = None
+        self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
@@ -34,6 +35,7 @@ class Target:
         argv: list[str],
         work: str,
         own_cgroup: bool,
+        path: str = "",
         env: dict[str, str] | None = None,
         config: list[str] | None = None,
         network_lock: str = "",
@@ -43,15 +45,14 @@ class Target:
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
 
-        With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one (runc) and puts itself
-        into it: tool and script are moved out before the copy may run. Raises OpError `decided`, `tool-failed`.
+        With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
+        itself into it: tool and script are moved out before the copy may run. Raises OpError `decided`, `tool-failed`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
-        if own_cgroup:
-            self.cgroup = os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}")
-            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        self.run.push_undo("always", "criu_roots", known=yards.roots())
         self._lock_network(network_lock)
         if own_cgroup:
             cgroup.create(self.cgroup)
@@ -62,7 +63,9 @@ class Target:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
         self.filling.start(work, lazy)
-        job.spawn([w.replace("@hook@", job.script) for w in argv], env=variables, cgroup=self.cgroup)
+        words = [w.replace("@hook@", job.script) for w in argv]
+        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
+        self.run.journal.write("tool", **job.identity())
         with self.lock:
             if self.run.verdict() is not None:  # ABORT came meanwhile and found no tool to end
                 job.stop()
@@ -72,11 +75,11 @@ class Target:
             _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
             netdev.set_up(init)
             job.answer("go")
-        script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
-        if not own_cgroup:
+        self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        self._move_out(script_pid)
+        self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
         write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
@@ -84,6 +87,12 @@ class Target:
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
         return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+
+    def _claim(self, path: str) -> None:
+        """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
+        if path and not cgroup.events(path).get("populated"):
+            self.cgroup = path
+            self.run.push_undo("abort", "cgroup_kill", path=path)
 
     def _lock_network(self, text: str) -> None:
         """The source's lock stands here before the first connection is restored, which CRIU then takes away."""
@@ -93,10 +102,10 @@ class Target:
             netlock.load(text)
 
     def discard(self) -> dict[str, Any]:
-        """Kill a copy whose fill failed, on the operator's word: it ran, so what it did since is lost."""
+        """Kill a copy that cannot go on, on the operator's word: it ran, so what it did since is lost."""
         with self.lock:
-            if not self.run.journal.has("fill-failed"):
-                raise OpError("protocol", "only a copy whose fill failed can be discarded")
+            if not self.run.journal.has("fill-failed") and not self._ended_with_the_node():
+                raise OpError("protocol", "only a copy whose fill failed, or that a restart ended, can be discarded")
             self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):
@@ -104,7 +113,10 @@ class Target:
             return self.facts()
 
     def _kill_copy(self) -> None:
-        """Nothing of the copy stays: first its tasks, then what fed them."""
+        """Nothing of the copy stays: first what builds it, then its tasks, then what fed them."""
+        ended = strays.end(self.run.id)
+        if ended:
+            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
         if self.cgroup and not cgroup.kill(self.cgroup):
             raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
         self.filling.stop()
@@ -117,14 +129,24 @@ class Target:
                 cgroup.enter(outside, pid)
 
     def decide(self, value: str) -> dict[str, Any]:
-        """Write the verdict unless one stands, and do at once what stands: land or take back."""
+        """Write the verdict unless one stands, and do at once what stands: land or take back.
+
+        Of a copy that nobody holds any more PERMIT could only fail: ABORT is written, while it is still to be decided.
+        """
         with self.lock:
+            if value == "PERMIT" and self.run.verdict() is None and not self._holds():
+                value = "ABORT"
             stands = self.run.decide(value)
             if stands == "PERMIT":
                 self._land()
             else:
                 self._take_back()
             return self.facts()
+
+    def _holds(self) -> bool:
+        """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
+        waits = self.job is not None and self.job.holds("post-restore")
+        return waits and procs.descends(self.script_pid, os.getpid())
 
     def _land(self) -> None:
         """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
@@ -133,21 +155,37 @@ class Target:
             return
         if self.run.journal.has("landing-failed"):
             raise OpError("landing", "PERMIT stands, but the copy ended before it ran")
-        if self.job is None or self.job.waiting != "post-restore":
-            self._fail("the held copy is gone", None)
+        if self.job is None or not self._holds():
+            self._fail("the held copy is gone", None, never_ran=self._was_never_let_go())
         assert self.job is not None
+        self.let_go = True
         self.job.answer("go")
         try:
-            self.job.wait_hook("pre-resume", stall_s=30.0)
+            script_pid, _, _ = self.job.wait_hook("pre-resume", stall_s=30.0)
         except OpError as error:
-            self._fail("the tool failed after PERMIT", error)
-        cgroup.ask_freeze(self.cgroup)
+            self._fail("the tool failed after PERMIT", error, never_ran=False)
+        never_ran = self._fence(script_pid)
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
-            self._fail(f"the tool ended with {code} after PERMIT", None)
+            self._fail(f"the tool ended with {code} after PERMIT", None, never_ran=never_ran)
         self.run.journal.write("landed")
         self._go()
+
+    def _was_never_let_go(self) -> bool:
+        """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
+        if self.job is not None:
+            return not self.let_go
+        strays.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
+        return os.path.exists(os.path.join(self.run.dir, "vetoed"))
+
+    def _fence(self, script_pid: int) -> bool:
+        """Freeze the copy; true when CRIU, that holds its tasks, still lives once they are frozen.
+
+        CRIU that is killed lets go of them: before the fence they run, behind it they do not (trials M13 and E5).
+        """
+        cgroup.ask_freeze(self.cgroup)
+        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, os.getpid())
 
     def _go(self) -> None:
         if self.run.journal.has("running"):
@@ -157,14 +195,14 @@ class Target:
             cgroup.thaw(self.cgroup)
         self.run.journal.write("running", running_ns=boottime_ns())
 
-    def _fail(self, message: str, cause: OpError | None) -> None:
-        """PERMIT stands but the copy never ran: nothing of it stays, and the journal proves it."""
+    def _fail(self, message: str, cause: OpError | None, *, never_ran: bool) -> None:
+        """PERMIT stands but the copy did not land: nothing of it stays, and the journal tells whether it ever ran."""
         tail = self.job.errors() if self.job else ""
         self.run.undo("back")
         if self.job:
             self.job.stop()
         self._kill_copy()
-        self.run.journal.write("landing-failed", message=message)
+        self.run.journal.write("landing-failed", message=message, never_ran=never_ran)
         raise OpError("landing", message, tail=tail or (cause.tail if cause else ""))
 
     def _take_back(self) -> None:
@@ -186,13 +224,16 @@ class Target:
                 self.run.journal.write("cleaned", failed=self.run.undo("commit", "always"))
             return self.facts()
 
+    def _ended_with_the_node(self) -> bool:
+        return bool(self.run.opened("boot_id", boot_id()) != boot_id())
+
     def facts(self) -> dict[str, Any]:
         """What is so now on the target."""
         try:
             verdict = self.run.verdict()
         except OpError:
             verdict = "UNREADABLE"
-        running = self.run.journal.last("running")
+        running, failed = self.run.journal.last("running"), self.run.journal.last("landing-failed")
         present = cgroup.pids(self.cgroup) if self.cgroup else []
         return {
             "role": "target",
@@ -200,15 +241,16 @@ class Target:
             "ended": self.run.ended,
             "restoring": self.run.journal.has("restoring"),
             "landed": self.run.journal.has("landed"),
-            "landing_failed": self.run.journal.has("landing-failed"),
+            "landing_failed": failed is not None,
+            "may_have_run": failed is not None and not failed.get("never_ran"),
             "cleaned": self.run.journal.has("cleaned"),
             **self.filling.facts(),
             "taken_back": self.run.journal.has("taken-back"),
             "running_ns": running["running_ns"] if running else 0,
             "tasks": len([p for p in present if procs.alive(p)]),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.holds("post-restore")),
-            "rebooted": self.run.opened("boot_id", boot_id()) != boot_id(),
+            "holding": self._holds(),
+            "rebooted": self._ended_with_the_node(),
             "cgroup": self.cgroup,
         }
 

@@ -117,6 +117,10 @@ class Procs:
         """None that matter: tools and scripts are outside."""
         return []
 
+    def descends(self, pid: int, ancestor: int) -> bool:
+        """A tool of this node lives until it has ended by itself."""
+        return True
+
 
 def as_task(task: dict[str, Any]) -> Task:
     """A process as the helper knows one."""

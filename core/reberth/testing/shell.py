@@ -35,10 +35,12 @@ RUNS_A_TOOL = ("run", "dump", "restore")
 class LabRun(run.Run):
     """A run whose lock and end are the directory's own."""
 
-    def end(self, outcome: str) -> None:
+    def end(self, outcome: str) -> list[str]:
         """Write the end; the directory stays where it is."""
+        left = self.undo_again()
         if not self.ended:
             self.journal.write("end", outcome=outcome)
+        return left
 
 
 class LabShell(HelperShell):

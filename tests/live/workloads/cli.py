@@ -17,6 +17,7 @@ from workloads.fswriter import FsWriter
 from workloads.ipc import Ipc
 from workloads.life import run_detached, run_here
 from workloads.memory import Memory
+from workloads.pulse import Pulse
 from workloads.rootfs import write_bundle
 from workloads.shm import Shm
 from workloads.tcp import Tcp
@@ -24,7 +25,7 @@ from workloads.threads import Threads
 from workloads.tree import Tree
 
 KINDS: dict[str, type[Workload]] = {
-    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter, Echo)
+    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter, Echo, Pulse)
 }
 ANSWER_LIMIT_S = 60.0
 

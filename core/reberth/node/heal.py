@@ -1,0 +1,64 @@
+"""TCP sockets that a killed CRIU left in repair mode: they answer EPERM to their owner and nothing to their peer.
+
+CRIU switches a socket to repair mode when it dumps it and back when it lets the tasks run; killed in between it does
+neither, and its packet filter rules stay as well. Tried: without this every connection is lost, with it none, as long
+as the tasks are frozen meanwhile (facts and figures in docs/reliability.md). Turning the mode off also clears
+SO_REUSEADDR, which is set again: a server that is started anew would find its port in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from collections.abc import Iterable
+
+from reberth.node import procs
+
+SYS_PIDFD_GETFD = 438  # the same number on every architecture
+TCP_REPAIR = 19
+
+
+def sockets(pids: Iterable[int]) -> int:
+    """Take every TCP socket of these processes out of repair mode; answers how many were in it."""
+    healed = 0
+    seen: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            pidfd = os.pidfd_open(pid)
+            try:
+                for number in _new_sockets(pid, seen):
+                    healed += _heal(pidfd, number)
+            finally:
+                os.close(pidfd)
+    return healed
+
+
+def _new_sockets(pid: int, seen: set[str]) -> list[int]:
+    """Descriptors of sockets that were not looked at yet, of another process or this one."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        inode = procs.link(f"/proc/{pid}/fd/{name}")
+        if inode.startswith("socket:") and inode not in seen:
+            seen.add(inode)
+            found.append(int(name))
+    return found
+
+
+def _heal(pidfd: int, number: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+    if copy < 0:
+        return 0
+    try:
+        with socket.socket(fileno=copy) as one:  # closing it closes the copy alone
+            if one.family not in (socket.AF_INET, socket.AF_INET6) or one.type != socket.SOCK_STREAM:
+                return 0
+            if one.proto != socket.IPPROTO_TCP or not one.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):
+                return 0
+            one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return 1
+    except OSError:
+        return 0
