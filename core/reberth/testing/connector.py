@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -149,5 +150,6 @@ def _children() -> set[int]:
     """Pids of this process's children, zombies too."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        found.update(int(pid) for pid in (task / "children").read_text().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found.update(int(pid) for pid in (task / "children").read_text().split())
     return found
