@@ -39,10 +39,10 @@ def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str]) -> di
     handle = works.raw("tcp", "--count", str(CONNECTIONS))
     process = field.command.start("move", "--json", "--", word_of(node, handle), "node2:", env=env)
     delay_s = field.chance.uniform(0, MOST_DELAY_S)
-    while not strike.tools(node, "criu") and process.poll() is None:
+    while not dumping(node) and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(delay_s)
-    victims = strike.tools(node, "criu")
+    victims = dumping(node)
     killed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for one in victims:
         with contextlib.suppress(ProcessLookupError):
@@ -61,6 +61,11 @@ def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str]) -> di
         "lost": sum("connection" in problem for problem in found["problems"]),
         "problems": found["problems"][:2],
     }
+
+
+def dumping(node: Node) -> list[strike.Found]:
+    """The criu that dumps; the preflight asks others for their version."""
+    return [one for one in strike.tools(node, "criu") if "dump" in one.words]
 
 
 def source_journal(node: Node, run_id: str) -> list[dict[str, Any]]:
