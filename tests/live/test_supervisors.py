@@ -88,7 +88,7 @@ def test_a_unit_that_restarts_is_refused(supervised: Supervised, reberth: Comman
     node1.run(["mkdir", "-p", UNIT])
     try:
         node1.run(["sh", "-c", f'echo "$1" > {UNIT}/cgroup.procs', "sh", str(child)])
-        done = reberth.move(f"node1:criu/{child}", "node2:", "--skip", "parent")
+        done = reberth.move(f"node1:criu/{child}", "node2:")
         assert done.code == 10, str(done)
         assert "web.service would start it again" in done.error, str(done)
         assert supervised.children() == [child]
