@@ -64,7 +64,7 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
     report.error = {
         "code": getattr(cause, "code", "bug") if ours else "bug",
         "message": getattr(cause, "message", "") or f"{type(cause).__name__}: {cause}",
-        "hint": getattr(cause, "hint", ""),
+        "hint": getattr(cause, "hint", "") or (decision.why if decision.outcome == "held" else ""),
         "log_tail": getattr(cause, "tail", ""),
         "phase": phase,
     }

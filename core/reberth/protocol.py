@@ -54,6 +54,9 @@ BACK = Decision(None, "the source runs", "rolled-back", Owner.SOURCE, Exit.ROLLE
 GONE = Decision(None, "the source's tasks are gone and no copy runs", "ended", Owner.NOBODY, Exit.ENDED)
 
 
+ON_WORD = "to prefer the source as it was at the freeze: reberth recover ID --rollback"
+
+
 def _held(why: str, exit_code: Exit = Exit.HELD) -> Decision:
     return Decision(None, why, "held", Owner.NOBODY, exit_code)
 
@@ -111,10 +114,10 @@ def _permitted(
     if target.get("may_have_run"):
         if source and want is Want.BACK and on_word:
             return Decision(Step.RESUME_ABORTED, "the source as it was at the freeze is preferred")
-        return _held("PERMIT stands, and the copy ended when it may have run for a moment; the source is complete")
+        return _held(f"PERMIT stands, and the copy ended when it may have run for a moment; {ON_WORD}")
     if source and want is Want.BACK and rollback_unlanded:
         return Decision(Step.RESUME_ABORTED, "the copy never ran, as the target's journal proves")
-    return _held("PERMIT stands but the copy ended before it ran; the source is frozen and complete")
+    return _held(f"PERMIT stands but the copy ended before it ran; the source is frozen and complete; {ON_WORD}")
 
 
 def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool, on_word: bool) -> Decision:
@@ -132,7 +135,7 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
             return Decision(
                 Step.DISCARD, "the copy ended with its node; the source as it was at the freeze is preferred"
             )
-        return _held("the target restarted after the copy had run; the source is frozen and complete")
+        return _held(f"the target restarted after the copy had run; {ON_WORD}")
     if not given_up and target.get("lazy") and not target.get("filled"):
         return _filling(target, want, rollback)
     if not given_up:

@@ -11,6 +11,8 @@ from reberth_hooks.types import Check, Level, Mode, Options, Plan
 
 # Comms as /proc shows them, cut to 15 characters.
 SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmon", "dockerd", "monit", "circusd")
+# Parents that adopt what others have left behind, and start nothing again.
+REAPERS = ("systemd", "init", "tini", "dumb-init", "catatonit", "docker-init")
 LAZY_FROM_BYTES = 64 << 20
 CAP_SYS_RESOURCE = 1 << 24
 # Descriptors without a name that CRIU knows, as read in its documentation.
@@ -50,8 +52,12 @@ def object_checks(facts: Mapping[str, Any], hello: Mapping[str, Any], node: str)
 def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
     """Who would start the workload anew when it ends: kind and name, both empty for nobody.
 
-    Kind `systemd` is a unit by the cgroup's path, `parent` a known supervisor or engine among its parents.
+    Kind `systemd` is a unit by the cgroup's path, `user` one of a user's own systemd, which the node's systemctl does
+    not know, `parent` a known supervisor or engine among its parents.
     """
+    own = re.search(r"/user@[0-9]+\.service/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)", str(facts["cgroup"]))
+    if own:
+        return "user", own[1]
     unit = re.search(r"/system\.slice/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)", str(facts["cgroup"]))
     if unit and unit[1] not in ("ssh.service", "sshd.service"):
         return "systemd", unit[1]
@@ -81,6 +87,12 @@ def supervisor_checks(facts: Mapping[str, Any], restart: str, node: str) -> Iter
         text = f"{ascii(name)[1:-1]} would start it again on the source when it has moved: two would run"
         remedy = "take it out of its supervisor's hands first (systemd: Restart=no)"
         yield _fail("supervisor", text, remedy, node)
+    elif facts["parents"] and facts["parents"][0] not in REAPERS:
+        text = (
+            f"its parent {ascii(facts['parents'][0])[1:-1]} lives: one that starts it anew when it ends makes two of it"
+        )
+        remedy = "start it detached (setsid, nohup), or give --skip parent when its parent does no such thing"
+        yield _fail("parent", text, remedy, node)
 
 
 def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterator[Check]:

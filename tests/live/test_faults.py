@@ -42,10 +42,12 @@ def test_a_fault_of_the_matrix(backend: str, number: int, field: Field, journals
 
 
 # What is planted, where the controller stands then, what is struck there, and a word of what the judge must say.
-FENCE = 'echo 1 > "$cgroup/cgroup.freeze" || exit 1'
+FENCE = 'echo 1 > "$cgroup/cgroup.freeze" || exit 1\n  tries=0 frozen=0'
+LATE = '[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ]'
+UNFENCED = f"{LATE} || {FENCE}\n  {LATE} && frozen=1"
 TWINS = {
     "an-unfenced-source": (
-        [("node/jobs.py", FENCE, f'[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || {FENCE}; frozen=1')],
+        [("node/jobs.py", FENCE, UNFENCED)],
         ("criu-source", "commit-source"),
         "who ran",
     ),

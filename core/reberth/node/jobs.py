@@ -124,11 +124,6 @@ class Job:
         return self.waiting == action and self.process is not None and self.process.poll() is None
 
     @property
-    def was_killed(self) -> bool:
-        """Whether a signal ended the tool: then it has put nothing in order."""
-        return self.process is not None and (self.process.poll() or 0) < 0
-
-    @property
     def pid(self) -> int:
         """The tool's pid."""
         return self.process.pid if self.process else 0

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 
-from reberth.node import cgroup, heal, netlock, procs, strays
+from reberth.node import cgroup, guard, heal, netlock, procs, strays
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
@@ -25,6 +25,7 @@ class Source:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: Job | None = None
+        self.guard: guard.Guard | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
         self.line: Listener | None = None  # what the target's helper says, where the nodes reach each other
@@ -116,13 +117,12 @@ class Source:
             job.spawn(words, env=variables)
             self.run.journal.write("tool", **job.identity())
         try:
-            _, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
+            script_pid, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
+            self.guard = guard.of_script(self.cgroup, script_pid) if keeps_tcp else None
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
         except OpError as error:
             with self.lock:
-                if job.was_killed and os.path.basename(words[0]) == "criu":
-                    cgroup.ask_freeze(self.cgroup)  # each moment counts: the tasks run, and their sockets do not work
                 job.stop()
                 self._end_strays(0.0)
                 self._heal()
@@ -172,6 +172,8 @@ class Source:
             raise OpError("protocol", "the source was let run again: it is not given up")
         if not self.run.journal.has("released"):
             self.run.journal.write("releasing")
+            if self.guard:
+                self.guard.off()
             code = self._finish("go", 60.0)
             if self.job:
                 self.stats = read_dump_stats(os.path.join(self.job.work_dir, "stats-dump"))
@@ -234,6 +236,8 @@ class Source:
             self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
 
     def _thaw(self) -> None:
+        if self.guard:
+            self.guard.off()
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
             cgroup.thaw(self.cgroup)
 

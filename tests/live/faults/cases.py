@@ -73,6 +73,8 @@ def generate(backend: str, journal: Sequence[Mapping[str, Any]]) -> list[Case]:
     for point in every:
         if point.begins and point.at > opened:
             faults = [*ANYWHERE, *(_tools(backend, point.name))]
+            if point.name == "prepare":  # the data connections are not open yet
+                faults = [fault for fault in faults if not fault.startswith("bulk")]
             cases += [Case(backend, fault, point.at, point.name, "at", point.stage) for fault in faults]
             cases += [Case(backend, fault, point.at, point.name, "in", point.stage) for fault in _while(backend, point)]
     return cases + _data(backend, every)

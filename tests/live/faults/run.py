@@ -247,6 +247,8 @@ class Trial:
         run_id = str(done.report.get("id") or (self.field.newest() if done.code == -9 else ""))
         if not run_id or done.code not in (-9, 1, 40, 41, 42, 50):
             return
+        if not (self.field.command.state / "reberth" / "runs" / run_id / "journal.jsonl").exists():
+            return  # it died before its first record: there is nothing that anybody could know of
         self.field.command.ids.append(run_id)
         for words in ((), (), ("--rollback",)):
             if words and done.report.get("outcome") != "held":
