@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reberth.plain import PlainShell
-from reberth.preflight import End, greet, host_checks, same_machine, usable_checks
+from reberth.preflight import End, greet, host_checks, no_workloads, same_machine, usable_checks
 from reberth_hooks import Check, Level, PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ def check_nodes(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
 
 
 def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
-    plain = [end.shell for end in ends if isinstance(end.shell, PlainShell)]
+    plain = [end for end in ends if no_workloads(end.hello)]
     if plain:
-        yield from (check for shell in plain for check in _keeps_files(shell, alone=len(ends) == 1))
+        yield from (check for end in plain for check in _keeps_files(end, alone=len(ends) == 1))
         return
     for end in ends:
         hello = end.hello
@@ -40,13 +39,13 @@ def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
         yield from _plugins(host, ends, kind)
 
 
-def _keeps_files(shell: PlainShell, *, alone: bool) -> Iterator[Check]:
+def _keeps_files(end: End, *, alone: bool) -> Iterator[Check]:
     """What can be said of a node without Python: it is there, it keeps files, and what it lacks for a workload."""
-    name, facts = shell.node.name, shell.facts
+    name, facts = end.node.name, end.hello
     said = f"{facts.get('hostname')}, {facts.get('arch')}, kernel {facts.get('kernel')}, user id {facts['uid']}"
     yield Check("reachable", Level.OK, said, "", name)
     remedy = f"as a place for checkpoints it is good: reberth checkpoint SOURCE {name}:/DIRECTORY"
-    yield Check("workloads", Level.WARN if alone else Level.FAIL, shell.verdict(), remedy, name)
+    yield Check("workloads", Level.WARN if alone else Level.FAIL, no_workloads(facts), remedy, name)
 
 
 def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reberth.helper import CONNECT_TIMEOUT_S, Asked, HelperShell, not_reached
+from reberth.preflight import no_workloads
 from reberth.shell import Finished, route_argv, run_local
 from reberth_hooks import CommandError, ConnectionLostError, HelperError, Node, RefusedError, Route, Shell
 
@@ -76,7 +77,7 @@ class PlainShell(HelperShell):
 
     def verdict(self) -> str:
         """Why no workload can run here, everything that is missing in one line."""
-        return f"no workload can run there: it lacks {', '.join(self.facts['lacks'])}"
+        return no_workloads(self.facts)
 
     def kill(self) -> None:
         """There is no connection to end."""
