@@ -23,7 +23,7 @@ for path in "$@"; do
     else echo "absent - - - $path"; continue; fi
     echo "$kind $(stat -c '%a %u %g' "$path") $path"
 done >"$kept.part/manifest"
-sync
+flush "$kept.part"/*
 mv "$kept.part" "$kept"
 """
 UNDO = """\
@@ -35,7 +35,7 @@ while read -r kind mode uid gid path; do
     file)
         mkdir -p "${path%/*}"
         cp -p "$kept/$n" "$path.reberth"
-        chown "$uid:$gid" "$path.reberth"; chmod "$mode" "$path.reberth"
+        chown "$uid:$gid" "$path.reberth"; chmod "$mode" "$path.reberth"; flush "$path.reberth"
         mv -f "$path.reberth" "$path" ;;
     dir) mkdir -p "$path"; chown "$uid:$gid" "$path"; chmod "$mode" "$path" ;;
     absent)
@@ -43,7 +43,6 @@ while read -r kind mode uid gid path; do
         elif ! rmdir "$path" 2>/dev/null; then echo "left: $path (there is something of yours in it)"; fi ;;
     esac
 done <"$kept/manifest"
-sync
 mv "$kept" "$kept.gone"
 """
 SWEEP = 'rm -rf "$1.part" "$1.gone"'
@@ -58,7 +57,7 @@ SET_MODE = 'chmod "$2" "$1"; chown "$3" "$1"'
 WRITE = """\
 cat >"$1.reberth"
 if [ "$(sha256sum <"$1.reberth" | cut -c 1-64)" != "$4" ]; then echo "not all of it arrived" >&2; exit 4; fi
-chmod "$2" "$1.reberth"; chown "$3" "$1.reberth"; sync; mv -f "$1.reberth" "$1"
+chmod "$2" "$1.reberth"; chown "$3" "$1.reberth"; flush "$1.reberth"; mv -f "$1.reberth" "$1"
 """
 # The listener whose pid is in the file, if it is an sshd; a stale file names some other process, or none.
 RUNNING = """\

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from reberth_hooks import UsageError
 
 # Every device text begins so: it stops at the first failure, and what it writes is private until it says otherwise
-# (adbd gives its children umask 0).
-PRELUDE = "set -eu; umask 077; export PATH=/system/bin:/system/xbin:$PATH; unset LC_ALL;\n"
+# (adbd gives its children umask 0). `flush` puts files on the disk: an old toybox can flush only all of it.
+PRELUDE = """\
+set -eu; umask 077; export PATH=/system/bin:/system/xbin:$PATH; unset LC_ALL
+flush() { fsync "$@" 2>/dev/null || sync; }
+"""
 # The last thing that a text says: without it the connection broke, whatever exit status adb made of that.
 DONE = "reberth: done"
 

@@ -40,6 +40,10 @@ class Phone(Node):
         self.number = FIRST_NUMBER + list(PHONES).index(name)
         self._init: tuple[int, int] | None = None
 
+    def find_pid(self) -> int | None:
+        """Pid of the init, looked for anew each time: a phone that was crashed comes back as another one."""
+        return cgroups.init_pid(self.cgroup)
+
     @property
     def serial(self) -> str:
         """How adb names the device after `adb connect`."""

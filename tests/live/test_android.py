@@ -40,7 +40,9 @@ OWN_CONFIG = "Port 2222\n# of the owner\n"
 
 @pytest.fixture(scope="module")
 def phones(lab: Lab) -> list[Phone]:
-    """Both phones of the lab."""
+    """Both phones of the lab, fresh ones."""
+    for phone in android.phones(lab.site):
+        android.crash(phone)
     return android.up(lab)
 
 
@@ -209,7 +211,8 @@ def set_up(adb: Adb) -> Callable[..., Mortal]:
 
 
 def undo(serial: str, controller: Mortal) -> None:
-    """Undo in this process."""
+    """Undo in this process, to its end."""
+    controller.die_after = -1
     cli.do_undo(controller, *cli.find_phone(controller, serial), yes=True)
 
 
@@ -288,7 +291,7 @@ def test_what_cannot_be_set_up_is_refused_and_left_alone(
     adb.connect(phone, second)
     refused(2, second.serial)
     refused(10, "does not let adb become root", second.serial)
-    refused(13, "sees no device", "-x; touch /data/pwned")
+    refused(13, "sees no device", "--", "-x; touch /data/pwned")
     refused(13, "sees no device", "--", "-s")
     phone.shell("mv /system/bin/start-ssh /system/bin/other")
     refused(10, "not a LineageOS", phone.serial)
