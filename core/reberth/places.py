@@ -28,7 +28,7 @@ TAKE = 'umask 077; cat >"$1"'
 GIVE = 'exec cat <"$1"'
 DIGEST = 'sha256sum <"$1"'
 NEW_DIRECTORY = 'umask 077; mkdir -p "$1" && [ -z "$(ls -A "$1")" ]'
-PUBLISH = 'sync; mv -f "$1.part" "$1"; sync'
+PUBLISH = 'sync; mv -f "$1.part" "$1" && sync'
 DROP = 'for name in "$@"; do rm -f "$name"; done; rmdir "$1" 2>/dev/null; :'
 
 

@@ -105,7 +105,8 @@ def mistakes(state: State, config: dict[str, str], found: tuple[str, ...]) -> It
     yield _check("strict-modes", strict == "yes", f"StrictModes {strict}", "remove that line")
     yield _private("authorized-keys", state, [files.AUTHORIZED_KEYS])
     hosts = [path for path in files.HOST_KEYS if state.entries[path].there]
-    yield _private("host-keys", state, hosts)
+    elsewhere = config.get("hostkey", files.SSH_DIR)
+    yield _private("host-keys", state, hosts if elsewhere.startswith(files.SSH_DIR) else [])
     yield _listen(config, found)
     free = [line for line in key_lines(state.texts[files.AUTHORIZED_KEYS]) if not _restricted(line)]
     text = f"{len(free)} keys may forward ports and agents" if free else "every key is restricted"
@@ -139,7 +140,7 @@ def _private(id: str, state: State, paths: list[str]) -> Check:
         for path in paths
         if not (state.entries[path].is_as("600") or state.entries[path].is_as("600", "root"))
     ]
-    bad += [] if paths else [f"there is no host key in {files.SSH_DIR}"]
+    bad += [] if paths else [f"sshd has no host key in {files.SSH_DIR}"]
     text = "; ".join(bad) or f"{', '.join(paths)}: mode 600, owner shell"
     return _check(id, not bad, text, "reberth android setup puts modes and owners right")
 

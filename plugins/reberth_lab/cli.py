@@ -94,6 +94,8 @@ def status(as_json: Json = False) -> None:
     print(f"lab {found['name']}, kind {found['kind']}: {'up' if found['up'] else 'down'}")
     for node in found["nodes"]:
         print(f"  {node['name']}  {node['address']}  init {node['pid']}")
+    for phone in found["phones"]:
+        print(f"  {phone['name']}  adb connect {phone['serial']}")
     if found["versions"]:
         print("  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     if found["config"] and found["up"]:

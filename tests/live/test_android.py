@@ -239,6 +239,22 @@ def test_setup_that_breaks_off_anywhere_can_go_on_and_back(
         assert snapshot(phone, times=True) == before, point
 
 
+@pytest.mark.parametrize("cut", ["rm -f ", "cp -p ", "chown ", "mkdir -p ", "rmdir ", 'mv "$kept"'])
+def test_undo_that_breaks_off_can_be_done_again(
+    phone: Phone, set_up: Callable[..., Mortal], cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone.shell('mkdir -m 750 /data/ssh; printf "%s" "$1" >/data/ssh/sshd_config', OWN_CONFIG)
+    before = snapshot(phone)
+    controller = set_up(phone.serial)
+    assert cut in device.UNDO
+    with monkeypatch.context() as broken:  # at this command the device goes away
+        broken.setattr(device, "UNDO", device.UNDO.replace(cut, f"exit 9; {cut}", 1))
+        with pytest.raises(ReberthError):
+            undo(phone.serial, controller)
+    undo(phone.serial, controller)
+    assert snapshot(phone) == before
+
+
 MISTAKES = {
     "root-login": "sed -i s/PermitRootLogin.no/PermitRootLogin\\ yes/ /data/ssh/sshd_config",
     "password-login": "sed -i s/PasswordAuthentication.no/PasswordAuthentication\\ yes/ /data/ssh/sshd_config",

@@ -187,6 +187,7 @@ def test_what_setup_writes_has_no_mistake():
         ("PasswordAuthentication yes", "password-login"),
         ("KbdInteractiveAuthentication=yes", "password-login"),
         ("StrictModes no", "strict-modes"),
+        ("HostKey /sdcard/key", "host-keys"),
         ("ListenAddress 0.0.0.0", "listen"),
         ("ListenAddress [::]:22", "listen"),
     ],
