@@ -140,14 +140,14 @@ def running_pid(adb: Adb) -> int:
     return int(said) if said.isdecimal() else 0
 
 
-def start(adb: Adb, tries: int = 24) -> int:
+def start(adb: Adb, tries: int = 60) -> int:
     """Run the start script and wait until its sshd has written its pid; answers it."""
     adb.run(START, files.START_SCRIPT)
     for _ in range(tries):
         pid = running_pid(adb)
         if pid:
             return pid
-        adb.run("sleep 0.25")
+        adb.run("sleep 0.1")
     text = f"sshd does not start on device {adb.serial!a}"
     hint = f"run it by hand to see why: adb shell sh -x {files.START_SCRIPT}"
     raise ReberthError(text, hint=hint)

@@ -6,6 +6,7 @@ LineageOS. So the lab is honest about setting a phone up and carrying files, not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -55,7 +56,7 @@ esac
 START_SSH = """\
 #!/system/bin/sh
 umask 077
-for kind in rsa ed25519; do
+for kind in ecdsa ed25519; do
     key=/data/ssh/ssh_host_${kind}_key
     if [ ! -f $key ]; then
         /system/bin/ssh-keygen -q -t $kind -N '' -C '' -f $key
@@ -146,7 +147,19 @@ def _build(cache: Path, base: Path, say: Say) -> Path:
     (work / rootfs.STAMP).write_text(text + "\n", encoding="utf-8")
     home = cache / f"android-{recipe_hash()}-{int(time.time())}"
     work.rename(home)
+    _prune(cache, home)
     return home / "root"
+
+
+def _prune(cache: Path, newest: Path) -> None:
+    """Removes older trees that no process of this machine has mounted."""
+    mounted = []
+    for process in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            mounted.append(process.read_text(encoding="utf-8", errors="replace"))
+    for home in cache.glob("android-*-*"):
+        if home != newest and not any(f"lowerdir={home}/" in text for text in mounted):
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _fill(chroot: Chroot, phone: Path) -> None:
