@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reberth_hooks import Level, ReberthError, RefusedError, UsageError, plain
+from reberth_hooks import Exit, Level, ReberthError, RefusedError, UsageError, plain
 
 if TYPE_CHECKING:
     from reberth_android.adb import Adb
@@ -69,6 +69,7 @@ def android_commands(controller: Controller) -> typer.Typer:
         from reberth_android import device
 
         adb, node = find_phone(controller, phone)
+        device.require_set_up(adb)
         rooted = adb.become_root()
         pid = device.running_pid(adb) or device.start(adb)
         _leave(adb, rooted)
@@ -271,15 +272,27 @@ def do_undo(controller: Controller, adb: Adb, node: Node | None, *, yes: bool) -
         if not yes and (kept or node):
             _confirm("Do this? Keys that were added since lose their way in.")
         if kept:
-            device.stop(adb)
-            for line in adb.run(device.UNDO, files.KEPT_DIR).splitlines():
-                say(line)
+            _put_back(adb)
         adb.run(device.SWEEP, files.KEPT_DIR)
     finally:
         _leave(adb, rooted)
     _close_way(adb, node)
     if node and controller.remove_node(node.name):
         say(f"node {node.name} is out of the inventory")
+
+
+def _put_back(adb: Adb) -> None:
+    """Stop sshd and undo; what breaks off can be done again, since what is kept goes last."""
+    from reberth_android import device, files
+
+    try:
+        device.stop(adb)
+        for line in adb.run(device.UNDO, files.KEPT_DIR).splitlines():
+            say(line)
+    except ReberthError as error:
+        hint = "`reberth android undo` again does all of it"
+        text = f"undo broke off: {error.message}"
+        raise ReberthError(text, hint=hint, tail=error.tail, exit_code=Exit.CLEANUP_PENDING) from error
 
 
 def status_lines(data: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from reberth_android import files
 from reberth_android.adb import Adb
-from reberth_hooks import ReberthError, RefusedError
+from reberth_hooks import ReberthError, RefusedError, UsageError
 
 STAT = 'for p in "$@"; do if [ -e "$p" ]; then stat -c "%a %U %F" "$p"; else echo "- - absent"; fi; done'
 READ = '[ ! -f "$1" ] || cat "$1"'
@@ -126,6 +126,12 @@ def require_lineage(adb: Adb) -> None:
         raise RefusedError(text, hint="another way in: an ssh server of your choice there, then reberth node add")
     if kinds[1] == "absent":
         raise RefusedError(f"device {adb.serial!a} has no /data/local", hint="is its storage decrypted? unlock it once")
+
+
+def require_set_up(adb: Adb) -> None:
+    """UsageError where there is no start script of setup's; needs no root."""
+    if adb.run(STAT, files.START_SCRIPT).endswith("absent\n"):
+        raise UsageError(f"device {adb.serial!a} is not set up", hint="reberth android setup")
 
 
 def write(adb: Adb, path: str, text: str, mode: str, owner: str = SHELL) -> None:
