@@ -207,15 +207,7 @@ class HelperShell:
                 os.set_blocking(self._process.stderr.fileno(), False)  # a jump host's ssh may still hold the other end
                 said = (self._process.stderr.read() or b"").decode(errors="replace").strip()
         self.kill()
-        name, lowered = self._node.name, said.lower()
-        if "host key verification failed" in lowered or "no matching host key" in lowered:
-            text = f"node {name} did not prove who it is"
-            return UntrustedError(text, tail=said, hint=f"compare its fingerprint, then: reberth node add {name} ...")
-        if "python3" in lowered and ("not found" in lowered or "no such file" in lowered):
-            return UnreachableError(
-                f"node {name} has no python3", tail=said, hint="install python3 (3.9 or later) there"
-            )
-        return UnreachableError(f"node {name} cannot be reached", tail=said or error.message, hint=self._route.hint)
+        return not_reached(self._node, self._route, error, said)
 
     def kill(self) -> None:
         """End the connection at once; the helper finds itself alone."""
@@ -243,3 +235,14 @@ class HelperShell:
         shell.end(self._process)
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def not_reached(node: Node, route: Route, error: ReberthError, said: str) -> ReberthError:
+    """Which error it is that a connection could not be made, by what its program `said`."""
+    name, lowered = node.name, said.lower()
+    if "host key verification failed" in lowered or "no matching host key" in lowered:
+        text = f"node {name} did not prove who it is"
+        return UntrustedError(text, tail=said, hint=f"compare its fingerprint, then: reberth node add {name} ...")
+    if "python3" in lowered and ("not found" in lowered or "no such file" in lowered):
+        return UnreachableError(f"node {name} has no python3", tail=said, hint="install python3 (3.9 or later) there")
+    return UnreachableError(f"node {name} cannot be reached", tail=said or error.message, hint=route.hint)

@@ -18,12 +18,13 @@ from reberth.engine import Engine
 from reberth.helper import HelperShell
 from reberth.journal import Journal
 from reberth.names import parse_source, parse_target
+from reberth.plain import PlainShell, require_helper
 from reberth.planner import make_plan
 from reberth.report import Report
 from reberth.request import Request
 from reberth.session import Session
 from reberth.stage import Stage
-from reberth_hooks import Exit, Found, Options, Plan, ReberthError, UsageError, plain
+from reberth_hooks import Exit, Found, Node, Options, Plan, ReberthError, Route, UsageError, plain
 
 
 class Host:
@@ -60,7 +61,7 @@ class Host:
     def shell_of(self, node_name: str) -> HelperShell:
         """A connection of its own, for a run to keep."""
         node = self.config.node(node_name)
-        return HelperShell(node, self.stage.connect(node))
+        return open_shell(node, self.stage.connect(node))
 
     def _connect_all(self, names: Iterable[str]) -> None:
         """Connect several nodes at the same time; one that fails is left for `shell`, which then says why."""
@@ -70,7 +71,7 @@ class Host:
         with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
             nodes = [self.config.node(name) for name in wanted]
             routes = [self.stage.connect(node) for node in nodes]  # plugins are loaded in this thread
-            under_way = [pool.submit(HelperShell, *pair) for pair in zip(nodes, routes, strict=True)]
+            under_way = [pool.submit(open_shell, *pair) for pair in zip(nodes, routes, strict=True)]
             for node, future in zip(nodes, under_way, strict=True):
                 with contextlib.suppress(ReberthError):
                     self._shells[node.name] = future.result()
@@ -98,7 +99,9 @@ class Host:
     def plan(self, request: Request) -> Plan:
         """Decide what a move would do; touches nothing."""
         with contextlib.suppress(ReberthError):
-            self._connect_all([parse_source(request.source, self.config).node, parse_target(request.target)[0]])
+            ends = [parse_source(request.source, self.config).node, parse_target(request.target)[0]]
+            self._connect_all(ends)
+        require_helper(*self._shells.values())
         return make_plan(request, self.config, self.stage, self.shell)
 
     def move(self, plan: Plan) -> Report:
@@ -188,3 +191,8 @@ def _held(shell: HelperShell) -> dict[str, str]:
 def _marked(found: Found, held: dict[str, str]) -> Found:
     run_id = held.get(f"{found.backend}/{found.name}")
     return replace(found, status="held", detail=f"by run {run_id}") if run_id else found
+
+
+def open_shell(node: Node, route: Route) -> HelperShell:
+    """A connection to a node: through its helper, or by plain commands where the connector says that it has none."""
+    return HelperShell(node, route) if route.helper else PlainShell(node, route)

@@ -15,6 +15,7 @@ from reberth import inventory
 from reberth.config import Config
 from reberth.names import check_name, is_name
 from reberth.paths import own_config_file
+from reberth.plain import PlainShell
 from reberth.shell import run_local
 from reberth_hooks import Node, PluginError, Role, UnreachableError, UntrustedError, UsageError
 
@@ -105,13 +106,13 @@ def pinned_file(name: str) -> Path:
     return own_config_file().parent / "known_hosts.d" / check_name(name, "node name")
 
 
-def pin(node: Node, key: HostKey) -> Node:
-    """Write the key into the node's own known_hosts file and name that file in its ssh table."""
+def pin(node: Node, line: str) -> Node:
+    """Write the key (a line of known_hosts) into the node's own file, and name that in its connector's table."""
     path = pinned_file(node.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(key.line + "\n", encoding="utf-8")
-    ssh = {**node.options_of("ssh"), "known_hosts": str(path.absolute())}
-    return replace(node, options={**node.options, "ssh": ssh})
+    path.write_text(line + "\n", encoding="utf-8")
+    table = {**node.options_of(node.connector), "known_hosts": str(path.absolute())}
+    return replace(node, options={**node.options, node.connector: table})
 
 
 def unpin(name: str) -> None:
@@ -137,6 +138,8 @@ def probe(
     unusable: dict[str, str] = {}
     with open_host(replace(config, nodes={**config.nodes, node.name: all_of_them})) as host:
         shell = host.shell(node.name)
+        if isinstance(shell, PlainShell):
+            return replace(node, backends=(), wrappers=()), dict.fromkeys(backends, shell.verdict())
         for name in dict.fromkeys([*backends, *wrappers]):
             try:
                 facts = host.stage.probe(name, all_of_them, shell)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reberth.preflight import End, greet, host_checks, same_machine, usable_checks
+from reberth.preflight import End, greet, host_checks, no_workloads, same_machine, usable_checks
 from reberth_hooks import Check, Level, PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def check_nodes(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
 
 
 def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
+    plain = [end for end in ends if no_workloads(end.hello)]
+    if plain:
+        yield from (check for end in plain for check in _keeps_files(end, alone=len(ends) == 1))
+        return
     for end in ends:
         hello = end.hello
         reason = f"{hello.get('hostname')}, {hello.get('arch')}, kernel {hello.get('kernel')}"
@@ -33,6 +37,15 @@ def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
     yield from (check for check in host_checks(ends[0], ends[-1]) if len(ends) == 2 or check.node)
     for kind in ("backends", "transports"):
         yield from _plugins(host, ends, kind)
+
+
+def _keeps_files(end: End, *, alone: bool) -> Iterator[Check]:
+    """What can be said of a node without Python: it is there, it keeps files, and what it lacks for a workload."""
+    name, facts = end.node.name, end.hello
+    said = f"{facts.get('hostname')}, {facts.get('arch')}, kernel {facts.get('kernel')}, user id {facts['uid']}"
+    yield Check("reachable", Level.OK, said, "", name)
+    remedy = f"as a place for checkpoints it is good: reberth checkpoint SOURCE {name}:/DIRECTORY"
+    yield Check("workloads", Level.WARN if alone else Level.FAIL, no_workloads(facts), remedy, name)
 
 
 def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:

@@ -39,6 +39,12 @@ def same_machine(source: End, target: End) -> bool:
     return all(source.hello.get(key) and source.hello[key] == target.hello.get(key) for key in keys)
 
 
+def no_workloads(hello: Mapping[str, Any]) -> str:
+    """Why no workload can run on a node without a helper, all that is missing in one line; empty for the others."""
+    lacks = hello.get("lacks")
+    return f"no workload can run there: it lacks {', '.join(lacks)}" if lacks else ""
+
+
 def host_checks(source: End, target: End) -> Iterator[Check]:
     """What must hold of the two machines."""
     for key, word in (("arch", "architecture"), ("page_bytes", "page size")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -35,21 +36,23 @@ def run_local(
     """Run a program on the controller to its end; raises CommandError when it cannot be started or takes too long."""
     import sh
 
+    set_env = dict(env) if env is not None else None
+    late = threading.Event()
     try:
-        done = sh.Command(argv[0])(
-            *argv[1:],
-            _in=stdin or None,
-            _env=dict(env) if env is not None else None,
-            _tty_out=False,
-            _timeout=timeout_s,
-            _ok_code=list(range(256)),
-            _return_cmd=True,
-        )
+        # `_timeout` would look only every 0.1 s whether the program has ended, which is long for a short one.
+        words: dict[str, Any] = {"_in": stdin or None, "_env": set_env, "_tty_out": False, "_ok_code": list(range(256))}
+        done = sh.Command(argv[0])(*argv[1:], **words, _return_cmd=True, _bg=True, _bg_exc=False)
+        watchdog = threading.Timer(timeout_s, lambda: late.set() or done.kill())  # type: ignore[func-returns-value]
+        watchdog.start()
+        try:
+            done.wait()
+        finally:
+            watchdog.cancel()
     except sh.CommandNotFound as error:
         raise CommandError(f"{argv[0]} is not installed here", hint=f"install {argv[0]}") from error
-    except sh.TimeoutException as error:
-        raise CommandError(f"{argv[0]} did not end within {timeout_s:g} s") from error
     except sh.SignalException as error:
+        if late.is_set():
+            raise CommandError(f"{argv[0]} did not end within {timeout_s:g} s") from error
         return Finished(-int(getattr(error, "exit_code", 1) or 1), "", str(error))
     return Finished(int(done.exit_code), done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 

@@ -110,12 +110,12 @@ class Stage:
                 except Exception as error:
                     _log.warning("plugin %s: reberth_event failed: %r", plugin.name, error)
 
-    def commands(self, app: typer.Typer, names: Iterable[str] | None = None) -> None:
+    def commands(self, app: typer.Typer, names: Iterable[str] | None = None, controller: Any = None) -> None:
         """Let plugins (all, or these) add their commands; a broken one is logged and the others still come."""
         for name in self.catalog.names() if names is None else names:
             try:
                 if Role.COMMANDS in self.catalog.get(name).declaration.roles:
-                    self._ask(object, name, "commands", (), app=app)
+                    self._ask(object, name, "commands", (), app=app, controller=controller)
             except ReberthError as error:
                 _log.warning("%s", error)
 

@@ -203,20 +203,30 @@ def write_signed(directory: Path, about: dict[str, Any]) -> None:
 def read_signed(directory: Path) -> dict[str, Any]:
     """What a directory holds; RefusedError unless this controller wrote it and every image is as it was."""
     try:
-        document = json.loads((directory / SIGNED).read_text(encoding="utf-8"))
-        text, seal = str(document["checkpoint"]), str(document["seal"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        document = (directory / SIGNED).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{str(directory)!a} is no checkpoint: {error}", hint="reberth checkpoint SOURCE DIR"
         ) from error
-    if not hmac.compare_digest(seal, _seal(text)):
-        reason = f"{str(directory)!a} was not written by this controller, or was changed"
-        raise RefusedError(reason, hint="images are code: only what was checkpointed from here is restored")
-    about: dict[str, Any] = json.loads(text)
+    about = unsealed(document, str(directory))
     if about["files"] != digests(directory):
         raise RefusedError(
             f"files in {str(directory)!a} are not as they were written", hint="restore from another copy"
         )
+    return about
+
+
+def unsealed(document: str, where: str) -> dict[str, Any]:
+    """What a signed document says; RefusedError unless the seal is ours, UsageError when it is no such document."""
+    try:
+        read = json.loads(document)
+        text, seal = str(read["checkpoint"]), str(read["seal"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{where!a} is no checkpoint: {error}", hint="reberth checkpoint SOURCE DIR") from error
+    if not hmac.compare_digest(seal, _seal(text)):
+        reason = f"{where!a} was not written by this controller, or was changed"
+        raise RefusedError(reason, hint="images are code: only what was checkpointed from here is restored")
+    about: dict[str, Any] = json.loads(text)
     return about
 
 

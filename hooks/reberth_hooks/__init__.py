@@ -18,7 +18,7 @@ from reberth_hooks.errors import (
     UsageError,
 )
 from reberth_hooks.markers import PROJECT, hookimpl, hookspec
-from reberth_hooks.protocols import Move, Outcome, Pending, Shell
+from reberth_hooks.protocols import Controller, Move, Outcome, Pending, Shell
 from reberth_hooks.types import (
     Channel,
     Check,
@@ -52,6 +52,7 @@ __all__ = [
     "Checkpoint",
     "CommandError",
     "ConnectionLostError",
+    "Controller",
     "Declaration",
     "EndedError",
     "Endpoint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reberth_hooks.types import Node, Plan
@@ -49,6 +49,26 @@ class Outcome(Protocol):
     @property
     def err(self) -> str:
         """What it wrote to standard error."""
+
+
+class Controller(Protocol):
+    """The machine that the command runs on, and its inventory; for the commands that a plugin adds."""
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True, stdin: str = "") -> Outcome:
+        """Run a program on this machine, without a shell; raises CommandError as `Shell.run`."""
+
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes that are configured now."""
+
+    def add_node(self, node: Node, host_key: str) -> tuple[Node, Mapping[str, str]]:
+        """Pin `host_key` (a line of known_hosts), probe the node and write it into the inventory, over one of its name.
+
+        Answers the node as it was written, and why each backend that is not enabled is not usable there. The pinned
+        file is named in the connector's table as `known_hosts`. Raises UnreachableError, UntrustedError.
+        """
+
+    def remove_node(self, name: str) -> bool:
+        """Take a node and its pinned key out of the inventory; False when it was not there."""
 
 
 class Move(Protocol):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import typer
 
     from reberth_hooks.declare import Declaration
-    from reberth_hooks.protocols import Move, Shell
+    from reberth_hooks.protocols import Controller, Move, Shell
     from reberth_hooks.types import (
         Checkpoint,
         Event,
@@ -39,7 +39,7 @@ def reberth_describe() -> Declaration:
 
 
 @hookspec
-def reberth_commands(app: typer.Typer) -> None:
+def reberth_commands(app: typer.Typer, controller: Controller) -> None:
     """Add commands to the command line; called when the command is needed."""
 
 

@@ -103,7 +103,8 @@ class Route:
 
     `control` carries commands and heartbeats, `bulk` a second connection for data, so that neither queues behind the
     other. With `quoted` the far end joins the words and hands them to a login shell, so the host quotes each.
-    `hint` says where to look when the connection dies.
+    `hint` says where to look when the connection dies. Without `helper` the node has no Python: it is served by plain
+    commands over the same route, and can keep files but run no workload.
     """
 
     control: tuple[str, ...] = ()
@@ -112,6 +113,7 @@ class Route:
     become: tuple[str, ...] = ()
     hint: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    helper: bool = True
 
 
 @dataclass(frozen=True, slots=True)

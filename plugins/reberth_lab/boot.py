@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from reberth_lab import cgroups
@@ -26,8 +27,11 @@ def layer_bytes(nodes: int) -> int:
     return MOST_BYTES
 
 
-def start(node: Node, root: Path, size_bytes: int) -> None:
-    """Starts the node's init (which waits for `release`); raises LabError with the launcher's reason."""
+def start(node: Node, root: Path, size_bytes: int, init: Mapping[str, object] | None = None) -> None:
+    """Starts the node's init (which waits for `release`); raises LabError with the launcher's reason.
+
+    `init` replaces the program for pid 1 by other words of the launcher (`command`, `uid`).
+    """
     mount = node.site.state / "mnt" / node.name
     mount.mkdir(mode=0o700, parents=True, exist_ok=True)
     cgroups.remove(node.cgroup)  # what a killed start or a crashed node left
@@ -38,7 +42,7 @@ def start(node: Node, root: Path, size_bytes: int) -> None:
         "mount": str(mount),
         "cgroup": str(node.cgroup),
         "size_bytes": size_bytes,
-        "init": (GUEST / "init.py").read_text(encoding="utf-8"),
+        **(init or {"init": (GUEST / "init.py").read_text(encoding="utf-8")}),
     }
     launcher = [sys.executable, "-I", "-S", str(GUEST / "launch.py"), json.dumps(arguments)]
     # If `up` is killed before the launcher has entered the cgroup, nobody else would find it: so it dies with `up`.

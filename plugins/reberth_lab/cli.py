@@ -16,12 +16,14 @@ from reberth_lab.proc import LabError
 if TYPE_CHECKING:
     from reberth_lab.lab import Lab
 
-KINDS = ("namespace",)
+KINDS = ("namespace", "android")
 HELP = "Two or more nodes on this machine, to try things with (needs root; REBERTH_LAB_NAME gives you one of your own)."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Nodes = Annotated[int, typer.Option(min=1, max=99, help="How many nodes shall run.")]
-Kind = Annotated[str, typer.Option(help="namespace: the machine's own kernel, native speed.")]
+Kind = Annotated[
+    str, typer.Option(help="namespace: the machine's own kernel, native speed; android: two phones beside them.")
+]
 Install = Annotated[bool, typer.Option("--install", help="Install debootstrap by apt if it is missing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and restore instead, to compare.")]
 OneConnection = Annotated[
@@ -68,6 +70,11 @@ def up(nodes: Nodes = 2, kind: Kind = "namespace", install: Install = False, reb
         if kind not in KINDS:
             raise LabError(f"there is no kind {kind!r}", f"one of: {', '.join(KINDS)}")
         lab.up(nodes, install=install, rebuild=rebuild)
+        if kind == "android":
+            from reberth_lab import android
+
+            for phone in android.up(lab, install=install):
+                print(f"adb connect {phone.serial}")
         print(f"export REBERTH_CONFIG={lab.config_path}")
 
 
@@ -87,6 +94,8 @@ def status(as_json: Json = False) -> None:
     print(f"lab {found['name']}, kind {found['kind']}: {'up' if found['up'] else 'down'}")
     for node in found["nodes"]:
         print(f"  {node['name']}  {node['address']}  init {node['pid']}")
+    for phone in found["phones"]:
+        print(f"  {phone['name']}  adb connect {phone['serial']}")
     if found["versions"]:
         print("  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     if found["config"] and found["up"]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reberth_lab import boot, cgroups, deliver, keys, links, rootfs, sysctl
+from reberth_lab import android, boot, cgroups, deliver, keys, links, rootfs, sysctl
 from reberth_lab.locks import locked
 from reberth_lab.node import Node
 from reberth_lab.proc import LabError, Say, need, run, say
@@ -120,6 +120,7 @@ class Lab:
             "kind": "namespace",
             "up": bool(nodes),
             "nodes": nodes,
+            "phones": [{"name": phone.name, "serial": phone.serial} for phone in android.phones(self.site)],
             "subnet": str(self.site.subnet),
             "config": str(self.config_path) if self.config_path.exists() else None,
             "root": str(root) if root else None,

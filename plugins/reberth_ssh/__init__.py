@@ -15,7 +15,6 @@ from reberth_hooks import (
     Mode,
     Move,
     Node,
-    ReberthError,
     Receipt,
     Role,
     Round,
@@ -24,24 +23,8 @@ from reberth_hooks import (
     UsageError,
     hookimpl,
 )
+from reberth_hooks.openssh import BULK_CIPHERS, SAFE, carry_tree
 
-# ServerAlive notices a dead peer after 15 s even where our own heartbeat cannot (a connection that only sends).
-SAFE = (
-    "-o", "BatchMode=yes",
-    "-o", "StrictHostKeyChecking=yes",
-    "-o", "ForwardAgent=no",
-    "-o", "ForwardX11=no",
-    "-o", "ClearAllForwardings=yes",
-    "-o", "PermitLocalCommand=no",
-    "-o", "RequestTTY=no",
-    "-o", "EscapeChar=none",
-    "-o", "ServerAliveInterval=5",
-    "-o", "ServerAliveCountMax=3",
-    "-o", "ConnectTimeout=10",
-    "-o", "ControlPath=none",
-)  # fmt: skip
-# Twice the throughput of the default cipher where the processor has AES instructions.
-BULK_CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr"
 BECOME = {"none": (), "sudo": ("sudo", "-n", "--")}
 
 
@@ -121,20 +104,4 @@ def _open_direct(move: Move) -> bool:
 @hookimpl
 def reberth_transfer(move: Move, parcel: Tree) -> Receipt:
     """Send one tree through the pipe; each file is hashed on both sides, and the two digests must agree."""
-
-    def told(**data: int) -> None:
-        move.emit("progress", parcel.kind, bytes=data.get("bytes", 0))
-
-    receiving = move.target.begin("tree_recv", into=parcel.into, kind=parcel.kind, on_progress=told)
-    sending = move.source.begin(
-        "tree_send", path=parcel.path, kind=parcel.kind, pids=list(parcel.pids), keep=parcel.kind != "images"
-    )
-    got, sent = move.gather(receiving, sending)
-    if got["digest"] != sent["digest"]:
-        text = f"what arrived in {parcel.into} is not what left the source"
-        raise ReberthError(text, hint="nothing was restored from it; is the connection or a disk faulty?")
-    for name in sent["skipped_mounts"]:
-        move.emit("warning", f"not copied, something is mounted there: {ascii(name)[1:-1]}")
-    for text in got["warnings"]:
-        move.emit("warning", ascii(text)[1:-1])
-    return Receipt(parcel.kind, parcel.into, sent["bytes"], sent["files"], sent["seconds"])
+    return carry_tree(move, parcel)

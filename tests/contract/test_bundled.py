@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from reberth.testing import BackendContract, ConnectorContract, TransportContract, tools
@@ -80,6 +83,35 @@ class TestLocalReaches(ConnectorContract):
     @pytest.fixture
     def far(self):
         return False
+
+
+class TestAndroidCarries(TransportContract):
+    """Between two nodes that have helpers, the same way as ssh."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "android"
+
+
+class TestAndroidReaches(ConnectorContract):
+    """A phone with Python, by the same fake ssh; its places for programs are those of this machine here."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "android"
+
+    @pytest.fixture
+    def options(self):
+        return {"port": 2222, "python": sys.executable, "known_hosts": "/nowhere/known"}
+
+    @pytest.fixture(autouse=True)
+    def as_here(self, monkeypatch):
+        place = ("/usr/bin/env", f"PATH={os.environ['PATH']}", "TMPDIR=/tmp")
+        monkeypatch.setattr("reberth_android.route.ENVIRONMENT", place)
+
+    @pytest.fixture
+    def programs(self, reberth_lab):
+        return reberth_lab.controller_tool("ssh", tools.SSH)
 
 
 class TestWireCarries(TransportContract):

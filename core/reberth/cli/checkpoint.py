@@ -11,7 +11,7 @@ from reberth.cli import common, params
 from reberth.request import Request
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A new or empty directory on this machine.", show_default=False)
+    Path, typer.Argument(metavar="DIR", help="A new or empty directory here, or NODE:/DIR.", show_default=False)
 ]
 
 
@@ -33,6 +33,7 @@ def command(
 
     \b
     reberth checkpoint pi1:web ./web.checkpoint
+    reberth checkpoint pi1:web phone:/data/local/tmp/web
     """
     config = common.load_config()
     options = common.options_of(

@@ -17,6 +17,7 @@ def plugin_command(name: str) -> Any:
     Raises PluginError for a plugin that is broken, and for a bundled one that is not installed.
     """
     from reberth.catalog import Catalog
+    from reberth.controller import Controller
 
     catalog = Catalog()
     if name not in catalog.names():
@@ -27,7 +28,7 @@ def plugin_command(name: str) -> Any:
         return None
     app = typer.Typer(context_settings=HELP, **SETTINGS)
     app.callback()(_group)  # with a callback typer makes a group even of one command
-    catalog.call_one(name, "reberth_commands", app=app)
+    catalog.call_one(name, "reberth_commands", app=app, controller=Controller())
     group: Any = typer.main.get_command(app)
     return group.commands.get(name)
 

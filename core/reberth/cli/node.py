@@ -54,7 +54,7 @@ def add(
     key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, port), fingerprint)
     if not fingerprint:
         _confirm(node, key.kind, key.fingerprint, yes=yes)
-    node = nodeadd.pin(node, key)
+    node = nodeadd.pin(node, key.line)
     try:
         node, unusable = nodeadd.probe(node, config, lambda with_it: common.open_host(with_it, quiet=True, json=json))
         path = nodeadd.store(node)

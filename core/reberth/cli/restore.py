@@ -9,7 +9,10 @@ import typer
 
 from reberth.cli import common, params
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `reberth checkpoint` wrote.", show_default=False)]
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="What `reberth checkpoint` wrote, here or NODE:/DIR.", show_default=False),
+]
 
 
 def command(
@@ -28,6 +31,7 @@ def command(
 
     \b
     reberth restore ./web.checkpoint pi2:
+    reberth restore phone:/data/local/tmp/web pi2:
     """
     config = common.load_config()
     options = common.options_of(

@@ -2,8 +2,8 @@
 
 Started as a file by the outer machine's Python with one argument, a JSON object: `name`, `root` (the shared root
 filesystem), `mount` (an empty directory), `cgroup` (a directory on the cgroup2 mount), `size_bytes` (of the node's
-writable layer) and `init` (text of the program for pid 1). Prints nothing and ends with 0 when pid 1 runs; else the
-reason is on stderr.
+writable layer) and `init` (text of the Python program for pid 1), or in its place `command` (a list of words, for a
+root without Python) with `uid`. Prints nothing and ends with 0 when pid 1 runs; else the reason is on stderr.
 
 Everything is mounted inside the new mount namespace, so the outer machine never sees a mount of a node and the kernel
 removes them all with the last process of the node, however it ends.
@@ -112,11 +112,10 @@ def become_init(arguments: dict[str, object], ready: int) -> None:
     mount_kernel_filesystems(root, size_bytes)
     enter_root(root)
     check(libc.sethostname(name.encode(), len(name)), "sethostname")
-    os.makedirs(os.path.dirname(INIT_PATH), exist_ok=True)
-    with open(INIT_PATH, "w", encoding="utf-8") as file:
-        file.write(str(arguments["init"]))
+    os.makedirs("/var/log", exist_ok=True)
     null = os.open("/dev/null", os.O_RDWR)
     log = os.open("/var/log/lab-init.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    command = init_command(arguments)
     # Not one descriptor of the outer machine may stay: a dump of a process that has one fails ("Can't lookup mount").
     os.dup2(null, 0)
     os.dup2(log, 1)
@@ -124,8 +123,23 @@ def become_init(arguments: dict[str, object], ready: int) -> None:
     os.set_inheritable(ready, False)  # its end of file tells the launcher that exec went well
     os.closerange(3, ready)
     os.closerange(ready + 1, 65536)
-    env = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
-    os.execve("/usr/bin/python3", ["init", "-I", "-S", INIT_PATH], env)
+    uid = int(str(arguments.get("uid", 0)))
+    if uid:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+    os.execve(command[0], ["init", *command[1:]], {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"})
+
+
+def init_command(arguments: dict[str, object]) -> list[str]:
+    """The words that start pid 1; a Python program is written into the node first."""
+    given = arguments.get("command")
+    if isinstance(given, list):
+        return [str(word) for word in given]
+    os.makedirs(os.path.dirname(INIT_PATH), exist_ok=True)
+    with open(INIT_PATH, "w", encoding="utf-8") as file:
+        file.write(str(arguments["init"]))
+    return ["/usr/bin/python3", "-I", "-S", INIT_PATH]
 
 
 def launch(arguments: dict[str, object]) -> int:
