@@ -20,6 +20,7 @@ from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
+from reberth.verify import UNVERIFIED, VerifyError, take_back, verify
 from reberth_hooks import (
     BusyError,
     Checkpoint,
@@ -166,6 +167,8 @@ class Engine:
                 self._failed(error)
                 self.session.forget()
                 want = Want.BACK
+                if isinstance(error, VerifyError) and not take_back(self.session):
+                    return UNVERIFIED
         if (self.session.look()[1] or {}).get("landed"):
             return Decision(None, "the source is not cleaned up", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
@@ -191,6 +194,7 @@ class Engine:
             value = "PERMIT" if step is Step.PERMIT else "ABORT"
             session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))
         elif step is Step.COMMIT:
+            verify(session)
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import survey
+from reberth.node import sockets, survey
 from reberth.node.errors import OpError
 
 HOLDER = """
@@ -99,7 +99,7 @@ def test_a_process_that_has_ended_is_an_error():
     ],
 )
 def test_addresses_as_the_kernel_writes_them(kernel, text):
-    assert survey.address(kernel) == text
+    assert sockets.address(kernel) == text
 
 
 ROW = "   {n}: {here} {there} {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0 0 10 -1\n"
@@ -112,8 +112,10 @@ def pairs(monkeypatch, tmp_path, rows, rows6=()):
         body = "".join(ROW.format(n=i, here=h, there=t, state=s, inode=i) for i, (h, t, s) in enumerate(lines))
         (tmp_path / name).write_text("  sl  local_address rem_address\n" + body)
     real = open
-    monkeypatch.setattr(survey, "open", lambda path, **kw: real(tmp_path / os.path.basename(path), **kw), raising=False)
-    return survey._tcp(1, {str(i) for i in range(9)})
+    monkeypatch.setattr(
+        sockets, "open", lambda path, **kw: real(tmp_path / os.path.basename(path), **kw), raising=False
+    )
+    return sockets.tcp(1, {str(i) for i in range(9)})
 
 
 def test_both_ends_in_the_tree_are_inside(monkeypatch, tmp_path):
