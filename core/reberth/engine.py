@@ -203,8 +203,7 @@ class Engine:
         elif step is Step.FINISH:
             session.learn(1, session.target.call("finish", timeout_s=60.0))
         else:
-            aborted = step is Step.RESUME_ABORTED
-            facts = session.source.call("release", how="resume", aborted=aborted, timeout_s=60.0)
+            facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
             self.stage.rollback(session)
             session.learn(0, facts)
 
