@@ -116,6 +116,9 @@ class Directory(HelperShell):
 
     _op_cpu_check = _op_compare_files
 
+    def _op_taken(self) -> dict[str, list[str]]:
+        return {"tcp": [], "abstract": []}
+
     def _op_stats(self, paths: list[str]) -> list[Any]:
         return (
             self.kept["answers"].get(_key("stats", {"paths": paths}), [None] * len(paths))

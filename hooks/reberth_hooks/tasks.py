@@ -74,6 +74,25 @@ def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterato
         yield _fail("tcp-unaccepted", text, "let the server accept them, or --tcp-close drops them", node)
 
 
+def taken_checks(facts: Mapping[str, Any], target: Shell) -> Iterator[Check]:
+    """Ports and names of sockets that are taken on the target, where the workload has the node's network."""
+    if facts["namespaces"]["net"] != facts["helper_namespaces"]["net"]:
+        return
+    there = target.call("taken")
+    ports = [here for here in facts["tcp"]["listening"] if any(_same_port(here, one) for one in there["tcp"])]
+    names = [f"@{name}" for name in facts["abstract"] if name in there["abstract"]]
+    if ports or names:
+        text = f"others listen there on {some([*ports, *names])}"
+        yield _fail("taken", text, "end what listens there", target.node.name)
+
+
+def _same_port(one: str, other: str) -> bool:
+    """Whether two listening sockets exclude each other: one port, and one address or any."""
+    (host, _, port), (there, _, taken) = one.rpartition(":"), other.rpartition(":")
+    anywhere = ("0.0.0.0", "[" + ":".join(["0000"] * 8) + "]")
+    return port == taken and (host == there or host in anywhere or there in anywhere)
+
+
 def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
     """CRIU's options for the connections, without dashes; empty when there is none to keep or close.
 
@@ -170,6 +189,7 @@ def both_ends(
     """What criu must be and do on both nodes; `key` is where the plugin's probe keeps criu's version."""
     found = {side: facts[side][plugin] for side in ("source", "target")}
     yield from kernel_checks(facts, {side: one.get(key) for side, one in found.items()}, tree)
+    yield from taken_checks(tree, target)
     if all(one.get("usable") for one in found.values()):
         yield from network_checks(tcp_words(tree, options), source, target)
         yield from cpu_checks(source, target)

@@ -42,6 +42,12 @@ kept = []
 while True:
     kept.append(stream.accept())
 """
+LISTENS = """
+import socket, sys, time
+server = socket.create_server(("127.0.0.1", 9321))
+open(sys.argv[1] + "/listens", "w").close()
+time.sleep(600)
+"""
 NOT_HERE = (errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENOSYS, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 NEEDS_OUTSIDE = ("unix-outside", "unix-datagrams-outside", "foreign-terminal")
 
@@ -71,9 +77,17 @@ def place(request: pytest.FixtureRequest, node1: Node, node2: Node) -> Iterator[
     if kind in NEEDS_OUTSIDE:
         node1.spawn(["python3", "-c", OUTSIDE, path])
         wait_for(node1.root / path.lstrip("/") / "terminal")
+    if kind == "port-taken":
+        node2.spawn(["python3", "-c", LISTENS, path])
+        wait_for(there / "listens")
     yield path
-    for node in (node1, node2):
+    for node in (node2, node1):
         node.run(["pkill", "-KILL", "-f", "--", f" {path}$"], check=False)
+        ready = node1.root / path.lstrip("/") / "ready"
+        if ready.exists():  # a process whose first thread has ended has no command line
+            node.run(["pkill", "-KILL", "-s", ready.read_text()], check=False)
+        if kind.startswith("sysv"):
+            node.run(["ipcrm", "--all"])
         node.run(["rm", "-rf", "--", path])
         remove_empty_cgroups(node)
 

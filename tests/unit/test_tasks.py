@@ -21,6 +21,7 @@ from reberth_hooks.tasks import (
     space_checks,
     supervisor_checks,
     supervisor_of,
+    taken_checks,
     tcp_checks,
     tcp_words,
 )
@@ -128,6 +129,27 @@ def test_connections_that_nobody_accepts():
     assert failed(tcp_checks(facts, Options(), "a")) == {"tcp-unaccepted"}
     assert failed(tcp_checks(facts, Options(tcp_established=True), "a")) == {"tcp-unaccepted"}
     assert failed(tcp_checks(facts, Options(tcp_close=True), "a")) == set()
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "bad"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("127.0.0.1:80", "0.0.0.0:80", True),
+        ("127.0.0.1:80", "127.0.0.2:80", False),
+        ("127.0.0.1:80", "127.0.0.1:8080", False),
+        ("[0000:0000:0000:0000:0000:0000:0000:0000]:80", "10.0.0.1:80", True),
+    ],
+)
+def test_ports_that_are_taken(here, there, bad):
+    spaces = {"net": "net:[1]", "ipc": "ipc:[1]"}
+    facts = {**PLAIN, "namespaces": spaces, "helper_namespaces": spaces, "abstract": []}
+    facts["tcp"] = {**PLAIN["tcp"], "listening": [here]}
+    target = Asked(taken={"tcp": [there], "abstract": ["x"]})
+    assert bool(failed(taken_checks(facts, target))) is bad
+    own = {**facts, "namespaces": {**spaces, "net": "net:[2]"}}
+    assert not failed(taken_checks(own, target))
+    assert failed(taken_checks({**facts, "abstract": ["x"]}, target)) == {"taken"}
 
 
 def test_known_faults_of_criu():

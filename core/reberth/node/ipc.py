@@ -8,6 +8,13 @@ import os
 
 from reberth.node import procs
 
+WORDS = {"msg": "queue", "shm": "segment"}
+# Columns of /proc/sysvipc: who did something last, and when.
+USERS = (
+    ("msg", "msqid", (("lspid", "stime"), ("lrpid", "rtime"))),
+    ("shm", "shmid", (("cpid", "ctime"), ("lpid", "atime"), ("lpid", "dtime"))),
+)
+NEVER = float("inf")
 GETPID = 11  # semctl(2): the process that did the last operation
 KCMP_VM = 1
 # kcmp(2) has a number of its own where the kernel's old tables are used.
@@ -30,16 +37,19 @@ def _holds(pid: int, links: set[str]) -> bool:
     return False
 
 
-def items_of(pids: frozenset[int]) -> list[str]:
-    """SysV objects of this ipc namespace that one of these tasks made or used last, as `queue 3`."""
+def items_of(started: dict[int, float]) -> list[str]:
+    """SysV objects of this ipc namespace that one of these tasks made or used last, as `queue 3`.
+
+    `started` maps pid to the task's start in seconds of the wall clock: an older object met another one of that pid.
+    """
     found = []
-    for name, word, columns in (("msg", "queue", ("lspid", "lrpid")), ("shm", "segment", ("cpid", "lpid"))):
+    for name, key, users in USERS:
         for row in _sysv(name):
-            if any(int(row[column]) in pids for column in columns):
-                found.append(f"{word} {row[f'{name}id']}")
+            if any(int(row[at]) + 1 >= started.get(int(row[pid]), NEVER) for pid, at in users):
+                found.append(f"{WORDS[name]} {row[key]}")
     for row in _sysv("sem"):
         last = {_last_user(int(row["semid"]), number) for number in range(min(int(row["nsems"]), 256))}
-        if last & pids:
+        if any(int(row["otime"]) + 1 >= started.get(pid, NEVER) for pid in last):
             found.append(f"semaphores {row['semid']}")
     return found
 

@@ -386,6 +386,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "cpu_dump": cpu.cpu_dump,
     "cpu_check": cpu.cpu_check,
     "describe": survey.describe,
+    "taken": survey.taken,
     "compare_files": survey.compare_files,
     "processes": survey.processes,
 }

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from typing import Optional
 
 from reberth.node import loopback, netlink
 
@@ -51,6 +52,23 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
             pairs[(_plain(words[1]), _plain(words[2]))] = words[2]
     outside = [f"{address(here)} - {address(there)}" for here, there in pairs if (there, here) not in pairs]
     return len(pairs) - len(outside), sorted(outside), sorted(listening)
+
+
+def listening(pid: int) -> list[str]:
+    """Every address that is listened on in this process's network namespace."""
+    return sorted({address(words[1]) for words in _table(pid) if words[3] == LISTEN})
+
+
+def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
+    """Names without a file (unix(7)) that are taken in its network namespace, or that these sockets have."""
+    mine = None if inodes is None else {int(inode) for inode in inodes}
+    found = set()
+    with contextlib.suppress(OSError):
+        for inode, attributes in loopback.inside(pid, lambda: list(_unix())) or ():
+            name = attributes.get(DIAG_NAME, b"")
+            if name.startswith(b"\0") and len(name) > 1 and (mine is None or inode in mine):
+                found.add(name[1:].decode("utf-8", "backslashreplace"))
+    return sorted(found)
 
 
 def unaccepted(pid: int, inodes: set[str]) -> list[str]:

@@ -55,6 +55,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
             "unaccepted": sockets.unaccepted(pid, found.sockets),
         },
         "protocols": found.protocols,
+        "abstract": sockets.abstract(pid, found.sockets),
         "unix_outside": sockets.unix_outside(pid, found.sockets),
         "namespaces": own,
         "helper_namespaces": ours,
@@ -66,7 +67,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "pipes": sorted(found.pipes),
         "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
         "sysv_shm": found.sysv_shm,
-        "sysv_items": ipc.items_of(frozenset(pids)) if own["ipc"] == ours["ipc"] else [],
+        "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],
         "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),
         "ghosts": found.ghosts,
         "linked": sorted(found.linked),
@@ -91,6 +92,11 @@ def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
                 links = ((kind, procs.link(f"/proc/{pid}/task/{tid}/ns/{name}")) for name, kind in kinds.items())
                 found += [f"{kind} of {tid}" for kind, there in links if there and there != own[kind]]
     return sorted(set(found))
+
+
+def taken(daemon: Daemon, progress: Any) -> dict[str, list[str]]:
+    """What is listened on here: TCP addresses, and names of unix sockets without a file."""
+    return {"tcp": sockets.listening(os.getpid()), "abstract": sockets.abstract(os.getpid())}
 
 
 def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:

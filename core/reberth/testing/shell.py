@@ -30,7 +30,7 @@ PATHS = ("path", "into", "directory", "work", "to")
 NOTHING_OF = (
     *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
     *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
-    *("dead_leaders", "sysv_items", "confined"),
+    *("abstract", "dead_leaders", "sysv_items", "confined"),
 )
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
@@ -199,6 +199,9 @@ class LabShell(HelperShell):
             "loopback_up": False,
             "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
         }
+
+    def _op_taken(self) -> dict[str, Any]:
+        return {"tcp": [], "abstract": []}
 
     def _op_cpu_dump(self) -> str:
         return ""

@@ -71,6 +71,16 @@ def unix_datagrams_outside(place: str) -> Any:
     return one
 
 
+@state("taken")
+def port_taken(place: str) -> Any:
+    """A port on which somebody listens on the target."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", 9321))
+    server.listen()
+    return server
+
+
 @state()
 def good_sockets(place: str) -> Any:
     """Each of these looks odd, and all of them move."""
