@@ -20,7 +20,7 @@ from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
-from reberth.verify import UNVERIFIED, VerifyError, take_back, verify
+from reberth.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
 from reberth_hooks import (
     BusyError,
     Checkpoint,
@@ -189,7 +189,7 @@ class Engine:
         """One step of the protocol; its answer is the new state of that end."""
         session = self.session
         if step is Step.ASK_READY:
-            session.learn(0, session.source.call("vote", value="READY"))
+            session.learn(0, vote_ready(session))
         elif step in (Step.PERMIT, Step.ABORT):
             value = "PERMIT" if step is Step.PERMIT else "ABORT"
             session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))

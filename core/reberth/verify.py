@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reberth.protocol import Decision
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reberth.session import Session
 
 HINT = "exec:COMMAND, tcp:PORT, tcp:HOST:PORT, http://HOST:PORT/PATH or processes"
-LIMIT_S = 10.0
+LIMIT_S = 5.0
 HERE = "127.0.0.1"  # inside the workload's own network namespace
 
 
@@ -32,7 +32,7 @@ UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved",
 
 def take_back(session: Session) -> bool:
     """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
-    if session.plan.options.on_failure != "rollback":
+    if not any(session.words().values()):
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
         session.target.call("note", event="verify-failed")
@@ -67,8 +67,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def vote_ready(session: Session) -> Any:
+    """Ask the source for its vote; with probes it knows before that a copy which runs is not enough to end it."""
+    if session.plan.options.verify:
+        session.source.call("note", event="verify")
+    return session.source.call("vote", value="READY")
+
+
 def verify(session: Session) -> None:
     """Run every probe of the plan on the target; raises VerifyError with what the first bad one saw."""
+    if session.on_word and session.plan.options.verify:
+        raise VerifyError("the copy runs, and is taken back on the operator's word")
     for text in () if session.recall("accepted") else session.plan.options.verify:
         kind, words = parse_probe(text)
         if kind == "processes":

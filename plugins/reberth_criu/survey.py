@@ -101,7 +101,7 @@ def reberth_survey(
     details = {
         "pid": root["pid"],
         "start_ticks": root["start_ticks"],
-        "tasks": len(tree["tasks"]),
+        "tasks": sum(task["state"] not in "ZX" for task in tree["tasks"]),
         "memory_bytes": tree["memory_bytes"],
         "need_bytes": need,
         "tcp": list(tcp_words(tree, options)),

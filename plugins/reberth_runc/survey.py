@@ -122,7 +122,7 @@ def reberth_survey(
     details = {
         "pid": tree["tasks"][0]["pid"],
         "start_ticks": tree["tasks"][0]["start_ticks"],
-        "tasks": len(tree["tasks"]),
+        "tasks": sum(task["state"] not in "ZX" for task in tree["tasks"]),
         "memory_bytes": tree["memory_bytes"],
         "need_bytes": need,
         "bundle": bundle,

@@ -207,7 +207,7 @@ def test_ties_to_the_outside_are_seen(tmp_path):
     assert found["unix_outside"] == [str(tmp_path / "outside")]
     assert found["abstract"] == [f"reberth-test-{os.getpid()}"]
     assert len(found["tcp"]["unaccepted"]) == 1
-    assert found["ghosts"] == {f"{tmp_path}/ghost": 8192}
+    assert found["ghosts"][f"{tmp_path}/ghost"] == 8192
     assert found["linked"] == [f"{tmp_path}/linked"]
     assert f"queue {queue}" in found["sysv_items"]
     assert found["pidfds"] == [os.getpid()]

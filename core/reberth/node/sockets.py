@@ -125,7 +125,7 @@ def unix_outside(pid: int, inodes: set[str]) -> list[str]:
             continue
         (peer,) = struct.unpack("=I", attributes[DIAG_PEER])
         if peer not in mine:
-            name = known.get(peer, {}).get(DIAG_NAME, b"").replace(b"\0", b"@")
+            name = known.get(peer, {}).get(DIAG_NAME, b"").rstrip(b"\0").replace(b"\0", b"@")
             found.append(name.decode("utf-8", "backslashreplace") or f"socket:[{peer or inode}]")
     return sorted(set(found))
 
