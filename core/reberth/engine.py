@@ -20,6 +20,7 @@ from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
+from reberth.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
 from reberth_hooks import (
     BusyError,
     Checkpoint,
@@ -166,6 +167,8 @@ class Engine:
                 self._failed(error)
                 self.session.forget()
                 want = Want.BACK
+                if isinstance(error, VerifyError) and not take_back(self.session):
+                    return UNVERIFIED
         if (self.session.look()[1] or {}).get("landed"):
             return Decision(None, "the source is not cleaned up", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
@@ -186,11 +189,12 @@ class Engine:
         """One step of the protocol; its answer is the new state of that end."""
         session = self.session
         if step is Step.ASK_READY:
-            session.learn(0, session.source.call("vote", value="READY"))
+            session.learn(0, vote_ready(session))
         elif step in (Step.PERMIT, Step.ABORT):
             value = "PERMIT" if step is Step.PERMIT else "ABORT"
             session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))
         elif step is Step.COMMIT:
+            verify(session)
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)
@@ -199,8 +203,7 @@ class Engine:
         elif step is Step.FINISH:
             session.learn(1, session.target.call("finish", timeout_s=60.0))
         else:
-            aborted = step is Step.RESUME_ABORTED
-            facts = session.source.call("release", how="resume", aborted=aborted, timeout_s=60.0)
+            facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
             self.stage.rollback(session)
             session.learn(0, facts)
 

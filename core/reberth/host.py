@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from reberth import journal as journals
+from reberth import outcome
 from reberth.catalog import Catalog
 from reberth.config import Config
 from reberth.engine import Engine
@@ -20,11 +21,12 @@ from reberth.journal import Journal
 from reberth.names import parse_source, parse_target
 from reberth.plain import PlainShell, require_helper
 from reberth.planner import make_plan
+from reberth.prune import limit_logs
 from reberth.report import Report
 from reberth.request import Request
 from reberth.session import Session
 from reberth.stage import Stage
-from reberth_hooks import Exit, Found, Node, Options, Plan, ReberthError, Route, UsageError, plain
+from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError, plain
 
 
 class Host:
@@ -114,7 +116,9 @@ class Host:
         for name in (plan.source.name, plan.target.name):
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
         session = Session(plan, journal, shells, self.stage.event, self.shell_of)
-        return Engine(self.stage, session, Report.of_plan(plan)).run()
+        report = Engine(self.stage, session, Report.of_plan(plan)).run()
+        limit_logs()
+        return report
 
     def observe(self) -> None:
         """Load the observers that the user wants."""
@@ -143,12 +147,7 @@ class Host:
 
     def open_runs(self) -> list[str]:
         """Runs of this controller without an end, or held."""
-        found = []
-        for run_id in journals.runs():
-            last = Journal(run_id).last("end")
-            if last is None or last["outcome"] in ("held", "detached") or last["exit_code"] == Exit.CLEANUP_PENDING:
-                found.append(run_id)
-        return found
+        return [run_id for run_id in journals.runs() if outcome.is_open(Journal(run_id).last("end"))]
 
     def status(self, run_id: str | None) -> list[dict[str, Any]]:
         """What open runs (or this one) are doing."""

@@ -53,9 +53,10 @@ def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:
     good: list[set[str]] = []
     for end in ends:
         enabled: tuple[str, ...] = getattr(end.node, kind)
-        checks = {name: _plugin(host, end, name) for name in enabled}
-        yield from (check for check in checks.values() if check is not None)
-        good.append({name for name, check in checks.items() if check is None or check.level is Level.OK})
+        made = {name: _plugin(host, end, name) for name in enabled}
+        yield from (check for checks in made.values() for check in checks)
+        unusable = {c.id for checks in made.values() for c in checks if c.level is not Level.OK}
+        good.append({name for name in enabled if f"{name}-usable" not in unusable})
     common = sorted(set.intersection(*good))
     where = " and ".join(end.node.name for end in ends)
     if common:
@@ -65,14 +66,12 @@ def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:
         yield Check(kind, Level.FAIL, f"none is usable on {where}", remedy)
 
 
-def _plugin(host: Host, end: End, name: str) -> Check | None:
-    """The verdict on one plugin; None when it has nothing to probe."""
+def _plugin(host: Host, end: End, name: str) -> list[Check]:
+    """The verdict on one plugin, and what is known against its tools; empty when it has nothing to probe."""
     try:
         facts = {"source": {name: host.stage.probe(name, end.node, end.shell)}}
     except PluginError as error:
-        return Check(f"{name}-usable", Level.WARN, error.message, error.hint, end.node.name)
+        return [Check(f"{name}-usable", Level.WARN, error.message, error.hint, end.node.name)]
     facts["target"] = facts["source"]
-    check = next(usable_checks(facts, [name], end.node, end.node), None)
-    if check is None or check.level is Level.OK:
-        return check
-    return replace(check, level=Level.WARN)
+    found = dict.fromkeys(usable_checks(facts, [name], end.node, end.node))
+    return [check if check.level is Level.OK else replace(check, level=Level.WARN) for check in found]

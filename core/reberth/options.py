@@ -91,6 +91,18 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(w for w in words if w)
 
 
+def _probes(value: Any) -> tuple[str, ...]:
+    """Probes have blanks of their own: a text is one of them, a list several."""
+    from reberth.verify import parse_probe
+
+    probes = (value,) if isinstance(value, str) else value
+    if not isinstance(probes, (list, tuple)) or not all(isinstance(p, str) for p in probes):
+        raise UsageError(f"{value!a} is not a list of probes")
+    for probe in probes:
+        parse_probe(probe)
+    return tuple(probes)
+
+
 # word of the user -> field of Options and its reader. The plugin's own `backend_args` come from its commands only.
 WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "mode": ("mode", lambda value: Mode(_one_of(*Mode)(value))),
@@ -108,6 +120,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "lazy_restore": ("lazy_restore", _flag),
     "on_failure": ("on_failure", _one_of("hold", "rollback")),
     "skip": ("skip", _words),
+    "verify": ("verify", _probes),
     "move_address": ("move_address", address),
 }
 

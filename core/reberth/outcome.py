@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
+from reberth.explain import explain
 from reberth.protocol import Decision
 from reberth.report import Report
 from reberth.session import Session
@@ -47,10 +50,26 @@ def _fill_times(report: Report, session: Session, final: Checkpoint, target: dic
     report.restore_s = next((p["seconds"] for p in report.phases if p["name"] == "restore"), None)
 
 
+def is_open(end: Mapping[str, Any] | None) -> bool:
+    """Whether a run with this last `end` in its journal goes on, is held, or is not cleaned up."""
+    return end is None or end["outcome"] in ("held", "detached") or end["exit_code"] == Exit.CLEANUP_PENDING
+
+
+def _name_leftovers(report: Report, session: Session) -> None:
+    """Both ends are through: nothing of the run may be there any more, and what is there becomes a warning."""
+    for end in session.ends:
+        with contextlib.suppress(ReberthError):
+            if end is not None:
+                left = end.call("leftovers", run_id=session.id, timeout_s=15.0)
+                report.warnings += [f"left behind on {end.node.name}: {what}" for what in left]
+
+
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = int(decision.exit_code)
+    if not is_open({"outcome": decision.outcome, "exit_code": decision.exit_code}):
+        _name_leftovers(report, session)
     if session.plan.options.keep_images:
         kept = [session.recall(f"images.{word}") for word in ("source", "target")]
         report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")
@@ -61,11 +80,14 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
             report.error = words
         return
     ours = isinstance(cause, ReberthError)
+    tail = getattr(cause, "tail", "")
+    known = explain(tail)
     report.error = {
         "code": getattr(cause, "code", "bug") if ours else "bug",
         "message": getattr(cause, "message", "") or f"{type(cause).__name__}: {cause}",
-        "hint": getattr(cause, "hint", "") or (decision.why if decision.outcome == "held" else ""),
-        "log_tail": getattr(cause, "tail", ""),
+        "cause": known.cause,
+        "hint": getattr(cause, "hint", "") or (decision.why if decision.outcome == "held" else "") or known.remedy,
+        "log_tail": tail,
         "phase": phase,
     }
     if decision.outcome != "rolled-back":

@@ -13,6 +13,7 @@ from reberth_hooks import Check, Level, Node, Shell, UsageError
 
 MAX_CLOCK_DIFFERENCE_S = 5.0
 MAX_UPTIME_DIFFERENCE_S = 1.0
+LEAST_PIPE_BYTES = 1 << 20
 LEAST_PYTHON = (3, 9)
 
 
@@ -75,13 +76,23 @@ def _end_checks(end: End) -> Iterator[Check]:
     version = re.match(r"(\d+)\.(\d+)", str(hello.get("python", "")))
     good = version is not None and (int(version[1]), int(version[2])) >= LEAST_PYTHON
     yield _check("python", good, f"Python {hello.get('python') or 'missing'}", "install Python 3.9 or newer", name)
+    pipe_bytes = int(hello.get("pipe_max_bytes", 0))
+    reason = f"pipes hold at most {pipe_bytes >> 10} KiB"
+    remedy = f"sysctl fs.pipe-max-size={LEAST_PIPE_BYTES}: data goes faster through larger pipes"
+    yield _check("pipe-size", pipe_bytes >= LEAST_PIPE_BYTES, reason, remedy, name, worst=Level.WARN)
 
 
 def usable_checks(facts: Mapping[str, Any], plugins: Iterable[str], source: Node, target: Node) -> Iterator[Check]:
-    """What the plugins' own probes say: `usable` False forbids, with the probe's `reason` and `remedy`."""
+    """What the plugins' own probes say: `usable` False forbids, with the probe's `reason` and `remedy`.
+
+    A probe's `checks` (id, level, reason, remedy) are taken as they are: known faults of a version.
+    """
     for plugin in plugins:
         for node, side in ((source, "source"), (target, "target")):
             fact = facts[side][plugin]
+            for known in fact.get("checks", ()):
+                level = Level(known["level"])
+                yield Check(known["id"], level, known["reason"], known.get("remedy", ""), node.name)
             if "usable" in fact:
                 reason = str(fact.get("reason") or ("usable" if fact["usable"] else "not usable"))
                 remedy = str(fact.get("remedy") or f"reberth check {node.name}")

@@ -33,6 +33,7 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     """The plan as the journal holds it; its checks and facts served their purpose and are left out."""
     options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
     options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
+    options["verify"] = tuple(options.get("verify", ()))
     return Plan(
         id=data["id"],
         workload=Workload(**data["workload"]),
@@ -75,6 +76,7 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         with contextlib.suppress(ReberthError, OSError):
             report = Report.load(path)
     host.observe()
+    session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
     return Engine(host.stage, session, report).resume(want)
 
 

@@ -36,7 +36,7 @@ class Report:
     `source` and `target` are words that a user could type (`pi1:runc/web`, `pi2:web`), `workload` is the bare name.
     `started` is ISO 8601 in UTC; times are seconds, sizes bytes; None is a time that was not, or cannot be, measured.
     `outcome` is moved, refused, rolled-back, held, ended, detached or lost; empty while the run goes on.
-    `error` has the keys code, message, hint, log_tail and phase.
+    `error` has the keys code, message, hint, log_tail and phase, and cause where a tool's log tells one.
     """
 
     schema: int = SCHEMA

@@ -121,6 +121,8 @@ def _error(report: Report) -> Iterator[str]:
         return
     phase = f" (in {safe(report.error['phase'])})" if report.error.get("phase") else ""
     yield f"error      {safe(report.error.get('message', ''))}{phase}"
+    if report.error.get("cause"):
+        yield f"  cause: {safe(report.error['cause'])}"
     if report.error.get("hint"):
         yield f"  hint: {safe(report.error['hint'])}"
     yield from (f"  | {line}" for line in safe_lines(str(report.error.get("log_tail") or ""))[-TAIL_LINES:])

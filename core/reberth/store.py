@@ -27,7 +27,7 @@ from reberth_hooks import Node, RefusedError, Route, UsageError
 NAME = "directory"
 SIGNED = "checkpoint.json"
 # What a survey asks of the source; its answers are kept, so that a restore can ask the target the same questions.
-TAPED = ("describe", "read", "run", "stats")
+TAPED = ("describe", "read", "run", "stats", "cpu_dump")
 
 
 class Tape(HelperShell):
@@ -113,6 +113,11 @@ class Directory(HelperShell):
 
     def _op_compare_files(self, **_: Any) -> list[Any]:
         return []
+
+    _op_cpu_check = _op_compare_files
+
+    def _op_taken(self) -> dict[str, list[str]]:
+        return {"tcp": [], "abstract": []}
 
     def _op_stats(self, paths: list[str]) -> list[Any]:
         return (

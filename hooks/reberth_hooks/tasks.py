@@ -1,4 +1,4 @@
-"""Checks that every CRIU backend needs, made of what the helper's `describe` says of a process tree."""
+"""Checks that every CRIU backend needs beside those of `objects`: supervisors, connections, space, versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reberth_hooks.objects import object_checks as object_checks
+from reberth_hooks.objects import some
 from reberth_hooks.protocols import Shell
 from reberth_hooks.types import Check, Level, Mode, Options, Plan
 
@@ -14,39 +16,11 @@ SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmo
 # Parents that adopt what others have left behind, and start nothing again.
 REAPERS = ("systemd", "init", "tini", "dumb-init", "catatonit", "docker-init")
 LAZY_FROM_BYTES = 64 << 20
-CAP_SYS_RESOURCE = 1 << 24
-# Descriptors without a name that CRIU knows, as read in its documentation.
-KNOWN_ANON = (
-    "[eventfd]",
-    "[eventpoll]",
-    "[signalfd]",
-    "[timerfd]",
-    "inotify",
-    "[fanotify]",
-    "[userfaultfd]",
-    "[pidfd]",
-)
-
-
-def object_checks(facts: Mapping[str, Any], hello: Mapping[str, Any], node: str) -> Iterator[Check]:
-    """What CRIU would refuse of the tasks themselves: io_uring, huge pages, devices, tracers, foreign users."""
-    anon = facts["anon"]
-    if any("io_uring" in name for name in anon):
-        yield _fail("io-uring", "the workload uses io_uring, which CRIU cannot dump", "turn io_uring off in it", node)
-    odd = sorted(n for n in anon if "io_uring" not in n and n not in KNOWN_ANON and not n.startswith("bpf"))
-    if odd:
-        text = f"descriptors of kinds that CRIU may not know: {', '.join(odd)}"
-        yield Check("anon-inode", Level.WARN, text, "if the dump fails, close them in the workload", node)
-    if facts["hugetlb"]:
-        yield _fail("hugetlb", "the workload maps huge pages (hugetlb)", "run it without huge pages", node)
-    if facts["devices"]:
-        yield _fail("devices", f"open devices: {_some(facts['devices'])}", "close them in the workload", node)
-    if facts["traced_by"]:
-        yield _fail("traced", f"processes under a debugger: {_some(facts['traced_by'])}", "detach it", node)
-    foreign = [uid for uid in facts["uids"] if uid != hello.get("uid", 0)]
-    if foreign and not int(hello.get("cap_eff", 0)) & CAP_SYS_RESOURCE:
-        text = f"processes of user {_some(foreign)}, and this root lacks CAP_SYS_RESOURCE"
-        yield _fail("capability", text, "run where root has CAP_SYS_RESOURCE: CRIU reads the limits of others", node)
+SAFE_CRIU = (4, 2, 1)
+# Where the helper's `workdir` makes room, and what it leaves free there.
+IMAGE_PLACES, IMAGE_SPARE_BYTES = ("/dev/shm", "/run", "/var/lib"), 16 << 20
+# Sockets of kernels from 6.16 on answer SO_PASSCRED with EOPNOTSUPP (CRIU commit 4b7398595, first in 4.2).
+LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
 
 
 def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -101,11 +75,34 @@ def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterato
     if options.tcp_established and options.tcp_close:
         yield _fail("tcp", "--tcp-established and --tcp-close exclude each other", "give one of them", node)
     elif outside and not (options.tcp_established or options.tcp_close):
-        text = f"{len(outside)} established TCP connections lead outside: {_some(outside)}"
+        text = f"{len(outside)} established TCP connections lead outside: {some(outside)}"
         remedy = "--tcp-close ends them; --tcp-established keeps them if the address exists on the target"
         yield _fail("tcp", text, remedy, node)
     else:
         yield Check("tcp", Level.OK, f"{facts['tcp']['inside']} TCP ends inside, {len(outside)} outside", "", node)
+    waiting = facts["tcp"]["unaccepted"]
+    if waiting and not options.tcp_close:
+        text = f"{len(waiting)} connections wait to be accepted: {some(waiting)}"
+        yield _fail("tcp-unaccepted", text, "let the server accept them, or --tcp-close drops them", node)
+
+
+def taken_checks(facts: Mapping[str, Any], target: Shell) -> Iterator[Check]:
+    """Ports and names of sockets that are taken on the target, where the workload has the node's network."""
+    if facts["namespaces"]["net"] != facts["helper_namespaces"]["net"]:
+        return
+    there = target.call("taken")
+    ports = [here for here in facts["tcp"]["listening"] if any(_same_port(here, one) for one in there["tcp"])]
+    names = [f"@{name}" for name in facts["abstract"] if name in there["abstract"]]
+    if ports or names:
+        text = f"others listen there on {some([*ports, *names])}"
+        yield _fail("taken", text, "end what listens there", target.node.name)
+
+
+def _same_port(one: str, other: str) -> bool:
+    """Whether two listening sockets exclude each other: one port, and one address or any."""
+    (host, _, port), (there, _, taken) = one.rpartition(":"), other.rpartition(":")
+    anywhere = ("0.0.0.0", "[" + ":".join(["0000"] * 8) + "]")
+    return port == taken and (host == there or host in anywhere or there in anywhere)
 
 
 def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
@@ -131,6 +128,85 @@ def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
     return plan.options.lazy_restore and flat and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
 
 
+def version_of(text: str) -> tuple[int, ...]:
+    """The first dotted number in a text: `Version: 4.2.1` as (4, 2, 1); empty when there is none."""
+    found = re.search(r"(\d+(?:\.\d+)+)", text)
+    return tuple(int(n) for n in found[1].split(".")) if found else ()
+
+
+def criu_faults(version: tuple[int, ...]) -> list[dict[str, str]]:
+    """Known faults of a criu, as warnings in the answer of a probe (`checks`)."""
+    if not version or version >= SAFE_CRIU:
+        return []
+    words = ".".join(map(str, version))
+    reason = f"criu {words} has the hole CVE-2026-18107: a hostile workload may run code in criu's name"
+    return [{"id": "criu-cve", "level": "warn", "reason": reason, "remedy": "install criu 4.2.1 or newer"}]
+
+
+def kernel_checks(facts: Mapping[str, Any], criu: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[Check]:
+    """What the sockets of a tree need of criu, kernel and tools on both nodes; `criu` maps side to its version."""
+    uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
+    for side in ("source", "target"):
+        kernel, version = facts[side]["hello"]["kernel"], tuple(criu[side] or ())
+        if uses and version_of(kernel) >= KERNEL_SOCKETS and version < LEAST_SOCKETS:
+            text = f"criu {'.'.join(map(str, version))} cannot dump sockets on kernel {kernel}"
+            yield _fail("criu-sockets", text, "install criu 4.2 or newer", "")
+    older = tuple(criu["target"] or ())[:2] < tuple(criu["source"] or ())[:2]
+    if older:
+        here, there = (".".join(map(str, criu[side])) for side in ("source", "target"))
+        text = f"criu {there} on the target may not read images of criu {here}"
+        yield Check("criu-older", Level.WARN, text, "install the same criu on both nodes", "")
+
+
+def network_checks(words: tuple[str, ...], source: Shell, target: Shell) -> Iterator[Check]:
+    """Connections that are kept need criu's nftables lock and nft(8), without which the other end gets resets."""
+    if "tcp-established" not in words:
+        return
+    for shell in (source, target):
+        lock = shell.run(["criu", "check", "--feature", "network_lock_nftables"], check=False).code
+        if lock != 0:
+            text = "criu there cannot lock the network by nftables, and connections are to be kept"
+            yield _fail("network-lock", text, "install a criu with nftables, or use --tcp-close", shell.node.name)
+
+
+def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
+    """Whether criu on the target takes the processor of the source; a copy that used more would die of SIGILL."""
+    image = source.call("cpu_dump")
+    problems = target.call("cpu_check", image=image) if image else []
+    if problems:
+        remedy = "move to a machine with at least the same processor features"
+        yield _fail("cpu", f"the target's processor lacks: {some(problems)}", remedy, target.node.name)
+    elif image:
+        yield Check("cpu", Level.OK, "the processor has all that criu asks for", "", target.node.name)
+
+
+def image_space_checks(need_bytes: int, shell: Shell) -> Iterator[Check]:
+    """Whether one of the places for images has room: need plus a fifth, as the helper's `workdir` asks for."""
+    free = shell.call("space", paths=list(IMAGE_PLACES))
+    room = max(free.values(), default=0)
+    if room < need_bytes * 1.2 + IMAGE_SPARE_BYTES:
+        text = f"{need_bytes >> 20} MiB of images, at most {room >> 20} MiB free in {', '.join(IMAGE_PLACES)}"
+        yield _fail("image-space", text, "free memory or disk space on this node", shell.node.name)
+
+
+def both_ends(
+    facts: Mapping[str, Any],
+    plugin: str,
+    key: str,
+    tree: Mapping[str, Any],
+    options: Options,
+    source: Shell,
+    target: Shell,
+) -> Iterator[Check]:
+    """What criu must be and do on both nodes; `key` is where the plugin's probe keeps criu's version."""
+    found = {side: facts[side][plugin] for side in ("source", "target")}
+    yield from kernel_checks(facts, {side: one.get(key) for side, one in found.items()}, tree)
+    yield from taken_checks(tree, target)
+    if all(one.get("usable") for one in found.values()):
+        yield from network_checks(tcp_words(tree, options), source, target)
+        yield from cpu_checks(source, target)
+
+
 def space_checks(need_bytes: int, mem_bytes: int, node: str) -> Iterator[Check]:
     """Images are held in memory where they fit: need and what is there, in bytes."""
     if mem_bytes < need_bytes:
@@ -142,9 +218,3 @@ def space_checks(need_bytes: int, mem_bytes: int, node: str) -> Iterator[Check]:
 
 def _fail(id: str, reason: str, remedy: str, node: str) -> Check:
     return Check(id, Level.FAIL, reason, remedy, node)
-
-
-def _some(words: Any, most: int = 4) -> str:
-    """The first few, escaped: paths and names come from the workload."""
-    shown = [ascii(str(w))[1:-1] for w in words]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

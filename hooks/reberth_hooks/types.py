@@ -159,6 +159,7 @@ class Options:
     on_failure: str = "hold"
     move_address: str = ""
     skip: tuple[str, ...] = ()
+    verify: tuple[str, ...] = ()
     backend_args: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,20 +19,23 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import object_checks, restart_of, space_checks, supervisor_checks, tcp_checks, tcp_words
+from reberth_hooks.objects import object_checks, some, terminals_outside
+from reberth_hooks.tasks import (
+    both_ends,
+    criu_faults,
+    image_space_checks,
+    restart_of,
+    space_checks,
+    supervisor_checks,
+    tcp_checks,
+    tcp_words,
+    version_of,
+)
 
 # Action scripts while another program drives CRIU (runc) came with 3.19; one floor for both backends.
 LEAST = (3, 19)
-# Sockets of kernels from 6.16 on answer SO_PASSCRED with EOPNOTSUPP (CRIU commit 4b7398595, first in 4.2).
-LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
 FEATURES = ("mem_dirty_track", "uffd-noncoop", "network_lock_nftables")
 SPARE_BYTES = 64 << 20
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """`Version: 4.2.1` as (4, 2, 1); empty when there is no number."""
-    found = re.search(r"(\d+(?:\.\d+)+)", text)
-    return tuple(int(n) for n in found[1].split(".")) if found else ()
 
 
 @hookimpl
@@ -48,7 +50,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         reason = f"criu {'.'.join(map(str, version))} is older than {'.'.join(map(str, LEAST))}"
         return {"usable": False, "version": list(version), "reason": reason, "remedy": "install a newer criu"}
     features = {name: shell.run(["criu", "check", "--feature", name], check=False).code == 0 for name in FEATURES}
-    return {"usable": True, "version": list(version), "features": features}
+    return {"usable": True, "version": list(version), "features": features, "checks": criu_faults(version)}
 
 
 @hookimpl
@@ -88,7 +90,9 @@ def reberth_survey(
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
         *supervisor_checks(tree, restart_of(source, tree), source.node.name),
-        *_socket_checks(tree, facts),
+        *both_ends(facts, "criu", "version", tree, options, source, target),
+        *image_space_checks(need, source),
+        *image_space_checks(need, target),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
         *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),
         *_target_checks(tree, target),
@@ -97,7 +101,7 @@ def reberth_survey(
     details = {
         "pid": root["pid"],
         "start_ticks": root["start_ticks"],
-        "tasks": len(tree["tasks"]),
+        "tasks": sum(task["state"] not in "ZX" for task in tree["tasks"]),
         "memory_bytes": tree["memory_bytes"],
         "need_bytes": need,
         "tcp": list(tcp_words(tree, options)),
@@ -108,10 +112,18 @@ def reberth_survey(
 
 def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
     pids = {t["pid"] for t in tree["tasks"]}
-    if tree["terminals"] or any(t["tty"] for t in tree["tasks"]):
-        where = ", ".join(sorted(ascii(t)[1:-1] for t in tree["terminals"])) or "a controlling terminal"
+    terminals = terminals_outside(tree)
+    if terminals:
         remedy = "start it without one: setsid CMD </dev/null >LOG 2>&1"
-        yield Check("terminal", Level.FAIL, f"the process is on a terminal ({where})", remedy, node)
+        yield Check("terminal", Level.FAIL, f"the process is on a terminal ({some(terminals)})", remedy, node)
+    if tree["outside_mounts"]:
+        text = f"open files that no mount of the workload shows: {some(tree['outside_mounts'])}"
+        remedy = "close them in the workload (POSIX queues, files of other mount namespaces, secret memory)"
+        yield Check("mounts", Level.FAIL, text, remedy, node)
+    if tree["linked"]:
+        text = f"open files whose name was deleted while they have another: {some(tree['linked'])}"
+        remedy = "close them in the workload: CRIU finds no name to open them by on the target"
+        yield Check("link-remap", Level.FAIL, text, remedy, node)
     outside = sorted({t["sid"] for t in tree["tasks"]} - pids)
     if outside:
         text = f"a session leader is outside the tree (pid {outside[0]})"
@@ -121,16 +133,6 @@ def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
     if foreign:
         text = f"the process is in namespaces of its own ({', '.join(sorted(foreign))})"
         yield Check("namespaces", Level.FAIL, text, "move the container with its own backend (runc)", node)
-
-
-def _socket_checks(tree: dict[str, Any], facts: dict[str, Any]) -> Iterator[Check]:
-    uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
-    for side in ("source", "target"):
-        kernel = version_of(facts[side]["hello"]["kernel"])
-        criu = tuple(facts[side]["criu"].get("version") or ())
-        if uses and kernel >= KERNEL_SOCKETS and criu < LEAST_SOCKETS:
-            text = f"criu {'.'.join(map(str, criu))} cannot dump sockets on kernel {facts[side]['hello']['kernel']}"
-            yield Check("criu-sockets", Level.FAIL, text, "install criu 4.2 or newer")
 
 
 def _target_checks(tree: dict[str, Any], target: Shell) -> Iterator[Check]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,11 +20,21 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import object_checks, restart_of, space_checks, supervisor_checks, tcp_checks, tcp_words
+from reberth_hooks.objects import object_checks, terminals_outside
+from reberth_hooks.tasks import (
+    both_ends,
+    criu_faults,
+    image_space_checks,
+    restart_of,
+    space_checks,
+    supervisor_checks,
+    tcp_checks,
+    tcp_words,
+    version_of,
+)
 from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
-LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
 SPARE_BYTES = 64 << 20
 
 
@@ -38,12 +47,6 @@ def runc(node: Node) -> list[str]:
 def runc_root(node: Node) -> str:
     """Where that program keeps its records of containers."""
     return str(node.options_of("runc").get("root") or "/run/runc").rstrip("/")
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """The first dotted number in a text."""
-    found = re.search(r"(\d+(?:\.\d+)+)", text)
-    return tuple(int(n) for n in found[1].split(".")) if found else ()
 
 
 @hookimpl
@@ -60,7 +63,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
             reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
             return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
     lazy = shell.run(["criu", "check", "--feature", "uffd-noncoop"], check=False).code == 0
-    return {"usable": True, "features": {"uffd-noncoop": lazy}, **found}
+    return {"usable": True, "features": {"uffd-noncoop": lazy}, "checks": criu_faults(version), **found}
 
 
 def containers(node: Node, shell: Shell) -> list[dict[str, Any]]:
@@ -108,7 +111,10 @@ def reberth_survey(
         *tcp_checks(tree, options, source.node.name),
         *supervisor_checks(tree, restart_of(source, tree), source.node.name),
         *_stdio_checks(tree, source.node.name),
-        *_version_checks(tree, facts),
+        *both_ends(facts, "runc", "criu", tree, options, source, target),
+        *_runc_checks(facts),
+        *image_space_checks(need, source),
+        *image_space_checks(need, target),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
         *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),
         *_target_checks(config, bundle, target_name, left, source, target),
@@ -116,7 +122,7 @@ def reberth_survey(
     details = {
         "pid": tree["tasks"][0]["pid"],
         "start_ticks": tree["tasks"][0]["start_ticks"],
-        "tasks": len(tree["tasks"]),
+        "tasks": sum(task["state"] not in "ZX" for task in tree["tasks"]),
         "memory_bytes": tree["memory_bytes"],
         "need_bytes": need,
         "bundle": bundle,
@@ -130,7 +136,7 @@ def reberth_survey(
 
 
 def _stdio_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
-    if tree["terminals"]:
+    if terminals_outside(tree):
         yield Check("console", Level.FAIL, "processes hold a terminal", "a console does not travel", node)
     if tree["outside_mounts"]:
         names = ", ".join(ascii(p)[1:-1] for p in tree["outside_mounts"][:4])
@@ -139,13 +145,12 @@ def _stdio_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
         yield Check("stdio", Level.FAIL, text, remedy, node)
 
 
-def _version_checks(tree: dict[str, Any], facts: dict[str, Any]) -> Iterator[Check]:
-    uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
-    for side in ("source", "target"):
-        criu, kernel = tuple(facts[side]["runc"].get("criu") or ()), facts[side]["hello"]["kernel"]
-        if uses and version_of(kernel) >= KERNEL_SOCKETS and criu < LEAST_SOCKETS:
-            text = f"criu {'.'.join(map(str, criu))} cannot dump sockets on kernel {kernel}"
-            yield Check("criu-sockets", Level.FAIL, text, "install criu 4.2 or newer")
+def _runc_checks(facts: dict[str, Any]) -> Iterator[Check]:
+    """An older runc may not know what a newer one has written into its record of the container."""
+    here, there = (tuple(facts[side]["runc"].get("runc") or ()) for side in ("source", "target"))
+    if there[:2] < here[:2]:
+        text = f"runc {'.'.join(map(str, there))} on the target is older than {'.'.join(map(str, here))}"
+        yield Check("runc-older", Level.WARN, text, "install the same runc on both nodes")
 
 
 def _target_checks(

@@ -146,6 +146,7 @@ HELLO: dict[str, Any] = {
     "clock_realtime_ns": 0,
     "clock_boottime_ns": 0,
     "mem_available_bytes": 1 << 30,
+    "pipe_max_bytes": 1 << 20,
 }
 
 

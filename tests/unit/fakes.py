@@ -238,7 +238,7 @@ class FakeTarget(End):
                 raise RefusedByEndError("fill")
 
     def discard(self) -> Effects:
-        if not self.has("fill-failed") and not self.rebooted:
+        if not self.has("fill-failed") and not self.has("note-verify-failed") and not self.rebooted:
             raise RefusedByEndError("protocol")
         self.copy = "none"
         yield
@@ -315,6 +315,8 @@ class FakeShell:
         self.on_wait: Callable[[], None] = lambda: None
         self.closed = ""
         self.is_open = True
+        self.probed: list[dict[str, Any]] = []  # what the next probes see
+        self.left: list[str] = []
 
     def clock(self) -> tuple[int, int]:
         return 500, 40
@@ -371,7 +373,12 @@ class FakeShell:
         if op == "end":
             end.end(args["outcome"])
             return {"left": end.left}
-        return {} if op == "log_tails" else end.facts()
+        if op == "verify":
+            return self.probed.pop(0) if self.probed else {"good": True, "problem": ""}
+        if op == "note":
+            end.note(f"note-{args['event']}")
+        kept = {"log_tails": {}, "leftovers": list(self.left)}
+        return kept[op] if op in kept else end.facts()
 
     def kill(self) -> None:
         self.closed = self.closed or "killed"

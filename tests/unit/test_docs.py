@@ -145,9 +145,10 @@ def test_every_variable_of_the_environment_is_documented():
 def test_the_readme_names_the_floors_of_the_code():
     table = {row[0]: " ".join(row[1:]) for row in rows("README.md", "")}
     criu, runc = importlib.import_module("reberth_criu.survey"), importlib.import_module("reberth_runc.survey")
-    assert f"{dotted(criu.LEAST)} to" in table["criu"] and f"below {dotted(criu.LEAST_SOCKETS)}" in table["criu"]
+    tasks = importlib.import_module("reberth_hooks.tasks")
+    assert f"{dotted(criu.LEAST)} to" in table["criu"] and f"below {dotted(tasks.LEAST_SOCKETS)}" in table["criu"]
     assert criu.LEAST == runc.LEAST_CRIU
-    assert f"kernel {dotted(criu.KERNEL_SOCKETS)}" in table["criu"]
+    assert f"kernel {dotted(tasks.KERNEL_SOCKETS)}" in table["criu"]
     assert f"{dotted(runc.LEAST_RUNC)} and later" in table["runc"]
     assert PROJECT["requires-python"] == ">=3.11" and "Python 3.11 and later" in table["controller"]
 

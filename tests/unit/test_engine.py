@@ -26,6 +26,7 @@ def test_the_order_of_a_run_that_goes_well(theatre):
     assert (report.outcome, report.owner, report.exit_code) == ("moved", "target", 0), report.error
     assert stage.ops() == [
         "a open", "b open", "a dump", "b restore", "a vote", "b decide", "a release", "b finish", "a end", "b end",
+            "a leftovers", "b leftovers",
     ]  # fmt: skip
     kinds = ["filesystem", "images", "filesystem-delta"]
     assert stage.box.calls == ["prepare", "sync", "checkpoint", "restore", kinds, "commit"]

@@ -167,7 +167,7 @@ def test_an_address_is_added_with_all_that_it_had(kernel):
     kind, flags, body = kernel[0]
     assert (kind, flags & 0x604) == (20, 0x604)
     assert body[:8] == struct.pack("=BBBBi", 2, 24, 0, 0, 7)
-    words = netlink._attributes(body, 8)
+    words = netlink.attributes(body, 8)
     assert words[1] == words[2] == raw("c6336464") and words[4] == raw("c63364ff") and words[3] == b"eth0:w\0"
     assert words[8] == struct.pack("=I", 0x200)
     assert words[6][:8] == struct.pack("=II", 0, 0xFFFFFFFF)
@@ -175,7 +175,7 @@ def test_an_address_is_added_with_all_that_it_had(kernel):
 
 def test_in_version_six_the_kernel_does_not_look_for_duplicates(kernel):
     netlink.add({"address": V6, "prefix_len": 64, "ifname": "eth0"})
-    words = netlink._attributes(kernel[0][2], 8)
+    words = netlink.attributes(kernel[0][2], 8)
     assert words[8] == struct.pack("=I", 0x02) and words[1] == raw("20010db8000000000000000000000064")
 
 

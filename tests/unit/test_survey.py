@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import survey
+from reberth.node import elf, ipc, sockets, survey
 from reberth.node.errors import OpError
 
 HOLDER = """
@@ -99,7 +99,7 @@ def test_a_process_that_has_ended_is_an_error():
     ],
 )
 def test_addresses_as_the_kernel_writes_them(kernel, text):
-    assert survey.address(kernel) == text
+    assert sockets.address(kernel) == text
 
 
 ROW = "   {n}: {here} {there} {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0 0 10 -1\n"
@@ -112,8 +112,10 @@ def pairs(monkeypatch, tmp_path, rows, rows6=()):
         body = "".join(ROW.format(n=i, here=h, there=t, state=s, inode=i) for i, (h, t, s) in enumerate(lines))
         (tmp_path / name).write_text("  sl  local_address rem_address\n" + body)
     real = open
-    monkeypatch.setattr(survey, "open", lambda path, **kw: real(tmp_path / os.path.basename(path), **kw), raising=False)
-    return survey._tcp(1, {str(i) for i in range(9)})
+    monkeypatch.setattr(
+        sockets, "open", lambda path, **kw: real(tmp_path / os.path.basename(path), **kw), raising=False
+    )
+    return sockets.tcp(1, {str(i) for i in range(9)})
 
 
 def test_both_ends_in_the_tree_are_inside(monkeypatch, tmp_path):
@@ -159,3 +161,87 @@ def test_candidates_are_session_leaders_without_a_terminal():
     assert found[process.pid]["comm"] == "sleep"
     assert plain.pid not in found
     assert not {1, 2, os.getpid()} & found.keys()
+
+
+# What ties a tree to others
+
+TIES = """
+import ctypes, os, socket, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+place = sys.argv[1]
+outside = socket.socket(socket.AF_UNIX); outside.connect(place + "/outside")
+inside = socket.socketpair()
+own = socket.socket(socket.AF_UNIX); own.bind(place + "/own"); own.listen()
+waiting = socket.socket(socket.AF_UNIX); waiting.connect(place + "/own")
+name = socket.socket(socket.AF_UNIX); name.bind("\\0reberth-test-" + sys.argv[2]); name.listen()
+server = socket.socket(); server.bind(("127.0.0.1", 0)); server.listen()
+client = socket.create_connection(server.getsockname())
+ghost = open(place + "/ghost", "wb"); ghost.write(b"x" * 8192); ghost.flush(); os.unlink(place + "/ghost")
+linked = open(place + "/linked", "wb"); os.link(place + "/linked", place + "/other"); os.unlink(place + "/linked")
+queue = libc.msgget(0, 0o1600)
+libc.msgsnd(queue, ctypes.create_string_buffer(struct.pack("=q", 1) + b"x"), ctypes.c_size_t(1), 0)
+process = os.pidfd_open(int(sys.argv[2]))
+controlling, terminal = os.openpty()
+status = open("/proc/self/status")
+print(queue, os.ttyname(terminal), flush=True)
+sys.stdin.read()
+libc.msgctl(queue, 0, None)
+"""
+
+
+def test_ties_to_the_outside_are_seen(tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "outside"))
+        server.listen()
+        with subprocess.Popen(
+            [sys.executable, "-c", TIES, str(tmp_path), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            queue, terminal = process.stdout.readline().decode().split()
+            accepted, _ = server.accept()
+            found = survey.describe(None, None, process.pid)
+            process.stdin.close()
+            accepted.close()
+    assert found["unix_outside"] == [str(tmp_path / "outside")]
+    assert found["abstract"] == [f"reberth-test-{os.getpid()}"]
+    assert len(found["tcp"]["unaccepted"]) == 1
+    assert found["ghosts"][f"{tmp_path}/ghost"] == 8192
+    assert found["linked"] == [f"{tmp_path}/linked"]
+    assert f"queue {queue}" in found["sysv_items"]
+    assert found["pidfds"] == [os.getpid()]
+    number = int(terminal.rpartition("/")[2])
+    assert (found["masters"], found["slaves"]) == ([number], [number])
+    assert os.getpid() in found["pipes_outside"]
+    assert found["protocols"]["UNIX-STREAM"] >= 5 and found["protocols"]["TCP"] == 2
+    assert f"/proc/{process.pid}/status" not in {f["path"] for f in found["files"]}
+    assert (found["nested"], found["shared_vm"], found["schedulers"], found["frozen"]) == ([], [], [], False)
+
+
+def test_a_listener_with_another_pid_of_old_is_not_taken_for_ours(monkeypatch):
+    row = {"msqid": "7", "lspid": "42", "lrpid": "0", "stime": "1000", "rtime": "0"}
+    monkeypatch.setattr(ipc, "_sysv", lambda name: [row] if name == "msg" else [])
+    assert ipc.items_of({42: 999.0}) == ["queue 7"]
+    assert ipc.items_of({42: 5000.0}) == ipc.items_of({43: 0.0}) == []
+
+
+def test_the_build_id_of_this_python_and_of_no_elf_file(tmp_path):
+    with open("/proc/self/maps") as maps:
+        library = next(line.split()[-1] for line in maps if "libc.so" in line or "libc-" in line)
+    assert len(elf.build_id(library)) in (32, 40)
+    (tmp_path / "short").write_bytes(b"\x7fELF\x02\x01" + b"\xff" * 20)
+    assert elf.build_id(str(tmp_path / "short")) == elf.build_id(str(tmp_path / "none")) == elf.build_id(__file__) == ""
+
+
+def test_another_build_is_no_equal_file(tmp_path):
+    path = tmp_path / "library"
+    path.write_bytes(b"text")
+    entry = {"path": str(path), "size": 4, "mode": path.stat().st_mode, "build_id": "ab" * 20}
+    (problem,) = survey.compare_files(None, None, [entry])
+    assert problem["problem"].startswith("another build-id")
+
+
+def test_what_is_taken_here():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert f"127.0.0.1:{server.getsockname()[1]}" in survey.taken(None, None)["tcp"]

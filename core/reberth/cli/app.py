@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "Say whether and how a move would work, and touch nothing.",
     "ls": "List the workloads of the nodes.",
     "check": "Check a node, or a pair of nodes, before any move.",
+    "explain": "Say what a log of CRIU, runc or LXD means.",
     "checkpoint": "Write a workload into a directory and stop it.",
     "restore": "Start a workload from a directory on a node.",
     "status": "Show the migrations that are open.",

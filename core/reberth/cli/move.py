@@ -27,6 +27,8 @@ def command(
     timeout: params.Timeout = None,
     keep_images: params.KeepImages = False,
     skip: params.Skip = None,
+    verify: params.Verify = None,
+    on_failure: params.OnFailure = None,
     no_lazy_restore: params.NoLazyRestore = False,
     dry_run: DryRun = False,
     json: params.Json = False,
@@ -52,6 +54,8 @@ def command(
         timeout=timeout,
         keep_images=keep_images,
         skip=skip,
+        verify=verify,
+        on_failure=on_failure,
         no_lazy_restore=no_lazy_restore,
     )
     request = Request(source, target, options, backend, tuple(transport or ()))

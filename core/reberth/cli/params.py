@@ -44,6 +44,24 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", metavar="CHECK", help="Go on though this check fails; may be repeated.", show_default=False),
 ]
+Verify = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verify",
+        metavar="PROBE",
+        help="Give the source up only if this succeeds on the target: exec:CMD, tcp:PORT, http://..., processes.",
+        show_default=False,
+    ),
+]
+OnFailure = Annotated[
+    str | None,
+    typer.Option(
+        "--on-failure",
+        metavar="HOW",
+        help="hold or rollback: what to do when the copy failed after it was permitted to run.",
+        show_default=False,
+    ),
+]
 NoLazyRestore = Annotated[
     bool, typer.Option("--no-lazy-restore", help="Read all memory before the copy runs.", show_default=False)
 ]

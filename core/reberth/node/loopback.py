@@ -12,7 +12,9 @@ import os
 import socket
 import struct
 import threading
-from typing import Callable
+from typing import Callable, Optional, TypeVar
+
+Answer = TypeVar("Answer")
 
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -20,12 +22,12 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 def is_up(pid: int) -> bool:
     """Whether `lo` is up in the network namespace of a process."""
-    return bool(_inside(pid, _flags) & IFF_UP)
+    return bool((inside(pid, _flags) or 0) & IFF_UP)
 
 
 def set_up(pid: int) -> None:
     """Bring `lo` up there."""
-    _inside(pid, _raise)
+    inside(pid, _raise)
 
 
 def _flags() -> int:
@@ -41,9 +43,12 @@ def _raise() -> int:
     return flags
 
 
-def _inside(pid: int, action: Callable[[], int]) -> int:
-    """Do something in the namespace, in a thread that ends there: setns(2) moves one thread only."""
-    answers: list[int] = []
+def inside(pid: int, action: Callable[[], Answer]) -> Optional[Answer]:
+    """Do something in a process's network namespace, in a thread that ends there: setns(2) moves one thread only.
+
+    None when that is not possible.
+    """
+    answers: list[Answer] = []
 
     def enter() -> None:
         fd = -1
@@ -60,4 +65,4 @@ def _inside(pid: int, action: Callable[[], int]) -> int:
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    return answers[0] if answers else 0
+    return answers[0] if answers else None

@@ -16,6 +16,7 @@ from typing import Any
 NEWADDR, DELADDR, GETADDR, GETLINK, GETROUTE = 20, 21, 22, 18, 26
 REQUEST, ACK, DUMP, CREATE, EXCLUSIVE = 0x1, 0x4, 0x300, 0x400, 0x200
 ERROR, DONE = 2, 3
+SOCK_DIAG = 4  # a protocol of netlink(7), as 0 is that of the routes
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 3, 4, 6, 8
 IFLA_ADDRESS, IFLA_IFNAME = 1, 3
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA = 1, 4, 5, 7, 18
@@ -26,9 +27,9 @@ FOREVER = 0xFFFFFFFF
 TIMEOUT_S = 5.0
 
 
-def _talk(kind: int, flags: int, payload: bytes) -> list[bytes]:
+def _talk(kind: int, flags: int, payload: bytes, protocol: int = 0) -> list[bytes]:
     """Ask the kernel; answers the bodies of its messages, raises OSError with its errno."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as kernel:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
         kernel.settimeout(TIMEOUT_S)
         kernel.bind((0, 0))
         kernel.send(struct.pack("=IHHII", 16 + len(payload), kind, flags | REQUEST, 1, 0) + payload)
@@ -50,7 +51,13 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (max(length, 16) + 3) & ~3
 
 
-def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+def ask(protocol: int, kind: int, flags: int, payload: bytes) -> list[bytes]:
+    """Ask another part of the kernel than the routes (SOCK_DIAG); answers the bodies of its messages."""
+    return _talk(kind, flags, payload, protocol)
+
+
+def attributes(body: bytes, at: int) -> dict[int, bytes]:
+    """The attributes of a message from this offset on: kind -> value."""
     found = {}
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
@@ -83,7 +90,7 @@ def addresses() -> list[dict[str, Any]]:
 
 def _address(body: bytes) -> dict[str, Any]:
     family, prefix_len, flags, scope, index = struct.unpack_from("=BBBBi", body)
-    words = _attributes(body, 8)
+    words = attributes(body, 8)
     here = words.get(IFA_LOCAL) or words.get(IFA_ADDRESS, b"")
     peer = words.get(IFA_ADDRESS, b"")
     preferred_s, valid_s = struct.unpack_from("=II", words.get(IFA_CACHEINFO, b"\xff" * 8))
@@ -158,7 +165,7 @@ def links() -> dict[str, dict[str, Any]]:
     """The interfaces by name: hardware address and kind (1: Ethernet)."""
     found = {}
     for body in _talk(GETLINK, DUMP, struct.pack("=BBHiII", 0, 0, 0, 0, 0, 0)):
-        words = _attributes(body, 16)
+        words = attributes(body, 16)
         mac = ":".join(f"{byte:02x}" for byte in words.get(IFLA_ADDRESS, b""))
         found[_text(words.get(IFLA_IFNAME, b""))] = {"mac": mac, "kind": struct.unpack_from("=H", body, 2)[0]}
     return found
@@ -178,7 +185,7 @@ def route_to(address: str) -> dict[str, Any] | None:
 
 
 def _route(body: bytes) -> dict[str, Any]:
-    words = _attributes(body, 12)
+    words = attributes(body, 12)
     index = struct.unpack("=i", words[RTA_OIF])[0] if RTA_OIF in words else 0
     return {
         "ifname": _ifname(index) if index else "",

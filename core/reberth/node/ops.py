@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -288,6 +288,21 @@ def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
     return {"left": end.run.end(outcome)}
 
 
+def leftovers(daemon: Daemon, progress: Any, run_id: str) -> list[str]:
+    """What of a run that has ended is still here, beside its journal and images that were to be kept."""
+    if not ID.match(run_id):
+        return []
+    known = run.Run.load(run_id)
+    undone = [r["path"] for r in known.journal.records if r["event"] == "undo" and "path" in r] if known else []
+    found = []
+    for place in ("/dev/shm", "/run", "/var/lib"):
+        with contextlib.suppress(OSError):
+            paths = [os.path.join(place, name) for name in os.listdir(place) if run_id in name]
+            found += [path for path in paths if path in undone]
+    group = os.path.join(cgroup.mount_point(), f"reberth-{run_id}")
+    return found + ([group] if os.path.isdir(group) and not cgroup.events(group).get("populated") else [])
+
+
 def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:
     """The last part of every log in a directory, to be kept with the report."""
     found: dict[str, str] = {}
@@ -353,6 +368,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "direct_identity": _direct("identity"),
     "direct_listen": _direct("listen"),
     "direct_connect": _direct("connect"),
+    "verify": probe.verify,
+    "leftovers": leftovers,
     "pipe_ready": transfer.pipe_ready,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
@@ -366,7 +383,10 @@ OPS: dict[str, Callable[..., Any]] = {
     "unmark_left": bundles.unmark_left,
     "plant": bundles.plant,
     "pluck": bundles.pluck,
+    "cpu_dump": cpu.cpu_dump,
+    "cpu_check": cpu.cpu_check,
     "describe": survey.describe,
+    "taken": survey.taken,
     "compare_files": survey.compare_files,
     "processes": survey.processes,
 }

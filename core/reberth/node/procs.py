@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import NamedTuple
 
 
@@ -46,6 +47,12 @@ def alive(pid: int, start_ticks: int = 0) -> bool:
     """Whether this very process still runs; a zombie does not."""
     found = task(pid)
     return found is not None and found.state not in "ZX" and start_ticks in (0, found.start_ticks)
+
+
+def started_s(found: Task) -> float:
+    """When a process was started, in seconds of the wall clock."""
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - found.start_ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s
 
 
 def all_tasks() -> list[Task]:

@@ -296,8 +296,8 @@ class Source:
         """Do what the target's own word allows; without one the workload stays held."""
         heard = self.line.heard if self.line else None
         step = what_follows(heard) if heard else ""
-        if not step:
-            return False
+        if not step or (step == "kill" and self.run.journal.has("note-verify")):
+            return False  # a copy that nobody has verified yet does not end the source
         self.run.journal.write("following", step=step, verdict=heard and heard.get("verdict"))
         self.release(step, aborted=step == "resume")
         self.run.end("moved" if step == "kill" else "rolled-back")

@@ -7,14 +7,14 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import cgroup, loopback, procs
+from reberth.node import cgroup, elf, ipc, loopback, procs, sockets
 from reberth.node.errors import OpError
+from reberth.node.holdings import Holdings
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
-ESTABLISHED, LISTEN = "01", "0A"
 
 
 def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
@@ -22,12 +22,14 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     tasks = procs.tree(pid)
     if not tasks or tasks[0].state in "ZX":
         raise OpError("ended", f"there is no process {pid}")
-    files: dict[str, dict[str, Any]] = {}
-    found = _Found(files)
+    pids = [t.pid for t in tasks]
+    found = Holdings(frozenset(pids))
     for task in tasks:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found.add(task)
-    inside, outside, listening = _tcp(pid, found.sockets)
+    inside, outside, listening = sockets.tcp(pid, found.sockets)
+    own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
+    ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
     with contextlib.suppress(OpError, ProcessLookupError):
         home = cgroup.of_pid(pid)
@@ -40,139 +42,65 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "cwd": procs.link(f"/proc/{pid}/cwd"),
         "root": procs.link(f"/proc/{pid}/root"),
         "memory_bytes": sum(procs.memory_bytes(t.pid) for t in tasks),
-        "files": list(files.values()),
+        "files": list(found.files.values()),
         "deleted": sorted(found.deleted),
         "anon": found.anon,
         "devices": sorted(found.devices),
         "terminals": sorted(found.terminals),
         "hugetlb": found.hugetlb,
-        "tcp": {"inside": inside, "outside": outside, "listening": listening},
-        "namespaces": {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES},
-        "helper_namespaces": {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES},
+        "tcp": {
+            "inside": inside,
+            "outside": outside,
+            "listening": listening,
+            "unaccepted": sockets.unaccepted(pid, found.sockets),
+        },
+        "protocols": found.protocols,
+        "abstract": sockets.abstract(pid, found.sockets),
+        "unix_outside": sockets.unix_outside(pid, found.sockets),
+        "namespaces": own,
+        "helper_namespaces": ours,
+        "nested": _nested(pids, own),
         "cgroup": home,
         "traced_by": found.tracers,
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
+        "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
+        "sysv_shm": found.sysv_shm,
+        "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],
+        "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),
+        "ghosts": found.ghosts,
+        "linked": sorted(found.linked),
+        "watches": sorted(found.watches),
+        "pidfds": sorted(found.pidfds),
+        "masters": sorted(found.masters),
+        "slaves": sorted(found.slaves),
+        "schedulers": sorted(found.schedulers),
+        "dead_leaders": found.dead_leaders,
+        "confined": sorted(found.confined),
+        "frozen": bool(home) and cgroup.is_asked_to_freeze(home),
     }
 
 
-class _Found:
-    """What is gathered over all tasks of a tree."""
-
-    def __init__(self, files: dict[str, dict[str, Any]]) -> None:
-        self.files = files
-        self.deleted: set[str] = set()
-        self.anon: dict[str, int] = {}
-        self.devices: set[str] = set()
-        self.terminals: set[str] = set()
-        self.sockets: set[str] = set()
-        self.uids: set[int] = set()
-        self.tracers: list[int] = []
-        self.hugetlb = False
-        self.outside: set[str] = set()
-        self.pipes: set[str] = set()
-
-    def add(self, task: procs.Task) -> None:
-        """Look at one process."""
-        base = f"/proc/{task.pid}"
-        with open(f"{base}/status", encoding="utf-8", errors="replace") as lines:
-            words = {line.split(":")[0]: line.split(":")[1].split() for line in lines if ":" in line}
-        self.uids.update(int(u) for u in words.get("Uid", ["0"]))
-        if words.get("TracerPid", ["0"])[0] != "0":
-            self.tracers.append(task.pid)
-        for name in ("exe", "cwd"):
-            self._file(f"{base}/{name}", name)
-        for name in os.listdir(f"{base}/map_files"):
-            self._file(f"{base}/map_files/{name}", "mapped")
-        with open(f"{base}/smaps_rollup", encoding="ascii", errors="replace") as lines:
-            self.hugetlb = self.hugetlb or any("Hugetlb" in x and x.split()[1] != "0" for x in lines)
-        with open(f"{base}/mountinfo", encoding="utf-8", errors="replace") as lines:
-            mounts = {line.split(" ", 1)[0] for line in lines}
-        for name in os.listdir(f"{base}/fd"):
-            self._descriptor(base, name, mounts)
-
-    def _descriptor(self, base: str, name: str, mounts: set[str]) -> None:
-        path = f"{base}/fd/{name}"
-        target = procs.link(path)
-        if target.startswith("socket:["):
-            self.sockets.add(target[8:-1])
-        elif target.startswith("anon_inode:"):
-            self.anon[target[11:]] = self.anon.get(target[11:], 0) + 1
-        elif target.startswith("pipe:["):
-            self.pipes.add(target)
-        elif target.startswith("/"):
-            self._file(path, "open")
-            if not target.startswith("/memfd:") and _mount_id(f"{base}/fdinfo/{name}") not in mounts:
-                self.outside.add(target)
-
-    def _file(self, path: str, kind: str) -> None:
-        target = procs.link(path)
-        if not target.startswith("/") or target.startswith(("/memfd:", "/dev/zero (deleted)", "/SYSV")):
-            if "io_uring" in target:
-                self.anon["[io_uring]"] = self.anon.get("[io_uring]", 0) + 1
-            return
+def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
+    """Namespaces in which a task is, or its children would be, and the root task is not, as `kind of TID`."""
+    kinds = {**{name: name for name in NAMESPACES}, "time_for_children": "time"}
+    found = []
+    for pid in pids:
         with contextlib.suppress(OSError):
-            entry = os.stat(path)
-            if stat.S_ISCHR(entry.st_mode) or stat.S_ISBLK(entry.st_mode):
-                major = os.major(entry.st_rdev)
-                if target.startswith("/dev/pts/") or major in (4, 5, 136):
-                    self.terminals.add(target)
-                elif major != 1:  # /dev/null, zero, full, random, urandom are known to CRIU everywhere
-                    self.devices.add(target)
-            elif target.endswith(" (deleted)"):
-                self.deleted.add(target)
-            elif target not in self.files:
-                self.files[target] = {"path": target, "size": entry.st_size, "mode": entry.st_mode, "kind": kind}
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                links = ((kind, procs.link(f"/proc/{pid}/task/{tid}/ns/{name}")) for name, kind in kinds.items())
+                found += [f"{kind} of {tid}" for kind, there in links if there and there != own[kind]]
+    return sorted(set(found))
 
 
-def _mount_id(path: str) -> str:
-    """The mount that a descriptor was opened through (fdinfo's mnt_id)."""
-    with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("mnt_id:"):
-                return line.split()[1]
-    return ""
-
-
-def _tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
-    """Established connections with both ends in the tree, those with an end outside, and listening addresses."""
-    pairs: dict[tuple[str, str], str] = {}
-    listening: set[str] = set()
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii") as lines:
-            next(lines, None)
-            for line in lines:
-                words = line.split()
-                if words[9] not in inodes:
-                    continue
-                if words[3] == LISTEN:
-                    listening.add(address(words[1]))
-                elif words[3] not in ("06", "07"):  # TIME_WAIT belongs to nobody, CLOSE is no connection
-                    pairs[(_plain(words[1]), _plain(words[2]))] = words[2]
-    outside = [f"{address(here)} - {address(there)}" for here, there in pairs if (there, here) not in pairs]
-    return len(pairs) - len(outside), sorted(outside), sorted(listening)
-
-
-def _plain(hexadecimal: str) -> str:
-    """An IPv4 address inside IPv6 and the same in IPv4 are one."""
-    return hexadecimal[24:] if hexadecimal.startswith("0000000000000000FFFF0000") else hexadecimal
-
-
-def address(hexadecimal: str) -> str:
-    """`0100007F:1F90` as 127.0.0.1:8080; the kernel writes each 32-bit word in its own byte order."""
-    host, _, port = hexadecimal.partition(":")
-    words = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
-    raw = b"".join(words)
-    if len(raw) == 4:
-        text = ".".join(str(b) for b in raw)
-    else:
-        text = "[" + ":".join(raw[i : i + 2].hex() for i in range(0, 16, 2)) + "]"
-    return f"{text}:{int(port, 16)}"
+def taken(daemon: Daemon, progress: Any) -> dict[str, list[str]]:
+    """What is listened on here: TCP addresses, and names of unix sockets without a file."""
+    return {"tcp": sockets.listening(os.getpid()), "abstract": sockets.abstract(os.getpid())}
 
 
 def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Which of these files CRIU would not accept here: missing, another type, mode or size (it compares these)."""
+    """Which of these files CRIU would not accept here: missing, another type, mode, size or build-id."""
     problems: list[dict[str, str]] = []
     for wanted in files:
         try:
@@ -185,6 +113,8 @@ def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) ->
             problems.append({"path": wanted["path"], "problem": text})
         elif stat.S_ISREG(entry.st_mode) and entry.st_size != wanted["size"]:
             problems.append({"path": wanted["path"], "problem": f"size {entry.st_size}, not {wanted['size']}"})
+        elif wanted.get("build_id") and elf.build_id(wanted["path"]) != wanted["build_id"]:
+            problems.append({"path": wanted["path"], "problem": f"another build-id than {wanted['build_id'][:12]}"})
     return problems
 
 

@@ -102,10 +102,11 @@ class Target:
             netlock.load(text)
 
     def discard(self) -> dict[str, Any]:
-        """Kill a copy that cannot go on, on the operator's word: it ran, so what it did since is lost."""
+        """Kill a copy that cannot go on, or is not well, on the operator's word: what it did since is lost."""
         with self.lock:
-            if not self.run.journal.has("fill-failed") and not self._ended_with_the_node():
-                raise OpError("protocol", "only a copy whose fill failed, or that a restart ended, can be discarded")
+            bad = self.run.journal.has("fill-failed") or self.run.journal.has("note-verify-failed")
+            if not bad and not self._ended_with_the_node():
+                raise OpError("protocol", "only a copy that failed its fill or its probes, or that a restart ended")
             self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):

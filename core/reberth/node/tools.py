@@ -14,6 +14,8 @@ from reberth.node.errors import OpError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT_BYTES = 8 << 20
+# criu says this first wherever root lacks CAP_SYS_RESOURCE, and goes on.
+NOISE = "rlimit: Can't setup RLIMIT_NOFILE for self"
 
 # Enters the cgroup first and then becomes the tool; every value is an argument, none is parsed.
 ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
@@ -102,6 +104,7 @@ def first_errors(*paths: str, lines: int = 12) -> str:
         found: list[str] = []
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="backslashreplace") as log:
             found = [line.rstrip() for line in log if "Error" in line or "error" in line.lower()[:80]]
+            found = [line for line in found if NOISE not in line]
         if found:
             return "\n".join(found[:lines])
     return ""

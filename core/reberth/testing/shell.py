@@ -27,7 +27,11 @@ from reberth.testing.tool import perform
 from reberth_hooks import HelperError, Node, Route
 
 PATHS = ("path", "into", "directory", "work", "to")
-NOTHING_OF = ("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes", "parents")
+NOTHING_OF = (
+    *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
+    *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
+    *("abstract", "dead_leaders", "sysv_items", "confined"),
+)
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
 
@@ -180,7 +184,11 @@ class LabShell(HelperShell):
             "tasks": [as_task(task)._asdict()],
             "uids": [0],
             "anon": {},
+            "protocols": {},
+            "ghosts": {},
             "hugetlb": False,
+            "sysv_shm": False,
+            "frozen": False,
             "exe": f"/usr/bin/{task['name']}",
             "cwd": "/",
             "root": "/",
@@ -189,8 +197,14 @@ class LabShell(HelperShell):
             "helper_namespaces": spaces,
             "cgroup": task["cgroup"],
             "loopback_up": False,
-            "tcp": {"inside": 0, "outside": [], "listening": []},
+            "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
         }
+
+    def _op_taken(self) -> dict[str, Any]:
+        return {"tcp": [], "abstract": []}
+
+    def _op_cpu_dump(self) -> str:
+        return ""
 
     def _op_processes(self) -> list[dict[str, Any]]:
         bare = [t for t in self.machine.tasks() if not t["container"]]

@@ -1,0 +1,89 @@
+"""Probes of `--verify`: their words, and the look at the copy before the source is given up.
+
+Why it comes after landing: docs/decisions/009-verify-after-landing.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from reberth.protocol import Decision
+from reberth_hooks import Exit, Owner, ReberthError, UsageError
+
+if TYPE_CHECKING:
+    from reberth.session import Session
+
+HINT = "exec:COMMAND, tcp:PORT, tcp:HOST:PORT, http://HOST:PORT/PATH or processes"
+LIMIT_S = 5.0
+HERE = "127.0.0.1"  # inside the workload's own network namespace
+
+
+class VerifyError(ReberthError):
+    """The copy runs, but a probe says that it is not well."""
+
+    code = "verify"
+
+
+UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
+
+
+def take_back(session: Session) -> bool:
+    """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
+    if not any(session.words().values()):
+        return False
+    with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
+        session.target.call("note", event="verify-failed")
+        session.learn(1, session.target.call("discard", timeout_s=60.0))
+    return True
+
+
+def parse_probe(text: str) -> tuple[str, list[str]]:
+    """Kind and words of one probe, as the helper's `verify` takes them; UsageError for anything else."""
+    kind, _, rest = text.partition(":")
+    try:
+        if kind == "processes" and not rest:
+            return kind, []
+        if kind == "exec" and (words := shlex.split(rest)):
+            return kind, words
+        if kind == "tcp":
+            host, _, port = rest.rpartition(":")
+            return kind, [host.strip("[]") or HERE, str(_port(port))]
+        if kind == "http":
+            url = urlsplit(text)
+            path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+            if url.hostname and not any(ord(c) <= 32 or ord(c) == 127 for c in path):
+                return kind, [url.hostname, str(_port(str(url.port or 80))), path]
+    except ValueError as error:
+        raise UsageError(f"{text!a} is no probe: {error}", hint=HINT) from None
+    raise UsageError(f"{text!a} is no probe", hint=HINT)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{text!a} is no port")
+    return int(text)
+
+
+def vote_ready(session: Session) -> Any:
+    """Ask the source for its vote; with probes it knows before that a copy which runs is not enough to end it."""
+    if session.plan.options.verify:
+        session.source.call("note", event="verify")
+    return session.source.call("vote", value="READY")
+
+
+def verify(session: Session) -> None:
+    """Run every probe of the plan on the target; raises VerifyError with what the first bad one saw."""
+    if session.on_word and session.plan.options.verify:
+        raise VerifyError("the copy runs, and is taken back on the operator's word")
+    for text in () if session.recall("accepted") else session.plan.options.verify:
+        kind, words = parse_probe(text)
+        if kind == "processes":
+            words = [str(session.plan.details.get("tasks", 1))]
+        found = session.target.call("verify", kind=kind, words=words, limit_s=LIMIT_S, timeout_s=LIMIT_S + 60)
+        if not found["good"]:
+            hint = f"see what is wrong there, then: reberth recover {session.id} --forward, or --rollback"
+            raise VerifyError(f"the copy runs, but {text!a} failed: {found['problem']}", hint=hint)
+        session.note("verified", text)
