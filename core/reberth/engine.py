@@ -116,7 +116,7 @@ class Engine:
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)
         if tree.kind != "images":
-            self.report.bytes["filesystem"] += receipt.bytes_sent
+            self.report.bytes["memory" if tree.kind == "memory" else "filesystem"] += receipt.bytes_sent
         return receipt
 
     @contextlib.contextmanager

@@ -36,7 +36,8 @@ def _fill_times(report: Report, session: Session, final: Checkpoint, target: dic
     """Downtime: each end's stamp less that node's clock offset, the error bounds added."""
     pages = final.iteration.bytes
     report.bytes["pages"] = pages
-    report.bytes["images"] = int(session.recall("images_bytes") or pages) - pages
+    dumped = (session.recall("dump") or {}).get("images_bytes") or session.recall("images_bytes") or pages
+    report.bytes["images"] = int(dumped) - pages
     report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
     running_ns = int(target.get("running_ns") or 0)
     source, copy = session.ends

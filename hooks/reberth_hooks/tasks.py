@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reberth_hooks.protocols import Shell
-from reberth_hooks.types import Check, Level, Mode, Options, Plan
+from reberth_hooks.errors import HelperError
+from reberth_hooks.protocols import Move, Shell
+from reberth_hooks.types import Check, Level, Mode, Options, Plan, Tree
 
 # Comms as /proc shows them, cut to 15 characters.
 SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmon", "dockerd", "monit", "circusd")
 LAZY_FROM_BYTES = 64 << 20
+AHEAD_PASSES = 3  # each sends what changed during the one before; one that would gain little sends nothing
 CAP_SYS_RESOURCE = 1 << 24
 # Descriptors without a name that CRIU knows, as read in its documentation.
 KNOWN_ANON = (
@@ -117,6 +119,26 @@ def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
     flat = plan.mode in (Mode.STOP_AND_COPY, Mode.POST_COPY)
     features = plan.facts["target"][backend].get("features") or {}
     return plan.options.lazy_restore and flat and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
+
+
+def memory_ahead(move: Move, pid: int) -> list[Tree]:
+    """Passes over a tree's memory while it runs, after which the images need only what changed; for `reberth_sync`.
+
+    None where memory is short: beside the images each node holds a copy until the move ends, and two during a pass.
+    """
+    need, place = move.plan.details["need_bytes"], []
+    if move.plan.mode is not Mode.STOP_AND_COPY:
+        return []
+    for side, shell, most in (("source", move.source, 3), ("target", move.target, 4)):
+        if move.plan.facts[side]["hello"]["mem_available_bytes"] < most * need:
+            return []
+        try:
+            place.append(shell.call("workdir", need_bytes=2 * need, name="ahead", disk=False)["path"])
+        except HelperError as error:
+            if error.kind != "no-space":
+                raise
+            return []
+    return [Tree("memory", place[0], place[1], (pid,))] * AHEAD_PASSES
 
 
 def space_checks(need_bytes: int, mem_bytes: int, node: str) -> Iterator[Check]:
