@@ -1,14 +1,17 @@
-/* The benchmark's workload: little memory, a beat every millisecond, on request dirtied pages and a TCP echo.
+/* The benchmark's workload: some memory, a beat every millisecond, on request dirtied pages and TCP connections.
  *
- *   small DIR MIB DIRTY_MIB_S [ADDRESS PORT]
+ *   small DIR MIB DIRTY_MIB_S CONNECTIONS
+ *
+ * The connections lead from it to itself over 127.0.0.1; a number goes out on each and must come back before the next.
+ * The gap is the longest silence of the beat, or of a connection.
  *
  * It knows what every page must hold, so it can tell whether it is whole: SIGUSR1 writes DIR/result (JSON), SIGUSR2
  * forgets the longest silence. Built with -static: it maps no file but itself, so its images are its memory.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,8 +25,10 @@
 enum { PAGE = 4096, WORDS = PAGE / 8, PEERS = 256 };
 
 static volatile sig_atomic_t asked, forget;
-static uint64_t *memory, pages, writes, beats;
+static uint64_t *memory, pages, writes, beats, broken;
 static double longest_s;
+static int peers;
+static struct { int ours, theirs, quiet; uint64_t sent; double heard_s; } peer[PEERS];
 
 static void on_signal(int number) { if (number == SIGUSR1) asked = 1; else forget = 1; }
 
@@ -55,60 +60,80 @@ static void answer(const char *directory) {
     snprintf(whole, sizeof whole, "%s/result", directory);
     FILE *out = fopen(part, "w");
     if (!out) return;
-    fprintf(out, "{\"wrong_pages\": %llu, \"beats\": %llu, \"gap_s\": %.6f}\n", (unsigned long long)wrong,
-            (unsigned long long)beats, longest_s);
+    fprintf(out, "{\"wrong_pages\": %llu, \"broken\": %llu, \"beats\": %llu, \"gap_s\": %.6f}\n", (unsigned long long)wrong,
+            (unsigned long long)broken, (unsigned long long)beats, longest_s);
     fclose(out);
     rename(part, whole);
 }
 
-static void echo(struct pollfd *peer) {
-    char data[65536];
-    ssize_t size = recv(peer->fd, data, sizeof data, MSG_DONTWAIT);
-    for (ssize_t done = 0, sent; done < size; done += sent)
-        if ((sent = send(peer->fd, data + done, size - done, MSG_NOSIGNAL)) < 0) { size = 0; break; }
-    if (size == 0) { close(peer->fd); peer->fd = -1; }
+static void fail(const char *what) { perror(what); exit(1); }
+
+static void open_connections(void) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, PEERS)) fail("listen");
+    getsockname(listener, (struct sockaddr *)&at, &size);
+    for (int i = 0; i < peers; i++) {
+        peer[i].ours = socket(AF_INET, SOCK_STREAM, 0);
+        if (connect(peer[i].ours, (struct sockaddr *)&at, sizeof at)) fail("connect");
+        peer[i].theirs = accept(listener, NULL, NULL);
+        setsockopt(peer[i].ours, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        setsockopt(peer[i].theirs, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        peer[i].heard_s = now_s();
+        peer[i].quiet = 1;
+    }
+}
+
+static void talk(void) { /* the number back, then the next one */
+    for (int i = 0; i < peers; i++) {
+        uint64_t number;
+        if (recv(peer[i].theirs, &number, 8, MSG_DONTWAIT) == 8) send(peer[i].theirs, &number, 8, MSG_NOSIGNAL);
+        ssize_t size = recv(peer[i].ours, &number, 8, MSG_DONTWAIT);
+        if (size == 8) {
+            double at_s = now_s();
+            if (at_s - peer[i].heard_s > longest_s) longest_s = at_s - peer[i].heard_s;
+            peer[i].heard_s = at_s;
+            if (number != peer[i].sent) broken++;
+        } else if (size >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) broken++;
+        if (size == 8 || peer[i].quiet) {
+            number = ++peer[i].sent;
+            if (send(peer[i].ours, &number, 8, MSG_NOSIGNAL) != 8) broken++;
+            peer[i].quiet = 0;
+        }
+    }
 }
 
 int main(int count, char **words) {
-    if (count != 4 && count != 6) return 2;
+    if (count != 5 || (peers = atoi(words[4])) > PEERS) return 2;
     double dirty_pages_s = atof(words[3]) * 256, debt = 0;
     pages = strtoull(words[2], NULL, 10) * 256;
     memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return 1;
+    if (memory == MAP_FAILED) fail("mmap");
     for (uint64_t i = 0; i < pages * WORDS; i++) memory[i] = i % WORDS ? word(i / WORDS, i % WORDS) : 0;
-    struct pollfd fds[PEERS];
-    int used = 0, one = 1;
-    if (count == 6) {
-        struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(words[5]))};
-        inet_pton(AF_INET, words[4], &at.sin_addr);
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        if (bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, 128)) return 1;
-        fds[used++] = (struct pollfd){.fd = fd, .events = POLLIN};
-    }
+    if (peers) open_connections();
     signal(SIGUSR1, on_signal);
     signal(SIGUSR2, on_signal);
     double last_s = now_s();
+    answer(words[1]);
     for (;;) {
         struct timespec tick = {0, 1000000};
-        if (ppoll(fds, used, &tick, NULL) > 0) {
-            for (int i = 1; i < used; i++)
-                if (fds[i].fd >= 0 && fds[i].revents) echo(&fds[i]);
-            if (fds[0].revents && used < PEERS) {
-                int fd = accept(fds[0].fd, NULL, NULL);
-                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-                fds[used++] = (struct pollfd){.fd = fd, .events = POLLIN};
-            }
-        }
+        nanosleep(&tick, NULL);
         double at_s = now_s(), gap_s = at_s - last_s;
         if (gap_s > longest_s) longest_s = gap_s;
         beats++;
+        talk();
         for (debt += dirty_pages_s * (gap_s < 0.02 ? gap_s : 0.02); debt >= 1; debt--) {
             uint64_t page = writes++ % pages;
             memory[page * WORDS] = version(page);
         }
-        if (forget) { forget = 0; longest_s = 0; }
-        if (asked) { asked = 0; answer(words[1]); at_s = now_s(); }
+        if (asked) answer(words[1]);
+        if (forget) longest_s = 0;
+        if (asked || forget) { /* that took its time on purpose */
+            at_s = now_s();
+            for (int i = 0; i < peers; i++) peer[i].heard_s = at_s;
+        }
+        asked = forget = 0;
         last_s = at_s;
     }
 }
