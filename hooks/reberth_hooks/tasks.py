@@ -127,7 +127,7 @@ def memory_ahead(move: Move, pid: int) -> list[Tree]:
     None where memory is short: beside the images each node holds a copy until the move ends, and two during a pass.
     """
     need, place = move.plan.details["need_bytes"], []
-    if move.plan.mode is not Mode.STOP_AND_COPY:
+    if move.plan.mode is not Mode.STOP_AND_COPY or not move.plan.options.memory_ahead:
         return []
     for side, shell, most in (("source", move.source, 3), ("target", move.target, 4)):
         if move.plan.facts[side]["hello"]["mem_available_bytes"] < most * need:

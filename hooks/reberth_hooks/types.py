@@ -154,6 +154,7 @@ class Options:
     timeout_s: float = 0.0
     keep_images: bool = False
     lazy_restore: bool = True
+    memory_ahead: bool = True
     on_failure: str = "hold"
     move_address: str = ""
     skip: tuple[str, ...] = ()
