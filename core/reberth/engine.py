@@ -49,6 +49,7 @@ class Engine:
         self.history: list[Iteration] = []
         self.final: Checkpoint | None = None
         self.stats: dict[str, Any] = {}
+        self.images_sent: int | None = None
         self.interrupts = Interrupts(session.plan.options.timeout_s, lambda text: session.emit("warning", text))
         session.on_wait = self.interrupts.check
 
@@ -116,8 +117,10 @@ class Engine:
 
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)
-        if tree.kind != "images":
-            self.report.bytes["filesystem"] += receipt.bytes_sent
+        if tree.kind == "images":
+            self.images_sent = receipt.bytes_sent
+        else:
+            self.report.bytes["memory" if tree.kind == "memory" else "filesystem"] += receipt.bytes_sent
         return receipt
 
     @contextlib.contextmanager
@@ -226,6 +229,7 @@ class Engine:
                 decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
         outcome.fill_costs(report, session, self.final, self.history, self.stats, time.monotonic() - self.begun)
+        outcome.fill_sent(report, self.images_sent)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
         report.save(self.journal.dir / "report.json")
         session.phase = "end"

@@ -35,11 +35,18 @@ def fill_costs(
         _fill_times(report, session, final, session.known(1) or {})
 
 
+def fill_sent(report: Report, images_sent: int | None) -> None:
+    """Where memory went ahead, only what had changed went over with the images; all other images go whole."""
+    if images_sent is not None and report.bytes["memory"]:
+        report.bytes["pages"] = min(report.bytes["pages"], max(0, images_sent - report.bytes["images"]))
+
+
 def _fill_times(report: Report, session: Session, final: Checkpoint, target: dict[str, Any]) -> None:
     """Downtime: each end's stamp less that node's clock offset, the error bounds added."""
     pages = final.iteration.bytes
     report.bytes["pages"] = pages
-    report.bytes["images"] = int(session.recall("images_bytes") or pages) - pages
+    dumped = (session.recall("dump") or {}).get("images_bytes") or session.recall("images_bytes") or pages
+    report.bytes["images"] = int(dumped) - pages
     report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
     running_ns = int(target.get("running_ns") or 0)
     source, copy = session.ends

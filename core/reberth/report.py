@@ -26,7 +26,7 @@ def _now() -> str:
 
 
 def _no_bytes() -> dict[str, int]:
-    return {"pages": 0, "images": 0, "filesystem": 0}
+    return {"pages": 0, "images": 0, "memory": 0, "filesystem": 0}
 
 
 @dataclass

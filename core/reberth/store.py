@@ -22,7 +22,7 @@ from typing import Any
 from reberth.helper import Asked, HelperShell
 from reberth.paths import state_dir
 from reberth.shell import Finished
-from reberth_hooks import Node, RefusedError, Route, UsageError
+from reberth_hooks import HelperError, Node, RefusedError, Route, UsageError
 
 NAME = "directory"
 SIGNED = "checkpoint.json"
@@ -99,7 +99,9 @@ class Directory(HelperShell):
     def _op_open(self, **_: Any) -> dict[str, Any]:
         return {"dir": str(self.path), "socket": super().call("socket")}
 
-    def _op_workdir(self, **_: Any) -> dict[str, Any]:
+    def _op_workdir(self, disk: bool = True, **_: Any) -> dict[str, Any]:
+        if not disk:
+            raise HelperError("a directory is no memory", kind="no-space")
         images = self.path / "images"
         images.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {"path": str(images)}

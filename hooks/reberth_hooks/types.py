@@ -156,6 +156,7 @@ class Options:
     timeout_s: float = 0.0
     keep_images: bool = False
     lazy_restore: bool = True
+    memory_ahead: bool = True
     on_failure: str = "hold"
     move_address: str = ""
     skip: tuple[str, ...] = ()
@@ -211,8 +212,9 @@ class Round:
 class Tree:
     """A parcel of files: `path` on the source goes to `into` on the target.
 
-    `kind` is `images` (flat, CRIU's files), `filesystem` (a rootfs or bundle) or `filesystem-delta` (what changed
-    since the tree of the same `path` was sent before, decided by content).
+    `kind` is `images` (flat, CRIU's files), `filesystem` (a rootfs or bundle), `filesystem-delta` (what changed
+    since the tree of the same `path` was sent before, decided by content) or `memory` (what the tasks `pids` hold
+    while they run: images that follow need only what is not in it).
     """
 
     kind: str

@@ -8,6 +8,7 @@ from reberth_criu.phases import (
     reberth_prepare,
     reberth_restore,
     reberth_rollback,
+    reberth_sync,
 )
 from reberth_criu.survey import reberth_list, reberth_probe, reberth_survey
 from reberth_hooks import Declaration, Mode, Role, hookimpl
@@ -22,6 +23,7 @@ __all__ = [
     "reberth_restore",
     "reberth_rollback",
     "reberth_survey",
+    "reberth_sync",
 ]
 
 

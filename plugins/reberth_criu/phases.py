@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl
-from reberth_hooks.tasks import lazy_restore
+from reberth_hooks.tasks import lazy_restore, memory_ahead
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
 COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")
@@ -18,6 +18,12 @@ def reberth_prepare(move: Move) -> bool:
         move.note(f"images.{word}", place["path"])
     move.source.call("enclose", pid=move.plan.details["pid"])
     return True
+
+
+@hookimpl
+def reberth_sync(move: Move) -> list[Tree]:
+    """The tree's memory while it runs."""
+    return memory_ahead(move, move.plan.details["pid"])
 
 
 @hookimpl
@@ -41,10 +47,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         locks_network=keeps,
         timeout_s=None,
     )
-    move.note("images_bytes", got["images_bytes"])
-    move.note("dump", got)
-    move.note("pages_bytes", got["pages_bytes"])
-    move.note("network_lock", got["network_lock"])
+    move.note("dump", got)  # one record: each is flushed to disk, and the workload stands still
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
     parcel = Tree("images", images, move.recall("images.target"))
@@ -59,14 +62,15 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "restore.log"]
     argv += ["--file-locks"]
     argv += [f"--{word}" for word in move.plan.details["tcp"]]
-    lazy = lazy_restore(move.plan, "criu", move.recall("pages_bytes"))
+    dump = move.recall("dump")
+    lazy = lazy_restore(move.plan, "criu", dump["pages_bytes"])
     argv += ["--lazy-pages"] if lazy else []
     got = move.target.call(
         "restore",
         argv=argv,
         work=images,
         own_cgroup=True,
-        network_lock=move.recall("network_lock"),
+        network_lock=dump["network_lock"],
         lazy=lazy,
         timeout_s=None,
     )

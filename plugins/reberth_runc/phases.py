@@ -16,7 +16,7 @@ from reberth_hooks import (
     Tree,
     hookimpl,
 )
-from reberth_hooks.tasks import lazy_restore
+from reberth_hooks.tasks import lazy_restore, memory_ahead
 from reberth_runc.survey import runc, runc_root
 
 FLAGS = {"tcp-established": "--tcp-established"}
@@ -67,9 +67,10 @@ def _is_shared(move: Move, bundle: str) -> bool:
 
 @hookimpl
 def reberth_sync(move: Move) -> list[Tree]:
-    """The whole bundle while the container runs; nothing on shared storage."""
-    bundle = move.plan.details["bundle"]
-    return [] if move.recall("shared") else [Tree("filesystem", bundle, bundle, (move.plan.details["pid"],))]
+    """The whole bundle while the container runs (nothing of it on shared storage), and its memory."""
+    bundle, pid = move.plan.details["bundle"], move.plan.details["pid"]
+    files = [] if move.recall("shared") else [Tree("filesystem", bundle, bundle, (pid,))]
+    return [*files, *memory_ahead(move, pid)]
 
 
 @hookimpl
@@ -94,10 +95,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         keeps_tcp="tcp-established" in details["tcp"],
         timeout_s=None,
     )
-    move.note("images_bytes", got["images_bytes"])
-    move.note("dump", got)
-    move.note("pages_bytes", got["pages_bytes"])
-    move.note("network_lock", got["network_lock"])
+    move.note("dump", got)  # one record: each is flushed to disk, and the container stands still
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
     iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
     parcels = [Tree("images", images, move.recall("images.target"))]
@@ -124,7 +122,8 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]
-    lazy = lazy_restore(move.plan, "runc", move.recall("pages_bytes"))
+    dump = move.recall("dump")
+    lazy = lazy_restore(move.plan, "runc", dump["pages_bytes"])
     argv += ["--file-locks", *_flags(move), *(["--lazy-pages"] if lazy else []), name]
     got = move.target.call(
         "restore",
@@ -133,7 +132,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         own_cgroup=False,
         path=_target_cgroup(move),
         config=_config(move),
-        network_lock=move.recall("network_lock"),
+        network_lock=dump["network_lock"],
         lazy=lazy,
         loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
         timeout_s=None,

@@ -1,6 +1,6 @@
 """`make bench`: the same workload moved by reberth and by its peers, interleaved over the same link; ratios count.
 
-    python tests/bench/bench.py [--quick] [--json FILE] [--markdown FILE]
+    python tests/bench/bench.py [--quick] [--case WORDS] [--tries N] [--json FILE] [--markdown FILE]
 
 For each case the ways take turns (A B C, C B A, ...), the median of the runs is kept. The gap is the longest silence
 that the workload measured itself (a beat every millisecond); bytes are counted on the source's interface.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,17 +22,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "live"), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import peers  # noqa: E402
+import small  # noqa: E402
 from table import markdown  # noqa: E402
-from workloads import driver  # noqa: E402
 
 from reberth_lab.lab import Lab  # noqa: E402
 from reberth_lab.node import Node  # noqa: E402
 
 RATES = {"unlimited": None, "1 Gbit/s": 1_000_000_000, "100 Mbit/s": 100_000_000}
-RTT_TRIES = 5
+HELP_TRIES = 11
+WORDS = {  # MiB, MiB/s dirtied, connections: the words of small.c
+    "idle 16 MiB": ("16", "0", "0"),
+    "50 TCP connections": ("16", "0", "50"),
+    "256 MiB, 20 MiB/s dirtied": ("256", "20", "0"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,33 +46,34 @@ class Case:
 
     name: str
     backend: str
-    kind: str
-    words: tuple[str, ...]
     rate: str
-    tcp: bool = False
-    container: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def tcp(self) -> bool:
+        """Whether there are connections to keep."""
+        return WORDS[self.name][2] != "0"
 
 
 @dataclass
 class Run:
-    """One measured move."""
+    """One measured move; `peak_bytes` is the largest memory of the controller."""
 
     gap_s: float
     total_s: float
     wire_bytes: int
+    peak_bytes: int = 0
     report: dict[str, Any] = field(default_factory=dict)
 
 
 def cases(quick: bool) -> list[Case]:
     """All rows; `quick` keeps the unlimited link only."""
     rates = ["unlimited"] if quick else list(RATES)
-    found = []
-    for rate in rates:
-        found.append(Case("idle 16 MiB", "runc", "memory", ("--mib", "16", "--rate", "0"), rate))
-        found.append(Case("idle 16 MiB", "criu", "memory", ("--mib", "16", "--rate", "0"), rate))
-    found.append(Case("50 TCP connections", "criu", "tcp", ("--count", "50"), "unlimited", tcp=True))
-    found.append(Case("256 MiB", "criu", "memory", ("--mib", "256", "--rate", "0"), rates[-1] if quick else "1 Gbit/s"))
-    return found
+    idle = [Case("idle 16 MiB", backend, rate) for rate in rates for backend in ("runc", "criu")]
+    return [
+        *idle,
+        Case("50 TCP connections", "criu", "unlimited"),
+        *(Case("256 MiB, 20 MiB/s dirtied", "criu", rate) for rate in rates),
+    ]
 
 
 class Bench:
@@ -75,60 +82,67 @@ class Bench:
     def __init__(self, lab: Lab, state: Path) -> None:
         self.lab, self.state = lab, state
         self.node1, self.node2 = lab.node("node1"), lab.node("node2")
+        self.nodes = [self.node1, self.node2]
+        self.env = {**os.environ, "REBERTH_CONFIG": str(lab.config_path), "XDG_STATE_HOME": str(state)}
         self.number = 0
-        for node in (self.node1, self.node2):
-            driver.install(node)
-
-    def start(self, case: Case) -> driver.Handle:
-        """The workload, fresh."""
-        self.number += 1
-        if case.backend == "runc":
-            return driver.start_container(self.node1, f"bench{self.number}", [case.kind, *case.words], **case.container)
-        name = f"bench{self.number}"
-        return driver.start(self.node1, case.kind, case.words, name=name, others=[self.node2])
+        small.install(self.nodes, state)
 
     def measure(self, case: Case, way: str) -> Run:
         """One move: start, settle, move, ask the workload, end it."""
-        for number, node in enumerate((self.node1, self.node2)):
-            node.run(
-                ["sh", "-c", f"echo {3000 + number * 14000 + self.number * 160 % 9000} >/proc/sys/kernel/ns_last_pid"]
-            )
-        handle = self.start(case)
+        self.number += 1
+        for number, node in enumerate(self.nodes):  # else the pid may be taken on the target
+            pid = 3000 + number * 14000 + self.number * 160 % 9000
+            node.run(["sh", "-c", f"echo {pid} >/proc/sys/kernel/ns_last_pid"])
+        name, words = f"bench{self.number}", list(WORDS[case.name])
+        if case.backend == "runc":
+            workload = small.start_container(self.node1, name, words)
+        else:
+            workload = small.start(self.node1, [self.node2], name, words)
         try:
             peer = next((p for p in peers.SCRIPTS if p.name == way), None)
             if peer:
-                peer.prepare(self.node1, self.node2, handle)
+                peer.prepare(self.node1, self.node2, workload)
             time.sleep(0.5)
-            driver.forget_gaps(self.node1, handle)
+            small.forget(self.node1, workload)
             sent, begun = wire_bytes(self.node1), time.monotonic()
-            report: dict[str, Any] = {}
+            run = Run(0.0, 0.0, 0)
             if peer:
-                peer.move(self.node1, handle, case.backend, "--tcp-established" if case.tcp else "")
+                peer.move(self.node1, workload, case.backend, "--tcp-established" if case.tcp else "")
             else:
-                report = self.reberth(case, handle)
-            total_s = time.monotonic() - begun
-            result = driver.verify(self.node2, handle)
-            if not result["ok"]:
-                raise RuntimeError(f"{case} by {way}: {result['problems']}")
-            return Run(driver.longest_silence_s(result), total_s, wire_bytes(self.node1) - sent, report)
+                run.report, run.peak_bytes = self.reberth(case, workload)
+            run.total_s = time.monotonic() - begun
+            run.gap_s, run.wire_bytes = small.gap_s(self.node2, workload), wire_bytes(self.node1) - sent
+            return run
         finally:
-            for node in (self.node1, self.node2):
-                driver.stop(node, handle)
-                node.run(["sh", "-c", 'rm -rf "$1" "$2"', "sh", handle.directory, handle.bundle or handle.directory])
+            for node in self.nodes:
+                small.stop(node, workload)
                 node.run(
                     ["sh", "-c", "nft list tables | grep CRIU- | while read t; do nft delete $t; done"], check=False
                 )
 
-    def reberth(self, case: Case, handle: driver.Handle) -> dict[str, Any]:
-        """One move by reberth, controlled from the outer machine."""
-        word = f"node1:runc/{handle.container}" if handle.container else f"node1:criu/{handle.pid}"
-        env = {**os.environ, "REBERTH_CONFIG": str(self.lab.config_path), "XDG_STATE_HOME": str(self.state)}
+    def reberth(self, case: Case, workload: small.Small) -> tuple[dict[str, Any], int]:
+        """One move by reberth, controlled from the outer machine; its report and the controller's peak memory."""
+        word = f"node1:runc/{workload.container}" if workload.container else f"node1:criu/{workload.pid}"
         argv = [sys.executable, "-m", "reberth", "move", word, "node2:", "--json", "--quiet"]
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{case}: {done.stdout[-2000:]} {done.stderr[-500:]}")
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
+        with (self.state / "out").open("w+b") as out:
+            process = subprocess.Popen(argv, env=self.env, stdout=out, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            text = out.read().decode(errors="replace")
+        if process.returncode != 0:
+            raise RuntimeError(f"{case}: {text[-2000:]}")
+        report: dict[str, Any] = json.loads(text)
+        return report, usage.ru_maxrss * 1024
+
+    def help_s(self) -> float:
+        """Median time of `reberth --help`, warm."""
+        found = []
+        for _ in range(HELP_TRIES):
+            begun = time.monotonic()
+            subprocess.run([sys.executable, "-m", "reberth", "--help"], env=self.env, check=True, capture_output=True)
+            found.append(time.monotonic() - begun)
+        return statistics.median(found)
 
 
 def wire_bytes(node: Node) -> int:
@@ -137,11 +151,12 @@ def wire_bytes(node: Node) -> int:
     return int(found["tx"]["bytes"]) + int(found["rx"]["bytes"])
 
 
-def link(lab: Lab) -> tuple[float, float]:
-    """Measured bytes a second from node to node through the outer machine, and the round trip of a bare ssh channel."""
+def link(lab: Lab, rate_bit_s: int | None) -> tuple[float, float]:
+    """Bytes a second from node to node as two joined ssh connections bring them, and the round trip to a node in s."""
     ssh = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={lab.site.state}/known_hosts", "-l", "root"]
     ssh += ["-i", f"{lab.site.state}/id_ed25519", "-c", "aes128-gcm@openssh.com"]
     here, there = (lab.node(name).address for name in ("node1", "node2"))
+    sample = 48 << 20 if rate_bit_s is None or rate_bit_s > 200_000_000 else 8 << 20
 
     def pump(size: int) -> float:
         begun = time.monotonic()
@@ -150,48 +165,67 @@ def link(lab: Lab) -> tuple[float, float]:
         out.wait()
         return time.monotonic() - begun
 
-    small, large = min(pump(1) for _ in range(2)), min(pump(48 << 20) for _ in range(2))
-    return (48 << 20) / max(large - small, 1e-3), 0.001
+    def trip() -> float:
+        begun = time.monotonic()
+        socket.create_connection((here, 22), timeout=5).close()
+        return time.monotonic() - begun
+
+    least, most = min(pump(1) for _ in range(2)), min(pump(sample) for _ in range(2))
+    return sample / max(most - least, 1e-3), min(trip() for _ in range(5))
 
 
-def bound_s(runs: list[Run], bandwidth: float, rtt_s: float) -> float:
-    """The lower bound of one downtime: frozen until dumped, restore, final bytes over the link, two round trips."""
-    found = []
-    for run in runs:
-        phases = {p["name"]: p["seconds"] for p in run.report["phases"]}
-        images = run.report["bytes"]["pages"] + run.report["bytes"]["images"]
-        found.append(run.report["frozen_s"] + phases["restore"] + images / bandwidth + 2 * rtt_s)
-    return statistics.median(found)
+def bound_s(run: Run, bandwidth: float, rtt_s: float) -> float:
+    """The bound of one downtime: frozen until dumped, restore, final bytes over the link, two round trips."""
+    phases = {p["name"]: p["seconds"] for p in run.report["phases"]}
+    final = run.report["bytes"]["pages"] + run.report["bytes"]["images"]
+    return float(run.report["frozen_s"] + phases["restore"] + final / bandwidth + 2 * rtt_s)
+
+
+def least_total_s(run: Run, bandwidth: float) -> float:
+    """The bound of one total time: memory and final delta over the link."""
+    return float(sum(run.report["bytes"].values()) / bandwidth)
 
 
 def run_case(bench: Bench, case: Case, tries: int) -> dict[str, Any]:
     """All ways in turns; medians."""
-    bench.lab.tbf("node1", RATES[case.rate])
-    bench.lab.tbf("node2", RATES[case.rate])
+    for node in bench.nodes:
+        bench.lab.tbf(node.name, RATES[case.rate])
     ways = ["plain", "tuned", "reberth"]
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     try:
-        bandwidth, rtt_s = link(bench.lab)
+        bandwidth, rtt_s = link(bench.lab, RATES[case.rate])
         for turn in range(tries):
             for way in ways if turn % 2 == 0 else ways[::-1]:
                 runs[way].append(bench.measure(case, way))
                 print(f"{case.name} {case.backend} {case.rate} {way}: gap {runs[way][-1].gap_s:.3f} s", file=sys.stderr)
     finally:
-        bench.lab.tbf("node1", None)
-        bench.lab.tbf("node2", None)
-    row: dict[str, Any] = {"case": asdict(case), "bandwidth_bytes_s": bandwidth, "ways": {}}
+        for node in bench.nodes:
+            bench.lab.tbf(node.name, None)
+    ours = runs["reberth"]
+    row: dict[str, Any] = {"case": asdict(case), "bandwidth_bytes_s": bandwidth, "round_trip_s": rtt_s, "ways": {}}
     for way, found in runs.items():
         middle = {k: statistics.median(getattr(r, k) for r in found) for k in ("gap_s", "total_s", "wire_bytes")}
         row["ways"][way] = {**middle, "gaps_s": [round(r.gap_s, 4) for r in found]}
-    row["bound_s"] = bound_s(runs["reberth"], bandwidth, rtt_s)
-    row["frozen_s"] = statistics.median(r.report["frozen_s"] for r in runs["reberth"])
+    row["bound_s"] = statistics.median(bound_s(run, bandwidth, rtt_s) for run in ours)
+    row["downtime_s"] = statistics.median(run.report["downtime_s"] for run in ours)
+    row["least_total_s"] = statistics.median(least_total_s(run, bandwidth) for run in ours)
+    row["frozen_s"] = statistics.median(run.report["frozen_s"] for run in ours)
+    row["peak_bytes"] = max(run.peak_bytes for run in ours)
+    names = dict.fromkeys(p["name"] for run in ours for p in run.report["phases"])
+    row["phases_s"] = {
+        name: round(
+            statistics.median(p["seconds"] for run in ours for p in run.report["phases"] if p["name"] == name), 4
+        )
+        for name in names
+    }
     return row
 
 
 def main() -> None:
     """Run all cases, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the unlimited link only")
+    parser.add_argument("--case", default="", help="only rows whose words contain this, such as 'criu unlimited'")
     parser.add_argument("--tries", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -202,7 +236,9 @@ def main() -> None:
     state.mkdir(exist_ok=True)
     try:
         bench = Bench(lab, state)
-        rows = [run_case(bench, case, chosen.tries) for case in cases(chosen.quick)]
+        wanted = [c for c in cases(chosen.quick) if chosen.case in f"{c.name} {c.backend} {c.rate}"]
+        rows = [run_case(bench, case, chosen.tries) for case in wanted]
+        help_s = bench.help_s()
     finally:
         lab.down()
     machine = {
@@ -210,6 +246,8 @@ def main() -> None:
         "cpus": os.cpu_count(),
         "date": time.strftime("%Y-%m-%d"),
         "tries": chosen.tries,
+        "load": round(os.getloadavg()[2], 1),
+        "help_s": round(help_s, 3),
     }
     text = markdown(rows, machine)
     print(text)

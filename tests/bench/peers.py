@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from workloads.driver import Handle
+from small import Small
 
 from reberth_lab.node import Node
 
@@ -39,16 +39,16 @@ class Peer:
     """A way to move: `prepare` is not timed, `move` is."""
 
     name: str
-    prepare: Callable[[Node, Node, Handle], None]
-    move: Callable[[Node, Handle, str, str], None]
+    prepare: Callable[[Node, Node, Small], None]
+    move: Callable[[Node, Small, str, str], None]
 
 
 def _directory(kind: str) -> str:
     return "/dev/shm/bench" if kind == "tuned" else "/var/tmp/bench"
 
 
-def _prepare(kind: str) -> Callable[[Node, Node, Handle], None]:
-    def prepare(node1: Node, node2: Node, handle: Handle) -> None:
+def _prepare(kind: str) -> Callable[[Node, Node, Small], None]:
+    def prepare(node1: Node, node2: Node, handle: Small) -> None:
         for node in (node1, node2):
             node.run(["rm", "-rf", _directory(kind)])
             node.run(["mkdir", "-p", _directory(kind)])
@@ -62,8 +62,8 @@ def _prepare(kind: str) -> Callable[[Node, Node, Handle], None]:
     return prepare
 
 
-def _move(kind: str) -> Callable[[Node, Handle, str, str], None]:
-    def move(node1: Node, handle: Handle, backend: str, tcp: str) -> None:
+def _move(kind: str) -> Callable[[Node, Small, str, str], None]:
+    def move(node1: Node, handle: Small, backend: str, tcp: str) -> None:
         words = {"name": handle.container or "-", "pid": handle.pid, "bundle": handle.bundle or "-"}
         text = SCRIPT.format(
             **words,

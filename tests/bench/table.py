@@ -1,42 +1,77 @@
-"""The benchmark's figures as a table of ratios."""
+"""The benchmark's figures as Markdown: ratios of gaps, the project's budgets, where the time goes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-HEAD = """# Benchmarks
+GAPS = (
+    "workload",
+    "backend",
+    "link",
+    "plain gap",
+    "tuned gap",
+    "reberth gap",
+    "of plain",
+    "of tuned",
+    "bytes of plain",
+)
+BUDGETS = ("workload", "backend", "link", "downtime of bound (1.5)", "total of bound (1.3)", "controller MiB (80)")
+LARGE_BYTES = 200 << 20  # the total of less is mostly connecting and looking
 
-`make bench` moves the same workload by reberth and by two shell scripts (tests/bench/peers.py), in turns over the same
-link, and keeps medians. The gap is the longest silence of the workload itself. Ratios within one run count; absolute
-times are those of one shared machine. The bound of one run is: frozen until dumped, restore, the final bytes over the
-link as two joined ssh connections measure it, two round trips; a straight connection (`direct`) can undercut it.
 
-"""
+def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _case(row: dict[str, Any]) -> list[str]:
+    return [row["case"][key] for key in ("name", "backend", "rate")]
+
+
+def _gaps(row: dict[str, Any]) -> list[str]:
+    ours, plain, tuned = (row["ways"][way] for way in ("reberth", "plain", "tuned"))
+    return [
+        *_case(row),
+        *(f"{way['gap_s']:.3f} s" for way in (plain, tuned, ours)),
+        f"{ours['gap_s'] / plain['gap_s']:.2f}",
+        f"{ours['gap_s'] / tuned['gap_s']:.2f}",
+        f"{ours['wire_bytes'] / max(plain['wire_bytes'], 1):.2f}",
+    ]
+
+
+def _budgets(row: dict[str, Any]) -> list[str]:
+    ours = row["ways"]["reberth"]
+    large = row["least_total_s"] * row["bandwidth_bytes_s"] >= LARGE_BYTES
+    return [
+        *_case(row),
+        f"{row['downtime_s'] / row['bound_s']:.2f}",
+        f"{ours['total_s'] / row['least_total_s']:.2f}" if large else "-",
+        f"{row['peak_bytes'] / (1 << 20):.0f}",
+    ]
+
+
+def _steps(row: dict[str, Any]) -> list[str]:
+    phases = row["phases_s"]
+    steps = [row["frozen_s"], *(phases.get(name, 0.0) for name in ("final-transfer", "final-sync", "restore"))]
+    rest = row["downtime_s"] - sum(steps)
+    return [*_case(row), *(f"{value * 1000:.0f}" for value in (*steps, rest, row["downtime_s"]))]
 
 
 def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """One row a case: gaps of all ways, and reberth's as ratios."""
-    words = (f"kernel {machine['kernel']}", f"{machine['cpus']} processors", machine["date"])
-    kept = f"{', '.join(words)}, median of {machine['tries']}.\n\n"
-    lines = [
-        "| workload | backend | link | plain gap | tuned gap | reberth gap "
-        "| of plain | of tuned | of bound | bytes of plain |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        case, ways = row["case"], row["ways"]
-        ours, plain, tuned = (ways[way] for way in ("reberth", "plain", "tuned"))
-        cells = [
-            case["name"],
-            case["backend"],
-            case["rate"],
-            f"{plain['gap_s']:.3f} s",
-            f"{tuned['gap_s']:.3f} s",
-            f"{ours['gap_s']:.3f} s",
-            f"{ours['gap_s'] / plain['gap_s']:.2f}",
-            f"{ours['gap_s'] / tuned['gap_s']:.2f}",
-            f"{ours['gap_s'] / row['bound_s']:.2f}",
-            f"{ours['wire_bytes'] / max(plain['wire_bytes'], 1):.2f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return HEAD + kept + "\n".join(lines) + "\n"
+    """Three tables; medians throughout."""
+    words = (f"kernel {machine['kernel']}", f"{machine['cpus']} processors", f"load {machine['load']}", machine["date"])
+    text = f"{', '.join(words)}, median of {machine['tries']}; `reberth --help` {machine['help_s'] * 1000:.0f} ms.\n\n"
+    text += _table(GAPS, [_gaps(row) for row in rows])
+    text += "\n" + _table(BUDGETS, [_budgets(row) for row in rows])
+    head = (
+        "workload",
+        "backend",
+        "link",
+        "freeze to dumped",
+        "transfer",
+        "files",
+        "restore",
+        "vote to running",
+        "in all, ms",
+    )
+    return text + "\n" + _table(head, [_steps(row) for row in rows])

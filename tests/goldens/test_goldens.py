@@ -85,7 +85,10 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
         options=more.get("options", Options()),
         routes={"files": "ssh"},
         facts={
-            side: {name: {"features": {"uffd-noncoop": True}}, "hello": {"cgroup2": "/sys/fs/cgroup"}}
+            side: {
+                name: {"features": {"uffd-noncoop": True}},
+                "hello": {"cgroup2": "/sys/fs/cgroup", "mem_available_bytes": 1 << 30},
+            }
             for side in ("source", "target")
         },
         details=details,

@@ -118,7 +118,8 @@ def test_the_place_for_images_is_full(
     node2: Node,
 ) -> None:
     handle = works.raw("memory", "--mib", "64")
-    done = reberth.move(word_of(node1, handle), "node2:", env=sabotage("transfer-images", small("/dev/shm", "8m")))
+    # The memory that went ahead lies there by then: room for it, and not for the images beside it.
+    done = reberth.move(word_of(node1, handle), "node2:", env=sabotage("transfer-images", small("/dev/shm", "120m")))
     node2.run(["mount", "-o", "remount,size=6291456k", "/dev/shm"])
     check_rolled_back(done)
     assert "No space left" in done.error, str(done)

@@ -41,7 +41,7 @@ def test_what_the_report_measures(theatre):
     assert [p["name"] for p in report.phases] == [
         "initial-sync", "final-dump", "final-transfer", "final-sync", "restore", "commit",
     ]  # fmt: skip
-    assert report.bytes == {"pages": 4096, "images": 904, "filesystem": 200}
+    assert report.bytes == {"pages": 4096, "images": 904, "memory": 0, "filesystem": 200}
     assert report.frozen_s == pytest.approx(0.2)
     assert report.downtime_s == pytest.approx(2.0 - 5e-7)
     assert report.downtime_error_s == pytest.approx(80e-9)

@@ -202,13 +202,15 @@ def _target(daemon: Daemon) -> Target:
     return end
 
 
-def workdir(daemon: Daemon, progress: Any, need_bytes: int, name: str = "images", keep: bool = False) -> dict[str, Any]:
-    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on disk.
+def workdir(
+    daemon: Daemon, progress: Any, need_bytes: int, name: str = "images", keep: bool = False, disk: bool = True
+) -> dict[str, Any]:
+    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on `disk`.
 
     It goes when the run ends, however it ends, unless the user wants to `keep` it.
     """
     end = _end(daemon)
-    places = ["/dev/shm", "/run", "/var/lib"]
+    places = ["/dev/shm", "/run", *(["/var/lib"] if disk else [])]
     for place in places:
         with contextlib.suppress(OSError):
             space = os.statvfs(place)

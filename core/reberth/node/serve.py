@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reberth.node import cgroup, ops
 from reberth.node.durable import boottime_ns
@@ -26,6 +26,10 @@ from reberth.node.errors import OpError
 from reberth.node.line import Teller
 from reberth.node.source import Source
 from reberth.node.target import Target
+
+if TYPE_CHECKING:
+    from reberth.node.ahead import Guess
+    from reberth.node.treerecv import Earlier
 
 SILENCE_S = 10.0
 LINE_LIMIT_BYTES = 64 << 20
@@ -65,6 +69,9 @@ class Daemon:
         self.bulk: tuple[int, int] | None = None
         self.bulk_ready = threading.Event()
         self.snapshots: dict[str, Any] = {}
+        self.guess: Guess | None = None  # source: what the target has of the tasks' memory
+        self.ahead_bytes = 0  # source: sent by the newest pass over memory
+        self.earlier: Earlier | None = None  # target: the memory that came last
         self.stop_transfers = threading.Event()
         self.heard_ns = boottime_ns()
         self.done = threading.Event()

@@ -1,11 +1,14 @@
 """Trees through the data pipe: the helper's own descriptors, so that no byte passes the controller's Python.
 
 The source keeps what it sent of each tree, so that the delta in the frozen window is decided here, by content, without
-asking the target.
+asking the target. The same holds for memory: `memory` trees are what the tasks hold while they run (ahead.py), and of
+the images only what is not in them goes over.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from reberth.node.serve import Daemon
 
 PIPE_WAIT_S = 20.0
+AGAIN_FROM_BYTES = 4 << 20  # less than this is sent faster than memory is searched for what changed meanwhile
 TELL_S = 0.2
 
 
@@ -27,7 +31,7 @@ def _pipe(daemon: Daemon) -> tuple[int, int]:
 
 def pipe_ready(daemon: Daemon, progress: Any) -> None:
     """Wait until the data connection has reached this helper, and load what transfers need; before the freeze."""
-    from reberth.node import treeopen, treerecv, treesend  # noqa: F401
+    from reberth.node import ahead, treeopen, treerecv, treesend  # noqa: F401
 
     _pipe(daemon)
 
@@ -57,14 +61,20 @@ def tree_send(
 
     `pids` are tasks (with all below them) whose open and mapped files are looked at again whatever their times say.
     """
-    from reberth.node import treeopen, treesend
+    from reberth.node import ahead, treeopen, treesend
 
     _, out_fd = _pipe(daemon)
     previous = daemon.snapshots.get(path) if kind == "filesystem-delta" else None
     if kind == "filesystem-delta" and previous is None:
         raise OpError("protocol", f"{path} was never sent in full")
     started = time.monotonic()
+    if kind == "memory":
+        found = _memory_send(daemon, progress, path, pids or [], out_fd)
+        return {**found, "seconds": time.monotonic() - started}
     tasks = {t.pid for root in pids or [] for t in procs.tree(root)}
+    matchers = {}
+    if kind == "images" and daemon.guess is not None:
+        matchers = {name: daemon.guess.matcher(places) for name, places in ahead.places_of_images(path).items()}
     try:
         snapshot = treesend.send_tree(
             path,
@@ -72,6 +82,7 @@ def tree_send(
             previous=previous,
             always=treeopen.open_inodes(tasks),
             flat=kind == "images",
+            matchers=matchers,
             on_progress=_Teller(progress),
             should_stop=daemon.stop_transfers.is_set,
         )
@@ -92,6 +103,43 @@ def tree_send(
     }
 
 
+def _memory_send(
+    daemon: Daemon, progress: Callable[..., None], path: str, pids: list[int], out_fd: int
+) -> dict[str, Any]:
+    """Capture and send what changed since the capture before; a pass that would gain little sends nothing."""
+    from reberth.node import ahead, treesend
+
+    earlier, name = daemon.guess, os.path.join(path, "memory")
+    matchers = {}
+    if earlier is None or daemon.ahead_bytes >= AGAIN_FROM_BYTES:
+        places = ahead.capture(pids, name)
+        daemon.guess = ahead.Guess(name, places)
+        matchers = {"memory": earlier.matcher(places)} if earlier is not None else {}
+    try:
+        snapshot = treesend.send_tree(
+            path,
+            out_fd,
+            flat=True,
+            matchers=matchers,
+            on_progress=_Teller(progress),
+            should_stop=daemon.stop_transfers.is_set,
+        )
+    except treesend.TreeError as error:
+        raise OpError("transfer", str(error)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    daemon.ahead_bytes = snapshot.bytes_sent
+    if "memory" in snapshot.sent and daemon.guess is not None:
+        daemon.guess.digest = bytes.fromhex(snapshot.sent["memory"][1])
+    return {
+        "skipped_mounts": [],
+        "bytes": snapshot.bytes_sent,
+        "files": snapshot.files_sent,
+        "digest": treesend.digest_of_sent(snapshot),
+    }
+
+
 def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: str) -> dict[str, Any]:
     """Receive a tree; every file is checked against its hash as it comes, the digest is over all of them."""
     from reberth.node import treerecv, treesend
@@ -102,14 +150,28 @@ def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: st
             into,
             in_fd,
             expect_empty=kind != "filesystem-delta",
-            flat=kind == "images",
+            flat=kind in ("images", "memory"),
+            earlier=daemon.earlier,
             on_progress=_Teller(progress),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
         raise OpError("transfer", str(error)) from error
+    if kind == "memory" and "memory" in manifest.files:
+        _keep(daemon, os.path.join(into, "memory"), manifest.files["memory"][1])
     return {
         "digest": treerecv.digest_of(manifest),
         "files": manifest.files_received,
         "warnings": list(manifest.warnings)[:20],
     }
+
+
+def _keep(daemon: Daemon, path: str, digest: str) -> None:
+    """Keep what came, to copy from it; without a name it is gone with this process, whatever happens."""
+    from reberth.node.treerecv import Earlier
+
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.unlink(path)
+    old, daemon.earlier = daemon.earlier, Earlier(fd, bytes.fromhex(digest))
+    if old is not None:
+        os.close(old.fd)

@@ -87,20 +87,34 @@ class ContentHash:
     """SHA-256 of a file's logical content, fed in order with data and holes.
 
     With holes of more than HASHED_HOLES_BYTES in all it is the SHA-256 of two digests, of the rest and of the further
-    holes: those 64 bytes are no file of the same size, so nothing can be mixed up.
+    holes: those 64 bytes are no file of the same size, so nothing can be mixed up. The same holds for pieces that the
+    receiver copies from an earlier file: that file's own digest stands for its content, so no byte is hashed twice.
     """
 
-    def __init__(self, lane: HashLane) -> None:
+    def __init__(self, lane: HashLane, earlier: bytes = b"") -> None:
         self._lane = lane
         self._sha = hashlib.sha256()
         self._zeros = 0
         self._far: Any = None
+        self._earlier = earlier
         self.size = 0
 
     def data(self, slot: Slot, count: int) -> None:
         """Append the slot's first `count` bytes."""
         self.size += count
         self._lane.feed(self._sha, slot, count)
+
+    def piece(self, view: memoryview) -> None:
+        """Append these bytes, hashed at once."""
+        self.size += len(view)
+        self._lane.drain()
+        self._sha.update(view)
+
+    def copy(self, length: int, at: int) -> None:
+        """Append what the earlier file has at `at`."""
+        self._far = self._far or hashlib.sha256(self._earlier)
+        self._far.update(b"C" + b"".join(number.to_bytes(8, "big") for number in (self.size, length, at)))
+        self.size += length
 
     def hole(self, length: int) -> None:
         """Append `length` zeros."""

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from reberth.node import treelist
 from reberth.node.treedirs import Dirs
@@ -19,11 +19,13 @@ from reberth.node.treemeta import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK,
 from reberth.node.treeplace import Place
 from reberth.node.treewire import (
     CHUNK_BYTES,
+    COPY,
     DATA,
     DIGEST_BYTES,
     END,
     END_UNSTABLE,
     HOLE,
+    PLACE_BYTES,
     OnProgress,
     Reader,
     ShouldStop,
@@ -38,6 +40,13 @@ _NAME_BYTES = 255
 _LINK_BYTES = 4095
 _SIZE_LIMIT = 1 << 63
 _DEVICE_PART_LIMIT = 1 << 32
+
+
+class Earlier(NamedTuple):
+    """A file that came before, and its digest as both sides know it."""
+
+    fd: int
+    digest: bytes
 
 
 @dataclass
@@ -72,6 +81,7 @@ def recv_tree(
     *,
     expect_empty: bool = True,
     flat: bool = False,
+    earlier: Optional[Earlier] = None,
     max_bytes: Optional[int] = None,
     max_entries: Optional[int] = None,
     on_progress: OnProgress = None,
@@ -80,7 +90,8 @@ def recv_tree(
     """Receive one stream from `in_fd` into `root`, made with mode 0700 if missing; reads not a byte too many.
 
     `expect_empty`: refuse a root that holds anything, and a delta. `flat`: only regular files with the names of image
-    files, mode 0600, never over an existing one. `max_bytes` bounds the data written, `max_entries` the records.
+    files, mode 0600, never over an existing one. `earlier`: what copies are taken from. `max_bytes` bounds
+    the data written, `max_entries` the records.
     """
     reader = Reader(in_fd, should_stop)
     try:
@@ -91,6 +102,7 @@ def recv_tree(
             if expect_empty and not empty:
                 raise TreeError("the directory is not empty", root, errno.ENOTEMPTY)
             job = _Receiver(reader, Place(dirs, empty), lane, flat)
+            job.earlier = earlier
             job.max_bytes, job.max_entries, job.on_progress = max_bytes, max_entries, on_progress
             return job.run(expect_empty)
     except OSError as error:
@@ -103,11 +115,13 @@ class _Receiver:
     max_bytes: Optional[int] = None
     max_entries: Optional[int] = None
     on_progress: OnProgress = None
+    earlier: Optional[Earlier] = None
 
     def __init__(self, reader: Reader, place: Place, lane: HashLane, flat: bool) -> None:
         self.reader, self.place, self.lane, self.flat = reader, place, lane, flat
         self.out = Manifest(warnings=place.warnings)
         self.seen: set[bytes] = set()
+        self.copied = 0
 
     def run(self, expect_empty: bool) -> Manifest:
         """Everything from the magic to the end record."""
@@ -236,13 +250,15 @@ class _Receiver:
 
     def _content(self, path: bytes, fd: int) -> tuple[int, str]:
         """Receive the pieces of one file into `fd`; answers its size and digest, both checked."""
-        content = ContentHash(self.lane)
+        content = ContentHash(self.lane, self.earlier.digest if self.earlier is not None else b"")
         while True:
             kind, length = self.reader.piece()
             if kind in (END, END_UNSTABLE):
                 break
             if kind == DATA and 0 < length <= CHUNK_BYTES:
                 self._data(fd, length, content)
+            elif kind == COPY and 0 < length <= CHUNK_BYTES and self.earlier is not None:
+                self._copy(fd, length, content, self.earlier.fd)
             elif kind == HOLE and 0 < length < _SIZE_LIMIT - content.size:
                 content.hole(length)
                 os.lseek(fd, length, os.SEEK_CUR)
@@ -258,12 +274,31 @@ class _Receiver:
 
     def _data(self, fd: int, length: int, content: ContentHash) -> None:
         self.out.bytes_received += length
-        if self.max_bytes is not None and self.out.bytes_received > self.max_bytes:
+        if self.max_bytes is not None and self.out.bytes_received + self.copied > self.max_bytes:
             raise TreeError(f"more than {self.max_bytes} bytes", self.reader.name, errno.EFBIG)
         slot = self.lane.slot()
         view = slot.view[:length]
         self.reader.into(view)
         content.data(slot, length)
+        self._append(fd, view)
+
+    def _copy(self, fd: int, length: int, content: ContentHash, earlier_fd: int) -> None:
+        """What is here already; that it is what the sender means is told by the digest, into which its digest goes."""
+        at = int.from_bytes(self.reader.exact(PLACE_BYTES), "big")
+        self.copied += length
+        if self.max_bytes is not None and self.out.bytes_received + self.copied > self.max_bytes:
+            raise TreeError(f"more than {self.max_bytes} bytes", self.reader.name, errno.EFBIG)
+        slot = self.lane.slot()
+        try:
+            view = slot.view[:length]
+            if at >= _SIZE_LIMIT or os.preadv(earlier_fd, [view], at) != length:
+                raise TreeError("a copy of what is not here", self.reader.name)
+            content.copy(length, at)
+            self._append(fd, view)
+        finally:
+            slot.busy.release()
+
+    def _append(self, fd: int, view: memoryview) -> None:
         while view:
             view = view[os.write(fd, view) :]
         if self.on_progress is not None:

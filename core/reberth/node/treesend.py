@@ -10,8 +10,8 @@ import copy
 import os
 import re
 import time
-from collections.abc import Collection
-from typing import Any, Optional, Union
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from reberth.node.treedirs import Dirs, split
 from reberth.node.treehash import HashLane
@@ -32,6 +32,9 @@ from reberth.node.treewire import (
     text,
 )
 
+if TYPE_CHECKING:
+    from reberth.node.ahead import Matcher
+
 __all__ = ["Snapshot", "TreeError", "TreeStoppedError", "digest_of_sent", "manifest_of", "send_tree"]
 
 FLAT_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -46,6 +49,7 @@ def send_tree(
     all_candidates: Optional[bool] = None,
     cross_mounts: bool = False,
     flat: bool = False,
+    matchers: Optional[dict[str, Optional[Matcher]]] = None,
     on_progress: OnProgress = None,
     should_stop: ShouldStop = None,
 ) -> Snapshot:
@@ -54,7 +58,8 @@ def send_tree(
     `always`: relative paths or (device, inode) pairs to compare whatever their times say. Give what is mapped or open
     for writing to *each* pass: a page that is dirty when a pass reads it may be written again without a new mtime.
     `all_candidates`: compare every file; None asks the file system. `flat`: only the regular files of an image
-    directory. `on_progress` gets the bytes of data and the entries done, `should_stop` is asked at least per chunk.
+    directory. `matchers`: by file name, what finds pieces that the receiver has already. `on_progress` gets the bytes
+    of data and the entries done, `should_stop` is asked at least per chunk.
     """
     writer = Writer(out_fd, should_stop)
     job: Optional[_Pass] = None
@@ -62,6 +67,7 @@ def send_tree(
         with Dirs(root) as dirs, HashLane() as lane:
             job = _Pass(dirs, lane, writer, previous, always)
             job.on_progress, job.should_stop, job.flat = on_progress, should_stop, flat
+            job.matchers = matchers or {}
             table = mounts()
             job.all = not times_tell(dirs.root_fd, table) if all_candidates is None else all_candidates
             return job.run(frozenset() if cross_mounts else below(root, table), cross_mounts)
@@ -81,6 +87,7 @@ class _Pass:
     should_stop: ShouldStop = None
     flat = False
     all = True
+    matchers: Mapping[str, Optional[Matcher]] = {}
 
     def __init__(
         self,
@@ -221,7 +228,8 @@ class _Pass:
                 self._check_stable(path, entry, fd, length)
                 return self._compared(path, entry, old)
         self.writer.record(dict(self._header(FILE, path, entry), s=entry.size))
-        length, entry.content = pump(fd, entry.size, sparse, self.lane, self.writer, self._sent)
+        matcher = self.matchers.get(text(path))
+        length, entry.content = pump(fd, entry.size, sparse, self.lane, self.writer, self._sent, matcher)
         unstable = not self._check_stable(path, entry, fd, length)
         entry.size = length
         self.writer.end_file(length, entry.content, unstable)

@@ -2,7 +2,8 @@
 
 Stream: MAGIC, records, the last one of type `end`. Record: length and CRC-32 (4 bytes each, big-endian), then a compact
 JSON object; names are raw bytes in it (UTF-8 with surrogateescape). A record of type `f` is followed by pieces: kind,
-length and CRC-32, then for `D` the data (a hole `H` has none), until `E` or `U` (the file changed while it was read),
+length and CRC-32, then for `D` the data (a hole `H` has none; a copy `C` has 8 bytes: where the receiver has it in an
+earlier file), until `E` or `U` (the file changed while it was read),
 whose length is the file's size and which carries the 32-byte digest. So each single wrong byte is found: in frames and
 headers by the CRC, in data by the digest.
 """
@@ -21,13 +22,14 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NoReturn, Optional
 
-MAGIC = b"RBTREE\x00\x01"  # the last byte is the version
+MAGIC = b"RBTREE\x00\x02"  # the last byte is the version
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 64 << 10
 XATTR_BYTES = 1 << 20  # all values of one entry together
 MAX_HEADER_BYTES = HEADER_BYTES + XATTR_BYTES * 3 // 2  # base64 makes 4 of 3
 DIGEST_BYTES = 32
-DATA, HOLE, END, END_UNSTABLE = b"DHEU"
+DATA, HOLE, COPY, END, END_UNSTABLE = b"DHCEU"
+PLACE_BYTES = 8
 
 _FRAME = struct.Struct(">II")
 _PIECE = struct.Struct(">BQI")
@@ -183,6 +185,11 @@ class Writer:
     def hole(self, length: int) -> None:
         """Append a hole."""
         self._piece(HOLE, length)
+
+    def copy(self, length: int, at: int) -> None:
+        """Append what the receiver has in its earlier file from `at` on, at most CHUNK_BYTES."""
+        self._piece(COPY, length)
+        self._put(at.to_bytes(PLACE_BYTES, "big"))
 
     def end_file(self, size: int, digest: bytes, unstable: bool) -> None:
         """Close the file that the last `f` record opened."""

@@ -164,7 +164,11 @@ class LabShell(HelperShell):
         self._serve(LabRun(run_id, str(place)))
         return {"live": False, "known": True}
 
-    def _op_workdir(self, need_bytes: int, name: str = "images", keep: bool = False) -> dict[str, Any]:
+    def _op_workdir(
+        self, need_bytes: int, name: str = "images", keep: bool = False, disk: bool = True
+    ) -> dict[str, Any]:
+        if not disk:
+            raise OpError("no-space", "the tasks of this node are played: they have no memory to read")
         end = self.daemon.end
         assert end is not None
         path = self.machine.path(f"/dev/shm/reberth-{end.run.id}-{name}")

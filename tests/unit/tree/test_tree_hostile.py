@@ -240,7 +240,7 @@ def test_bad_headers(replay, forge, target, frame):
         replay(MAGIC + frame, target)
 
 
-@pytest.mark.parametrize("start", [b"", b"RBTREE", b"RBTREE\0\2", b"ustar\0\0\0\0\0\0"])
+@pytest.mark.parametrize("start", [b"", b"RBTREE", b"RBTREE\0\1", b"ustar\0\0\0\0\0\0"])
 def test_bad_magic(replay, target, start):
     with pytest.raises(TreeError):
         replay(start, target)
