@@ -21,8 +21,8 @@ bench: dev ## measure downtime and total time against plain scripts, in a lab (r
 	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py
 soak: dev ## the whole fault matrix in a lab, with figures (root; hours: REBERTH_SOAK_HOURS)
 	scripts/install-needs lab && $(BIN)/python tests/live/faults/soak.py
-completions: ## write the completion scripts of bash, zsh and fish (not in this version)
-	$(LATER)
+completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish
+	scripts/make-completions
 deb: ## build Debian packages (not in this version)
 	$(LATER)
 rpm: ## build RPM packages (not in this version)

@@ -30,6 +30,8 @@ COMMANDS = {
     "report": "Show the report of one migration.",
     "node": "Manage the nodes of the inventory.",
     "plugin": "Show the plugins.",
+    "completion": "Print the completion script of a shell.",
+    "shell-init": "Print functions for `runc migrate ID NODE:`, to be evaluated.",
 }
 # Commands that bundled plugins add by `reberth_commands`: listed here so that --help need not import the plugins.
 OF_PLUGINS = {"lab": "Two nodes in a box, to try and to test with."}
@@ -43,7 +45,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 def _own_command(name: str) -> Any:
     """Import one of our commands: its module has `command`, or `app` for a group."""
-    module = import_module(f"reberth.cli.{name}")
+    module = import_module(f"reberth.cli.{name.replace('-', '_')}")
     if hasattr(module, "app"):
         group = typer.main.get_command(module.app)
         group.name = name
