@@ -16,7 +16,7 @@ from reberth.cli.app import root
 HEAD = '''"""Every command with its arguments and options; made by `make completions`, compared by a test. Do not edit.
 
 Path of the command -> (help, words of the arguments, {option: (word of its value or empty, repeatable, help)}). An
-argument that takes many values ends in `...`; a group has no arguments.
+argument that may be missing stands in brackets, one that takes many values ends in `...`; a group has none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _arguments(command: Any) -> tuple[str, ...]:
     for param in command.params:
         if param.param_type_name == "argument":
             word = (param.metavar or param.name).upper()
-            words.append(f"{word}..." if param.nargs == -1 else word)
+            word = f"{word}..." if param.nargs == -1 else word
+            words.append(word if param.required else f"[{word}]")
     return tuple(words)
 
 

@@ -1,7 +1,7 @@
 """Every command with its arguments and options; made by `make completions`, compared by a test. Do not edit.
 
 Path of the command -> (help, words of the arguments, {option: (word of its value or empty, repeatable, help)}). An
-argument that takes many values ends in `...`; a group has no arguments.
+argument that may be missing stands in brackets, one that takes many values ends in `...`; a group has none.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "ls": (
         "List the workloads of the nodes.",
-        ("NODE",),
+        ("[NODE]",),
         {
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "check": (
         "Check a node, or a pair of nodes, before any move.",
-        ("NODE", "NODE"),
+        ("NODE", "[NODE]"),
         {
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
@@ -115,7 +115,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "status": (
         "Show the migrations that are open.",
-        ("ID",),
+        ("[ID]",),
         {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
     ),
     "abort": (
@@ -125,7 +125,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "recover": (
         "Bring interrupted migrations to their end.",
-        ("ID",),
+        ("[ID]",),
         {
             "--dry-run": ("", False, "Say what would be done, do nothing."),
             "-n": ("", False, "Say what would be done, do nothing."),
@@ -155,7 +155,7 @@ COMMANDS: dict[str, Command] = {
     "node": ("Manage the nodes of the inventory.", (), {"--help": ("", False, "Show the help.")}),
     "node add": (
         "Add a node: pin its host key, probe it, enable what is usable there.",
-        ("NAME", "ADDRESS"),
+        ("NAME", "[ADDRESS]"),
         {
             "--address": ("ADDRESS", False, "Host name, address, or a Host of ssh_config."),
             "--user": ("USER", False, "Log in as this user."),
@@ -250,7 +250,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "lab ssh": (
         "Log in to a node, or run a command there.",
-        ("NODE", "COMMAND..."),
+        ("NODE", "[COMMAND...]"),
         {"--help": ("", False, "Show the help.")},
     ),
 }

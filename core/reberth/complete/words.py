@@ -88,7 +88,7 @@ def _argument(line: Line, fragment: str, environ: Mapping[str, str]) -> Answer:
     commands = below(line.path)
     if commands:
         return Answer(commands) if not line.arguments else Answer()
-    words = COMMANDS[line.path][1]
+    words = [word.strip("[]") for word in COMMANDS[line.path][1]]
     place = min(len(line.arguments), len(words) - 1) if words and words[-1].endswith("...") else len(line.arguments)
     if place >= len(words):
         return Answer()
