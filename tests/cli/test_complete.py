@@ -49,7 +49,7 @@ def test_the_table_is_the_tree_of_commands():
     spec = importlib.util.spec_from_file_location("tree", ROOT / "completions/tree.py")
     tree = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tree)
-    assert table.COMMANDS == tree.commands(), "run: make completions"
+    assert tree.commands() == table.COMMANDS, "run: make completions"
     assert {*LISTED, "lab"} <= {path.partition(" ")[0] for path in table.COMMANDS}
 
 

@@ -24,9 +24,9 @@ def test_words_of_a_move(words, ours):
 
 
 def test_the_root_of_the_configuration_is_the_one_that_counts():
-    assert as_move("runc --root /srv/r migrate web pi2:".split(), {"root": "/srv/r/"})[0] == "move"
+    assert as_move(["runc", "--root", "/srv/r", "migrate", "web", "pi2:"], {"root": "/srv/r/"})[0] == "move"
     with pytest.raises(UsageError, match="'/srv/r' is not where reberth looks: /run/runc"):
-        as_move("runc --root /srv/r migrate web pi2:".split(), {})
+        as_move(["runc", "--root", "/srv/r", "migrate", "web", "pi2:"], {})
 
 
 @pytest.mark.parametrize("option", ["--criu /x", "--systemd-cgroup", "--rootless=true", "--log /x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any, cast
@@ -139,7 +140,11 @@ def options(
 
         logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
     if ctx.invoked_subcommand is None:
+        from reberth.cli.next_step import next_step
+
         typer.echo(ctx.get_help(), err=True)
+        if line := next_step(os.environ, OF_PLUGINS):
+            typer.echo(f"\n{line}", err=True)
         raise typer.Exit(2)
 
 
