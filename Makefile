@@ -18,7 +18,7 @@ check: lint type ## lint, types and the quick tests, which need neither root nor
 demo: ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
 	scripts/demo
 bench: dev ## measure downtime and total time against plain scripts, in a lab (root)
-	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py
+	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py && $(BIN)/python tests/bench/start.py
 soak: dev ## the whole fault matrix in a lab, with figures (root; hours: REBERTH_SOAK_HOURS)
 	scripts/install-needs lab && $(BIN)/python tests/live/faults/soak.py
 completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish

@@ -69,6 +69,7 @@ def deb(chroot: Chroot) -> list[Path]:
 def rpm(chroot: Chroot) -> list[Path]:
     """Build the source package and the package for Fedora and judge them."""
     top = chroot.root / "build/rpm"
+    (chroot.root / "etc/rpm").mkdir(exist_ok=True)
     copy_tree(chroot.root / "build" / NAME)
     (top / "SOURCES").mkdir(parents=True)
     archive(chroot.root / "build" / NAME, top / f"SOURCES/{NAME}.tar.gz")
@@ -81,9 +82,9 @@ def rpm(chroot: Chroot) -> list[Path]:
         "build_mtime_policy": "clamp_to_source_date_epoch",
     }
     defines = [word for key, value in settings.items() for word in ("--define", f"{key} {value}")]
-    macros = ["--load", f"/build/{NAME}/packaging/rpm/macros"]
+    shutil.copyfile(chroot.root / "build" / NAME / "packaging/rpm/macros", chroot.root / "etc/rpm/macros.reberth")
     env = ["env", "-C", "/build/rpm", f"SOURCE_DATE_EPOCH={EPOCH}"]
-    chroot.inside([*env, "rpmbuild", "-ba", "--nodeps", *macros, *defines, spec])
+    chroot.inside([*env, "rpmbuild", "-ba", "--nodeps", *defines, spec])
     made = _inside(chroot, "rpm/RPMS/noarch/*.rpm") + _inside(chroot, "rpm/SRPMS/*.rpm")
     judge(chroot, ["rpmlint", "-c", f"/build/{NAME}/packaging/rpm/rpmlint.toml", *made])
     return [chroot.root / path.lstrip("/") for path in made]

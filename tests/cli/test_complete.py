@@ -96,6 +96,16 @@ def test_workloads_come_from_the_cache_and_an_old_cache_is_made_new(complete):
     assert complete("move", "../etc:")[0] == []
 
 
+def test_a_changed_inventory_is_seen_at_once(complete):
+    assert complete("check", "node")[0] == ["node1", "node2"]
+    Path(os.environ["REBERTH_CONFIG"]).write_text(CONFIG + '[nodes.node3]\nbackends = ["lxd"]\n')
+    assert complete("check", "node")[0] == ["node1", "node2", "node3"]
+    assert complete("check", "node")[0] == ["node1", "node2", "node3"]  # from what was kept
+    assert complete("move", "--backend", "")[0] == ["criu", "lxd", "runc"]
+    Path(os.environ["REBERTH_CONFIG"]).unlink()
+    assert complete("check", "")[0] == ["local"]
+
+
 def test_a_name_of_two_backends_is_offered_with_the_backend(complete):
     cache.write("node1", [cache.Entry("runc", "db", "running"), cache.Entry("criu", "db", "running")])
     assert complete("move", "node1:")[0] == ["node1:runc/db", "node1:criu/db"]
@@ -107,10 +117,10 @@ def test_what_could_steer_a_terminal_is_never_sent(complete):
     folder = cache.folder()
     folder.mkdir(parents=True)
     lines = ["runc\t\x1b[31mred\trunning", "runc\tok\trun\x1b[0mning", "runc\tfine\trunning", "runc\ta\u202eb\trunning"]
-    (folder / "node1").write_text("\n".join(lines) + "\n")
+    (folder / "node-node1").write_text("\n".join(lines) + "\n")
     assert complete("move", "node1:")[0] == ["node1:fine"]
     cache.write("node1", [cache.Entry("runc", "web", "run\x1b[2Jning"), cache.Entry("runc", "x\x1b", "running")])
-    assert "\x1b" not in (folder / "node1").read_text()
+    assert "\x1b" not in (folder / "node-node1").read_text()
     assert complete("move", "node1:")[0] == ["node1:web"]
     bad = CONFIG + '[nodes."bad name"]\n[nodes."esc\\u001b[31m"]\n'
     Path(os.environ["REBERTH_CONFIG"]).write_text(bad)
@@ -119,7 +129,7 @@ def test_what_could_steer_a_terminal_is_never_sent(complete):
 
 def test_the_cache_of_somebody_else_is_not_read(complete, monkeypatch):
     cache.write("node1", [cache.Entry("runc", "web", "running")])
-    assert (cache.folder() / "node1").stat().st_mode & 0o777 == 0o600
+    assert (cache.folder() / "node-node1").stat().st_mode & 0o777 == 0o600
     assert cache.folder().stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert cache.read("node1", os.environ) == []

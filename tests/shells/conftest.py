@@ -60,8 +60,8 @@ def place(tmp_path_factory) -> Path:
     (top / "config.toml").write_text(CONFIG)
     names = top / "cache/reberth/complete"
     names.mkdir(parents=True)
-    (names / "node1").write_text(WORKLOADS)
-    (names / "local").write_text("runc\there\trunning\n")
+    (names / "node-node1").write_text(WORKLOADS)
+    (names / "node-local").write_text("runc\there\trunning\n")
     (top / "bin").mkdir()
     programs = {name: RUNTIME.format(name=name) for name in ("runc", "crun")}
     programs["reberth"] = REBERTH.format(path=os.pathsep.join(p for p in sys.path if p), python=sys.executable)

@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from reberth.complete import cache
 from reberth.paths import config_files, home_dir, state_dir
 from reberth.text import is_name
 
-Env = Mapping[str, str]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing takes a tenth of the whole time
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    Env = Mapping[str, str]
+    Tables = dict[str, dict[str, list[str]]]  # name of a node -> backends and transports -> names
+KINDS = ("backends", "transports")
 LOCAL = "local"
 LOCAL_BACKENDS = ("criu", "runc")
 MOST_RUNS = 30
 
 
-def tables(environ: Env) -> dict[str, dict[str, Any]]:
-    """The nodes of the configuration, later files over earlier ones; `local` is always there."""
-    import tomllib
+def tables(environ: Env) -> Tables:
+    """The nodes of the configuration with what is enabled there, later files over earlier ones.
 
-    found: dict[str, dict[str, Any]] = {LOCAL: {"backends": list(LOCAL_BACKENDS)}}
-    for path in config_files(environ):
-        try:
-            nodes = tomllib.loads(path.read_text("utf-8")).get("nodes", {})
-        except (OSError, ValueError):
-            continue
-        for name, table in nodes.items():
-            if is_name(name) and isinstance(table, dict):
-                found.setdefault(name, {}).update(table)
+    Reading TOML takes longer than all the rest, so what was read is kept as long as the files are the same.
+    """
+    files = [str(path) for path in config_files(environ)]
+    stamp = "\t".join(f"{path} {_changed(path)}" for path in files)
+    kept = cache.read_lines("nodes", environ)
+    if kept and kept[0] == stamp:
+        rows = [line.split("\t") for line in kept[1:]]
+        return {name: dict(zip(KINDS, (words.split() for words in row), strict=True)) for name, *row in rows}
+    found = _parsed(files)
+    rows = [[name, *(" ".join(table[kind]) for kind in KINDS)] for name, table in found.items()]
+    cache.write_lines("nodes", [stamp, *("\t".join(row) for row in rows)], environ)
     return found
 
 
-def nodes(environ: Env) -> list[str]:
+def _changed(path: str) -> str:
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return "-"
+    return f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}"
+
+
+def _parsed(files: list[str]) -> Tables:
+    import tomllib
+
+    merged: dict[str, dict[str, Any]] = {LOCAL: {"backends": list(LOCAL_BACKENDS)}}
+    for path in files:
+        try:
+            read = tomllib.loads(Path(path).read_text("utf-8")).get("nodes", {})
+        except (OSError, ValueError):
+            continue
+        for name, table in read.items():
+            if is_name(name) and isinstance(table, dict):
+                merged.setdefault(name, {}).update(table)
+    return {name: {kind: _words(table.get(kind)) for kind in KINDS} for name, table in merged.items()}
+
+
+def nodes(found: Tables) -> list[str]:
     """Names of all nodes, this machine last."""
-    found = list(tables(environ))
     return [*sorted(name for name in found if name != LOCAL), LOCAL]
 
 
-def backends_of(environ: Env, node: str) -> list[str]:
+def backends_of(found: Tables, node: str) -> list[str]:
     """The backends that are enabled on a node."""
-    return _words(tables(environ).get(node, {}).get("backends"))
+    return found.get(node, {}).get("backends", [])
 
 
-def enabled(environ: Env, kind: str) -> list[str]:
+def enabled(found: Tables, kind: str) -> list[str]:
     """What is enabled on any node; `kind` is backends or transports."""
-    found = {word for table in tables(environ).values() for word in _words(table.get(kind))}
-    return sorted(found | ({"ssh"} if kind == "transports" else set()))
+    words = {word for table in found.values() for word in table[kind]}
+    return sorted(words | ({"ssh"} if kind == "transports" else set()))
 
 
 def _words(value: Any) -> list[str]:

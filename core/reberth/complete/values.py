@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
 from reberth.complete import cache, local
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from reberth.complete.words import Answer
 
-Env = Mapping[str, str]
+    Env = Mapping[str, str]
 MODES = ("auto", "stop-and-copy", "pre-copy", "post-copy", "hybrid", "near-live")
 FIXED = {
     "--mode": MODES,
@@ -40,7 +40,7 @@ def of_option(path: str, option: str, environ: Env) -> Answer:
     if option in FIXED:
         return _answer(FIXED[option], ordered=True)
     if option in ("--backend", "--transport"):
-        return _answer(local.enabled(environ, f"{option[2:]}s"))
+        return _answer(local.enabled(local.tables(environ), f"{option[2:]}s"))
     if option == "--kind" and path.startswith("lab"):
         return _answer(("namespace",))
     if word == "ADDRESS":
@@ -63,7 +63,7 @@ def of_argument(path: str, word: str, before: Sequence[str], fragment: str, envi
     known: dict[str, Callable[[], Answer]] = {
         "SOURCE": lambda: source(fragment, environ),
         "TARGET": lambda: target(before, fragment, environ),
-        "NODE": lambda: _answer([name for name in local.nodes(environ) if name not in before]),
+        "NODE": lambda: _answer([name for name in local.nodes(local.tables(environ)) if name not in before]),
         "ID": lambda: _answer(local.runs(environ), ordered=True),
         "PLUGIN": lambda: _answer(local.plugins()),
         "ADDRESS": lambda: _answer(local.ssh_hosts(environ)),
@@ -73,22 +73,24 @@ def of_argument(path: str, word: str, before: Sequence[str], fragment: str, envi
 
 def source(fragment: str, environ: Env) -> Answer:
     """`NODE:` first; after the colon the workloads of that node; without one also those of this machine."""
+    tables = local.tables(environ)
     node, colon, rest = fragment.partition(":")
     if colon:
-        if node not in local.nodes(environ):
+        if node not in tables:
             return _answer(())
-        answer = _answer({f"{node}:{name}": text for name, text in _workloads(node, rest, environ).items()})
-        answer.stale = [node] if cache.is_old(node, environ) else []
-        return answer
-    names = {f"{name}:": "" for name in local.nodes(environ)}
-    answer = _answer({**names, **_workloads("local", fragment, environ)})
-    answer.stale = ["local"] if cache.is_old("local", environ) else []
+        found = _workloads(node, local.backends_of(tables, node), rest, environ)
+        answer = _answer({f"{node}:{name}": text for name, text in found.items()})
+    else:
+        node = local.LOCAL
+        found = _workloads(node, local.backends_of(tables, node), fragment, environ)
+        answer = _answer({**{f"{name}:": "" for name in local.nodes(tables)}, **found})
+    answer.stale = [node] if cache.is_old(node, environ) else []
     return answer
 
 
-def _workloads(node: str, fragment: str, environ: Env) -> dict[str, str]:
+def _workloads(node: str, backends: Sequence[str], fragment: str, environ: Env) -> dict[str, str]:
     """Names of a node's workloads; with the backend before it once a slash is typed or two backends have the name."""
-    found = [entry for entry in cache.read(node, environ) if entry.backend in local.backends_of(environ, node)]
+    found = [entry for entry in cache.read(node, environ) if entry.backend in backends]
     names = [entry.name for entry in found]
     words = {}
     for entry in found:
@@ -101,7 +103,7 @@ def _workloads(node: str, fragment: str, environ: Env) -> dict[str, str]:
 def target(before: Sequence[str], fragment: str, environ: Env) -> Answer:
     """`NODE:` of every node but the source's; a node that is written out is a complete target, the name stays."""
     taken = before[0].partition(":")[0] if before and ":" in before[0] else "local"
-    names = [f"{name}:" for name in local.nodes(environ) if name != taken]
+    names = [f"{name}:" for name in local.nodes(local.tables(environ)) if name != taken]
     answer = _answer(names)
     answer.closed = fragment in names
     return answer
