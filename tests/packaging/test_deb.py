@@ -64,6 +64,14 @@ def test_versions_and_times_agree():
     assert parsedate_to_datetime(stamp).timestamp() == int(build.EPOCH)
 
 
+def test_the_floors_of_the_package_are_those_of_the_project():
+    project = build.tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    control = (ROOT / "packaging/debian/control").read_text("utf-8")
+    for name, floor in (word.split(">=") for word in [*project["dependencies"], "python" + project["requires-python"]]):
+        package = "python3" if name == "python" else f"python3-{name}"
+        assert f" {package} (>= {floor}),\n" in control
+
+
 def test_two_builds_give_the_same_bytes(debs):
     first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in debs)
     assert first == second
