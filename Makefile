@@ -23,10 +23,10 @@ soak: dev ## the whole fault matrix in a lab, with figures (root; hours: REBERTH
 	scripts/install-needs lab && $(BIN)/python tests/live/faults/soak.py
 completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish
 	scripts/make-completions
-deb: ## build Debian packages (not in this version)
-	$(LATER)
-rpm: ## build RPM packages (not in this version)
-	$(LATER)
+deb: dev ## build the Debian package into dist/, in a Debian 13 root that is made once (root)
+	scripts/install-needs lab && $(BIN)/python packaging/build.py deb
+rpm: dev ## build the package for Fedora and its source package into dist/, in the same root (root)
+	scripts/install-needs lab && $(BIN)/python packaging/build.py rpm
 
 .venv/ready: pyproject.toml scripts/make-venv
 	scripts/make-venv .venv

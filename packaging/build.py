@@ -131,6 +131,10 @@ def build(kind: str, into: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    if os.geteuid() != 0:
+        sys.exit(
+            f"make {sys.argv[1]}: chroot and debootstrap need root; or use packaging/ with your system's own tools"
+        )
     try:
         for path in build(sys.argv[1], ROOT / "dist"):
             say(str(path))

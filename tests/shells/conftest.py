@@ -152,6 +152,37 @@ def zsh(env: dict[str, str], *, init: bool) -> Shell:
     return Shell(["zsh", "-f", "-i"], {**env, "TERM": "xterm"}, "; ".join(start))
 
 
+class Fish(Shell):
+    """As Shell; fish draws its line itself, so that what stands on it is written to a file instead."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        must_have(shutil.which("fish") is not None, "fish")
+        self.seen = Path(env["HOME"]) / "fish-line"
+        start = [
+            f"bind \\cg 'commandline > {self.seen}; printf \\a; echo drawn'",
+            "bind \\cu 'commandline -r \"\"'",
+            "set -g fish_autosuggestion_enabled 0",
+            "reberth shell-init fish | source",
+        ]
+        super().__init__(
+            ["fish", "-N", "-i"], {**env, "TERM": "xterm", "XDG_CONFIG_HOME": env["HOME"]}, "; ".join(start)
+        )
+
+    def press(self, typed: str, tabs: int = 1) -> tuple[str, str]:
+        """The command line after typing this and the tab key."""
+        self.child.send("\x15" + typed + "\t" * tabs + "\x07")
+        self.child.expect("drawn")
+        return self.seen.read_text().removesuffix("\n"), self.child.before
+
+
+@pytest.fixture(scope="module")
+def fish(env):
+    """A fish with shell-init behind a pseudo-terminal."""
+    one = Fish(env)
+    yield one
+    one.close()
+
+
 @pytest.fixture(scope="module", params=["bash", "bash with bash-completion", "zsh"])
 def shell(request, env):
     """Each shell with the completion of reberth alone."""

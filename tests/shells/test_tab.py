@@ -80,6 +80,21 @@ def test_candidates_of_fish(env, needed, typed, words):
     assert {line.partition("\t")[0] for line in done.stdout.splitlines()} == words
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("reberth mo", "reberth move "),
+        ("reberth move node1:w", "reberth move node1:web "),
+        ("reberth move node1:web node2", "reberth move node1:web node2:"),
+        ("reberth move 'node1:w", "reberth move 'node1:web' "),
+        ("runc mi", "runc migrate "),
+        ("runc migrate her", "runc migrate here "),
+    ],
+)
+def test_the_line_of_fish_after_the_tab_key(fish, typed, line):
+    assert fish.line(typed) == line
+
+
 def test_the_files_that_are_kept_are_what_the_command_prints(env):
     top = Path(__file__).parents[2] / "completions"
     for shell, name in {"bash": "reberth.bash", "zsh": "_reberth", "fish": "reberth.fish"}.items():
