@@ -149,6 +149,7 @@ def test_runs_plugins_and_hosts(complete, tmp_path):
     (tmp_path / ".ssh/more/a").write_text("host pi3 'q'\n")
     assert [host for host in complete("node", "add", "n", "")[0] if host.startswith("pi")] == ["pi1", "pi2", "pi3"]
     assert complete("node", "add", "n", "--address", "pi1")[0] == ["pi1"]
+    assert complete("node", "add", "pi2")[0] == ["pi2"]
 
 
 def test_values_of_options(complete):

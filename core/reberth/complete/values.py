@@ -56,6 +56,8 @@ def of_argument(path: str, word: str, before: Sequence[str], fragment: str, envi
 
     if word == "NAME" and path in NODE_NAMES:
         word = "NODE"
+    elif word == "NAME" and path == "node add":
+        word = "ADDRESS"  # without an address the name is one
     if word in FIXED:
         return _answer(FIXED[word])
     if word in ("DIR", "FILE", "LOGFILE"):
