@@ -167,7 +167,7 @@ def test_every_command_of_the_page_about_installing(fresh, deb, put):
     for command in todo:
         if command.startswith(("make ", "pipx ")):
             continue
-        words = command.replace("apt-get ", "apt-get -y -q ")
+        words = command.replace("apt-get ", "apt-get -y -q --no-install-recommends ")
         fresh.inside(["env", "-C", "/root", "sh", "-c", words])
         if command.startswith("reberth completion bash"):
             text = (fresh.root / "root/.local/share/bash-completion/completions/reberth").read_text()
