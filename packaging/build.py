@@ -55,18 +55,19 @@ def copy_tree(into: Path) -> None:
         os.utime(path, (int(EPOCH), int(EPOCH)))
 
 
-def deb(chroot: Chroot) -> list[Path]:
+def deb(chroot: Chroot, judged: bool) -> list[Path]:
     """Build the Debian package and judge it."""
     top = chroot.root / "build" / NAME
     copy_tree(top)
     shutil.copytree(top / "packaging/debian", top / "debian")
     # -d: build-essential is asked for everywhere, but here nothing is compiled
     chroot.inside(["env", "-C", f"/build/{NAME}", "dpkg-buildpackage", "--build=full", "-us", "-uc", "-d"])
-    judge(chroot, ["lintian", "-I", "--fail-on", "error,warning,info", *_inside(chroot, "*.changes")])
+    if judged:
+        judge(chroot, ["lintian", "-I", "--fail-on", "error,warning,info", *_inside(chroot, "*.changes")])
     return sorted(path for path in (chroot.root / "build").iterdir() if path.is_file())
 
 
-def rpm(chroot: Chroot) -> list[Path]:
+def rpm(chroot: Chroot, judged: bool) -> list[Path]:
     """Build the source package and the package for Fedora and judge them."""
     top = chroot.root / "build/rpm"
     (chroot.root / "etc/rpm").mkdir(exist_ok=True)
@@ -86,7 +87,8 @@ def rpm(chroot: Chroot) -> list[Path]:
     env = ["env", "-C", "/build/rpm", f"SOURCE_DATE_EPOCH={EPOCH}"]
     chroot.inside([*env, "rpmbuild", "-ba", "--nodeps", *defines, spec])
     made = _inside(chroot, "rpm/RPMS/noarch/*.rpm") + _inside(chroot, "rpm/SRPMS/*.rpm")
-    judge(chroot, ["rpmlint", "-c", f"/build/{NAME}/packaging/rpm/rpmlint.toml", *made])
+    if judged:
+        judge(chroot, ["rpmlint", "-c", f"/build/{NAME}/packaging/rpm/rpmlint.toml", *made])
     return [chroot.root / path.lstrip("/") for path in made]
 
 
@@ -116,18 +118,22 @@ def _inside(chroot: Chroot, pattern: str) -> list[str]:
     return [f"/{path.relative_to(chroot.root)}" for path in found]
 
 
-def build(kind: str, into: Path) -> list[Path]:
-    """Build one kind of package into a folder; answers the files."""
-    makers: dict[str, Callable[[Chroot], list[Path]]] = {"deb": deb, "rpm": rpm}
-    home = roots.ensure(Site.of().cache, say)
+def make(kind: str, chroot: Chroot, into: Path, *, judged: bool = True) -> list[Path]:
+    """Build one kind of package in a root that may be spoiled; answers the files, copied into a folder."""
+    makers: dict[str, Callable[[Chroot, bool], list[Path]]] = {"deb": deb, "rpm": rpm}
+    shutil.rmtree(chroot.root / "build", ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)
-    with roots.copy_of(home / "build") as chroot:
-        try:
-            made = makers[kind](chroot)
-        except LabError:
-            shutil.copyfile(chroot.log, into / f"failed-{kind}.log")
-            raise
-        return [Path(shutil.copy(path, into)) for path in made]
+    try:
+        return [Path(shutil.copy(path, into)) for path in makers[kind](chroot, judged)]
+    except LabError:
+        shutil.copyfile(chroot.log, into / f"failed-{kind}.log")
+        raise
+
+
+def build(kind: str, into: Path) -> list[Path]:
+    """Build one kind of package in a fresh root."""
+    with roots.copy_of(roots.ensure(Site.of().cache, say) / "build") as chroot:
+        return make(kind, chroot, into)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,18 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def debs(home, tmp_path_factory) -> list[Path]:
-    """The same tree built twice, each time in a fresh root."""
-    del home
-    places = [tmp_path_factory.mktemp("deb"), tmp_path_factory.mktemp("deb")]
-    return [next(path for path in build.build("deb", place) if path.suffix == ".deb") for place in places]
+def workshop(home):
+    """A root to build in."""
+    with roots.copy_of(home / "build") as chroot:
+        yield chroot
+
+
+@pytest.fixture(scope="session")
+def debs(workshop, tmp_path_factory) -> list[Path]:
+    """The same tree built twice; lintian has looked at the first."""
+    places = [tmp_path_factory.mktemp("deb") for _ in range(2)]
+    made = [build.make("deb", workshop, place, judged=place is places[0]) for place in places]
+    return [next(path for path in paths if path.suffix == ".deb") for paths in made]
 
 
 @pytest.fixture(scope="session")
@@ -62,23 +69,16 @@ def deb(debs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def rpms(home, tmp_path_factory) -> list[list[Path]]:
-    """The package for Fedora and its source package, built twice."""
-    del home
-    return [sorted(build.build("rpm", tmp_path_factory.mktemp("rpm"))) for _ in range(2)]
+def rpms(workshop, tmp_path_factory) -> list[list[Path]]:
+    """The package for Fedora and its source package, built twice; rpmlint has looked at the first."""
+    places = [tmp_path_factory.mktemp("rpm") for _ in range(2)]
+    return [sorted(build.make("rpm", workshop, place, judged=place is places[0])) for place in places]
 
 
 @pytest.fixture
 def fresh(home):
     """A minimal Debian 13 with nothing of ours, to install into."""
     with roots.copy_of(home / "base") as chroot:
-        yield chroot
-
-
-@pytest.fixture
-def with_tools(home):
-    """The root with the tools that make packages, to spoil."""
-    with roots.copy_of(home / "build") as chroot:
         yield chroot
 
 

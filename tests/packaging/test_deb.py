@@ -116,7 +116,7 @@ def test_the_life_of_the_package(fresh, deb, put):
     held = fresh.root / "var/lib/reberth/runs/20250131-120000-1f2e"
     held.mkdir(parents=True)
     (held / "journal.jsonl").write_text('{"event": "plan"}\n')
-    (fresh.root / "var/cache/reberth/complete").mkdir(parents=True)
+    assert (fresh.root / "var/cache/reberth/complete").is_dir()  # the tab key has left something there
     fresh.inside([*APT, "purge", "reberth"])
     assert (held / "journal.jsonl").exists(), "what a held workload needs was purged"
     roots.install(fresh, ["/reberth.deb"])

@@ -25,31 +25,31 @@ def test_two_builds_give_the_same_bytes(rpms):
     assert first == second
 
 
-def test_it_installs_runs_and_goes_without_a_trace(with_tools, fresh, rpms, put):
+def test_it_installs_runs_and_goes_without_a_trace(workshop, fresh, rpms, put):
     package = next(path for path in rpms[0] if ".noarch." in path.name)
-    put(with_tools, package, "/reberth.rpm")
+    put(workshop, package, "/reberth.rpm")
     ask = ["rpm", "-qp", "/reberth.rpm"]
-    files = with_tools.inside([*ask, "--list"]).split()
+    files = workshop.inside([*ask, "--list"]).split()
     assert set(files) >= EXPECTED
     allowed = ("/usr/bin/reberth", "/usr/lib/python3.13/site-packages/reberth", "/usr/share/", "/etc/reberth")
     assert [path for path in files if not path.startswith(allowed)] == []
-    assert with_tools.inside([*ask, "--scripts"]).strip() == ""
-    assert with_tools.inside([*ask, "--configfiles"]).split() == ["/etc/reberth/config.toml"]
-    needs = with_tools.inside([*ask, "--requires"])
+    assert workshop.inside([*ask, "--scripts"]).strip() == ""
+    assert workshop.inside([*ask, "--configfiles"]).split() == ["/etc/reberth/config.toml"]
+    needs = workshop.inside([*ask, "--requires"])
     assert "openssh-clients" in needs
-    assert "criu" in with_tools.inside([*ask, "--recommends"])
+    assert "criu" in workshop.inside([*ask, "--recommends"])
 
-    with_tools.inside(["rpm", "--root", "/scratch", "--initdb"])
-    before = paths(with_tools.root / "scratch")
-    with_tools.inside(["rpm", "--root", "/scratch", "--nodeps", "-i", "/reberth.rpm"])
+    workshop.inside(["rpm", "--root", "/scratch", "--initdb"])
+    before = paths(workshop.root / "scratch")
+    workshop.inside(["rpm", "--root", "/scratch", "--nodeps", "-i", "/reberth.rpm"])
     roots.install(fresh, roots.WANTED)
-    put(fresh, with_tools.root / "scratch", "/scratch")
+    put(fresh, workshop.root / "scratch", "/scratch")
     program = ["env", f"PYTHONPATH={SITE}", "/scratch/usr/bin/reberth"]
     assert fresh.inside([*program, "--version"]).strip() == f"reberth {build.VERSION}"
     assert "broken" not in fresh.inside([*program, "plugin", "ls"])
-    with_tools.inside(["rpm", "--root", "/scratch", "--nodeps", "-e", "reberth"])
+    workshop.inside(["rpm", "--root", "/scratch", "--nodeps", "-e", "reberth"])
     # folders of the system that nobody owns here stay; on Fedora other packages own them
-    left = {path for path in paths(with_tools.root / "scratch") - before if "reberth" in path}
+    left = {path for path in paths(workshop.root / "scratch") - before if "reberth" in path}
     assert left == set()
 
 
