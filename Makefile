@@ -2,7 +2,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help dev lint type test check demo bench soak completions deb rpm
 BIN := .venv/bin
-LATER = @echo "make $@: not in this version of reberth" >&2; exit 2
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1 = \2/p' Makefile | while IFS='=' read -r name text; do printf '%-18s%s\n' "$$name" "$$text"; done
