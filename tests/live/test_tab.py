@@ -23,7 +23,7 @@ def press(reberth: Command, cache: Path, *typed: str) -> list[str]:
 
 
 def test_the_first_press_asks_and_a_later_one_knows(works: Stand, reberth: Command, tmp_path: Path) -> None:
-    handle = works.container("beat")
+    handle = works.container("memory", "--mib", "4")
     assert press(reberth, tmp_path, "move", "node1:") == []
     wanted, deadline = f"node1:{handle.container}", time.monotonic() + PATIENCE_S
     while wanted not in press(reberth, tmp_path, "move", "node1:") and time.monotonic() < deadline:
