@@ -2,7 +2,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help dev lint type test check demo bench soak completions deb rpm
 BIN := .venv/bin
-LATER = @echo "make $@: not in this version of reberth" >&2; exit 2
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1 = \2/p' Makefile | while IFS='=' read -r name text; do printf '%-18s%s\n' "$$name" "$$text"; done
@@ -18,15 +17,15 @@ check: lint type ## lint, types and the quick tests, which need neither root nor
 demo: ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)
 	scripts/demo
 bench: dev ## measure downtime and total time against plain scripts, in a lab (root)
-	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py
+	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py && $(BIN)/python tests/bench/start.py
 soak: dev ## the whole fault matrix in a lab, with figures (root; hours: REBERTH_SOAK_HOURS)
 	scripts/install-needs lab && $(BIN)/python tests/live/faults/soak.py
-completions: ## write the completion scripts of bash, zsh and fish (not in this version)
-	$(LATER)
-deb: ## build Debian packages (not in this version)
-	$(LATER)
-rpm: ## build RPM packages (not in this version)
-	$(LATER)
+completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish
+	scripts/make-completions
+deb: dev ## build the Debian package into dist/, in a Debian 13 root that is made once (root)
+	scripts/install-needs lab && $(BIN)/python packaging/build.py deb
+rpm: dev ## build the package for Fedora and its source package into dist/, in the same root (root)
+	scripts/install-needs lab && $(BIN)/python packaging/build.py rpm
 
 .venv/ready: pyproject.toml scripts/make-venv
 	scripts/make-venv .venv

@@ -7,10 +7,19 @@ import sys
 
 def main() -> None:
     """Run the command line and leave with its exit code (docs/exit-codes.md)."""
+    if sys.argv[1:2] == ["__complete"]:  # before anything else is imported: it runs at every press of the tab key
+        from reberth.complete.main import main as complete
+
+        complete(sys.argv[2:])
+        return
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks must not turn a report into a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] == ["__runtime"]:
+        from reberth.cli.runtime import main as runtime
+
+        runtime(sys.argv[2:])
     from reberth.cli.app import root
 
     root.main(args=sys.argv[1:], prog_name="reberth")

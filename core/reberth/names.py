@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from reberth.config import LOCAL, Config
+from reberth.text import is_name as is_name  # the rule itself is standard library only, for completion
 from reberth_hooks import UsageError, Workload
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _RULE = "1 to 63 of the letters A-Z a-z, digits and . _ -, the first one a letter or digit"
-
-
-def is_name(text: str) -> bool:
-    """Whether the text may name a node, workload, plugin or run."""
-    return _NAME.fullmatch(text) is not None
 
 
 def check_name(text: str, what: str) -> str:

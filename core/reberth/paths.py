@@ -9,10 +9,15 @@ from pathlib import Path
 SYSTEM_CONFIG = Path("/etc/reberth/config.toml")
 
 
+def home_dir(environ: Mapping[str, str]) -> Path:
+    """The user's home folder."""
+    return Path(environ.get("HOME") or "~").expanduser()
+
+
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     """The folder of one XDG variable; a relative path there is ignored, as the XDG specification demands."""
     given = Path(environ.get(variable, ""))
-    return given if given.is_absolute() else Path(environ.get("HOME") or "~").expanduser() / fallback
+    return given if given.is_absolute() else home_dir(environ) / fallback
 
 
 def state_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -21,6 +26,14 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
     if os.geteuid() == 0 and not env.get("XDG_STATE_HOME"):
         return Path("/var/lib/reberth")
     return _xdg(env, "XDG_STATE_HOME", ".local/state") / "reberth"
+
+
+def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """What can be found out again: `$XDG_CACHE_HOME/reberth`, for root without it `/var/cache/reberth`."""
+    env = os.environ if environ is None else environ
+    if os.geteuid() == 0 and not env.get("XDG_CACHE_HOME"):
+        return Path("/var/cache/reberth")
+    return _xdg(env, "XDG_CACHE_HOME", ".cache") / "reberth"
 
 
 def config_files(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+def is_name(text: str) -> bool:
+    """Whether the text may name a node, workload, plugin or run."""
+    return _NAME.fullmatch(text) is not None
 
 
 def safe(text: object) -> str:

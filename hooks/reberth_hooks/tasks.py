@@ -6,64 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-<<<<<<< HEAD
 from reberth_hooks.objects import object_checks as object_checks
 from reberth_hooks.objects import some
-from reberth_hooks.protocols import Shell
-from reberth_hooks.types import Check, Level, Mode, Options, Plan
-=======
 from reberth_hooks.errors import HelperError
 from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Check, Level, Mode, Options, Plan, Tree
->>>>>>> perf
 
 # Comms as /proc shows them, cut to 15 characters.
 SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmon", "dockerd", "monit", "circusd")
 # Parents that adopt what others have left behind, and start nothing again.
 REAPERS = ("systemd", "init", "tini", "dumb-init", "catatonit", "docker-init")
 LAZY_FROM_BYTES = 64 << 20
-<<<<<<< HEAD
+AHEAD_PASSES = 3  # each sends what changed during the one before; one that would gain little sends nothing
 SAFE_CRIU = (4, 2, 1)
 # Where the helper's `workdir` makes room, and what it leaves free there.
 IMAGE_PLACES, IMAGE_SPARE_BYTES = ("/dev/shm", "/run", "/var/lib"), 16 << 20
 # Sockets of kernels from 6.16 on answer SO_PASSCRED with EOPNOTSUPP (CRIU commit 4b7398595, first in 4.2).
 LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
-=======
-AHEAD_PASSES = 3  # each sends what changed during the one before; one that would gain little sends nothing
-CAP_SYS_RESOURCE = 1 << 24
-# Descriptors without a name that CRIU knows, as read in its documentation.
-KNOWN_ANON = (
-    "[eventfd]",
-    "[eventpoll]",
-    "[signalfd]",
-    "[timerfd]",
-    "inotify",
-    "[fanotify]",
-    "[userfaultfd]",
-    "[pidfd]",
-)
-
-
-def object_checks(facts: Mapping[str, Any], hello: Mapping[str, Any], node: str) -> Iterator[Check]:
-    """What CRIU would refuse of the tasks themselves: io_uring, huge pages, devices, tracers, foreign users."""
-    anon = facts["anon"]
-    if any("io_uring" in name for name in anon):
-        yield _fail("io-uring", "the workload uses io_uring, which CRIU cannot dump", "turn io_uring off in it", node)
-    odd = sorted(n for n in anon if "io_uring" not in n and n not in KNOWN_ANON and not n.startswith("bpf"))
-    if odd:
-        text = f"descriptors of kinds that CRIU may not know: {', '.join(odd)}"
-        yield Check("anon-inode", Level.WARN, text, "if the dump fails, close them in the workload", node)
-    if facts["hugetlb"]:
-        yield _fail("hugetlb", "the workload maps huge pages (hugetlb)", "run it without huge pages", node)
-    if facts["devices"]:
-        yield _fail("devices", f"open devices: {_some(facts['devices'])}", "close them in the workload", node)
-    if facts["traced_by"]:
-        yield _fail("traced", f"processes under a debugger: {_some(facts['traced_by'])}", "detach it", node)
-    foreign = [uid for uid in facts["uids"] if uid != hello.get("uid", 0)]
-    if foreign and not int(hello.get("cap_eff", 0)) & CAP_SYS_RESOURCE:
-        text = f"processes of user {_some(foreign)}, and this root lacks CAP_SYS_RESOURCE"
-        yield _fail("capability", text, "run where root has CAP_SYS_RESOURCE: CRIU reads the limits of others", node)
->>>>>>> perf
 
 
 def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -171,7 +130,26 @@ def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
     return plan.options.lazy_restore and flat and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
 
 
-<<<<<<< HEAD
+def memory_ahead(move: Move, pid: int) -> list[Tree]:
+    """Passes over a tree's memory while it runs, after which the images need only what changed; for `reberth_sync`.
+
+    None where memory is short: beside the images each node holds a copy until the move ends, and two during a pass.
+    """
+    need, place = move.plan.details["need_bytes"], []
+    if move.plan.mode is not Mode.STOP_AND_COPY or not move.plan.options.memory_ahead:
+        return []
+    for side, shell, most in (("source", move.source, 3), ("target", move.target, 4)):
+        if move.plan.facts[side]["hello"]["mem_available_bytes"] < most * need:
+            return []
+        try:
+            place.append(shell.call("workdir", need_bytes=2 * need, name="ahead", disk=False)["path"])
+        except HelperError as error:
+            if error.kind != "no-space":
+                raise
+            return []
+    return [Tree("memory", place[0], place[1], (pid,))] * AHEAD_PASSES
+
+
 def version_of(text: str) -> tuple[int, ...]:
     """The first dotted number in a text: `Version: 4.2.1` as (4, 2, 1); empty when there is none."""
     found = re.search(r"(\d+(?:\.\d+)+)", text)
@@ -249,26 +227,6 @@ def both_ends(
     if all(one.get("usable") for one in found.values()):
         yield from network_checks(tcp_words(tree, options), source, target)
         yield from cpu_checks(source, target)
-=======
-def memory_ahead(move: Move, pid: int) -> list[Tree]:
-    """Passes over a tree's memory while it runs, after which the images need only what changed; for `reberth_sync`.
-
-    None where memory is short: beside the images each node holds a copy until the move ends, and two during a pass.
-    """
-    need, place = move.plan.details["need_bytes"], []
-    if move.plan.mode is not Mode.STOP_AND_COPY or not move.plan.options.memory_ahead:
-        return []
-    for side, shell, most in (("source", move.source, 3), ("target", move.target, 4)):
-        if move.plan.facts[side]["hello"]["mem_available_bytes"] < most * need:
-            return []
-        try:
-            place.append(shell.call("workdir", need_bytes=2 * need, name="ahead", disk=False)["path"])
-        except HelperError as error:
-            if error.kind != "no-space":
-                raise
-            return []
-    return [Tree("memory", place[0], place[1], (pid,))] * AHEAD_PASSES
->>>>>>> perf
 
 
 def space_checks(need_bytes: int, mem_bytes: int, node: str) -> Iterator[Check]:

@@ -1,13 +1,15 @@
-"""Every command that README.md, its second page and CONTRIBUTING.md show is run, in the order in which it stands there.
+"""Every command that README.md, the how-to pages and CONTRIBUTING.md show is run, in the order of the page.
 
 Blocks fenced as `console` hold commands only, each after `$ `. What a command starts with says where it runs:
 
 - `make`: `make -n`, in the checkout; what the targets do is tested elsewhere, and this test is part of one
 - `sudo .venv/bin/reberth`: the same command of the reberth under test, with a lab name of this test's own
 - `pipx`, `python3 -m venv`, `~/`: in the checkout, with an empty home folder; pipx comes from PyPI if it is missing
-- all others: on a third lab node that stands for the reader's machine. In its /etc/hosts pi1.lan and pi2.lan are the
-  lab's first two nodes, and it is a stranger to them: no inventory, no pinned keys. "Is this the key of the node?" is
-  answered with y, and 4711 becomes the pid that the last `echo $!` printed.
+- all others: on a third lab node that stands for the reader's machine. In its /etc/hosts pi1.lan and pi2.lan, n1.lan
+  and n2.lan are the lab's first two nodes, and it is a stranger to them: no inventory, no pinned keys. "Is this the
+  key of the node?" is answered with y, and 4711 becomes the pid that the last `echo $!` printed.
+
+docs/how-to/install.md has a test of its own (tests/packaging).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def nodes() -> Iterator[tuple[Node, Node, Node]]:
     try:
         lab.up(3)
         pi1, pi2, reader = (lab.node(f"node{number}") for number in (1, 2, 3))
-        names = {"pi1.lan": pi1, "pi2.lan": pi2}
+        names = {"pi1.lan": pi1, "pi2.lan": pi2, "n1.lan": pi1, "n2.lan": pi2}
         hosts = reader.read("/etc/hosts") + "".join(f"{node.address} {name}\n" for name, node in names.items())
         reader.write("/etc/hosts", hosts)
         known = [
@@ -91,7 +93,15 @@ def strangers(nodes: tuple[Node, Node, Node]) -> tuple[Node, Node, Node]:
     return nodes
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/how-to/two-machines.md"])
+WHERE_WEB_ENDS = {  # the number of the node
+    "README.md": 2,
+    "docs/how-to/two-machines.md": 1,
+    "docs/how-to/raspberry-pi.md": 1,
+    "docs/how-to/two-node-cluster.md": 1,
+}
+
+
+@pytest.mark.parametrize("page", WHERE_WEB_ENDS)
 def test_every_command_between_two_machines(page: str, strangers: tuple[Node, Node, Node]) -> None:
     pi1, pi2, reader = strangers
     said, pid = {}, "4711"
@@ -105,11 +115,13 @@ def test_every_command_between_two_machines(page: str, strangers: tuple[Node, No
         if "echo $!" in command:
             pid = done.stdout.strip()
             assert pid.isdecimal()
-    where = {"README.md": pi2, "docs/how-to/two-machines.md": pi1}[page]
+    where = strangers[WHERE_WEB_ENDS[page] - 1]
     assert json.loads(where.run(["runc", "state", "web"]).stdout)["status"] == "running"
     assert " moved " in said["reberth history"]
     runs = json.loads(reader.run(["reberth", "history", "--json"]).stdout)["runs"]
-    moves = [command for command in todo if command.startswith("reberth move")]
+    moves = [
+        command for command in todo if command.startswith(("reberth move", "reberth checkpoint", "reberth restore"))
+    ]
     assert [run["outcome"] for run in runs] == ["moved"] * len(moves)
     for node in (pi1, pi2):
         left = node.run(["ls", "/var/lib/reberth"]).stdout.split()

@@ -171,7 +171,7 @@ def test_commands_that_are_shown_exist(page):
     """tests/live/test_readme.py runs them; this looks at their first words, everywhere."""
     for block in re.findall(r"^```console\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
         assert [line for line in block.splitlines() if not line.startswith("$ ")] == []
-    shown = re.findall(r"(?:^\$ |`)(?:sudo )?(?:\.venv/bin/)?reberth ([a-z]+)", page.read_text("utf-8"), re.M)
+    shown = re.findall(r"(?:^\$ |`)(?:sudo )?(?:\.venv/bin/)?reberth ([a-z][a-z-]*)", page.read_text("utf-8"), re.M)
     assert [word for word in shown if word not in {**COMMANDS, **OF_PLUGINS}] == []
 
 

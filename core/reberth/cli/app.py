@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any, cast
@@ -31,6 +32,8 @@ COMMANDS = {
     "report": "Show the report of one migration.",
     "node": "Manage the nodes of the inventory.",
     "plugin": "Show the plugins.",
+    "completion": "Print the completion script of a shell.",
+    "shell-init": "Print functions for `runc migrate ID NODE:`, to be evaluated.",
 }
 # Commands that bundled plugins add by `reberth_commands`: listed here so that --help need not import the plugins.
 OF_PLUGINS = {
@@ -47,7 +50,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 def _own_command(name: str) -> Any:
     """Import one of our commands: its module has `command`, or `app` for a group."""
-    module = import_module(f"reberth.cli.{name}")
+    module = import_module(f"reberth.cli.{name.replace('-', '_')}")
     if hasattr(module, "app"):
         group = typer.main.get_command(module.app)
         group.name = name
@@ -141,7 +144,11 @@ def options(
 
         logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
     if ctx.invoked_subcommand is None:
+        from reberth.cli.next_step import next_step
+
         typer.echo(ctx.get_help(), err=True)
+        if line := next_step(os.environ, OF_PLUGINS):
+            typer.echo(f"\n{line}", err=True)
         raise typer.Exit(2)
 
 

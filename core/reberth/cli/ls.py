@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
 
 from reberth.cli import common, params
 from reberth.cli.output import note, write, write_json
+from reberth.complete import cache
 from reberth.text import human_bytes, safe, table
-from reberth_hooks import plain
+from reberth_hooks import Found, plain
 
 Node = Annotated[str, typer.Argument(metavar="NODE", help="One node; all without it.", show_default=False)]
 HEAD = ("NODE", "BACKEND", "NAME", "STATUS", "PID", "MEMORY", "DETAIL")
@@ -24,9 +26,11 @@ def command(node: Node = "", json: params.Json = False, quiet: params.Quiet = Fa
     reberth ls
     reberth ls pi1
     """
-    with common.open_host(common.load_config(), quiet=quiet, json=json) as host:
-        found = host.list_workloads(node.removesuffix(":") or None)
+    config, one = common.load_config(), node.removesuffix(":") or None
+    with common.open_host(config, quiet=quiet, json=json) as host:
+        found = host.list_workloads(one)
         warnings = list(host.warnings)
+    remember([one] if one else config.nodes, found, complete=not warnings)
     if json:
         workloads = [{"node": name, **plain(entry)} for name, entry in found]
         write_json({"schema": 1, "workloads": workloads, "warnings": warnings})
@@ -46,3 +50,11 @@ def command(node: Node = "", json: params.Json = False, quiet: params.Quiet = Fa
     write(table(HEAD, rows))
     for warning in warnings:
         note(f"warning: {safe(warning)}")
+
+
+def remember(nodes: Iterable[str], found: Sequence[tuple[str, Found]], *, complete: bool) -> None:
+    """Keep the names for completion; where some node did not answer, no node's list becomes empty."""
+    for node in nodes:
+        entries = [cache.Entry(entry.backend, entry.name, entry.status) for name, entry in found if name == node]
+        if entries or complete:
+            cache.write(node, entries)
