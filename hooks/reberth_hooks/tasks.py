@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reberth_hooks.errors import HelperError
 from reberth_hooks.objects import object_checks as object_checks
 from reberth_hooks.objects import some
-from reberth_hooks.errors import HelperError
 from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Check, Level, Mode, Options, Plan, Tree
 
