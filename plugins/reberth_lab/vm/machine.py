@@ -33,7 +33,7 @@ def argv(
     words = [
         *_machine(image, accel, memory_bytes),
         *("-name", name, "-sandbox", SANDBOX, "-serial", f"file:{console}"),
-        # Not NVMe: the kernel looks at NVMe disks in parallel, and any of two may become the first. This one is /dev/vda.
+        # Not NVMe: of two such disks, which the kernel probes in parallel, any may become the first. This is /dev/vda.
         *(*_drive("seed", seed), "-device", "virtio-blk-pci,drive=seed"),
         *("-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random"),
     ]

@@ -19,7 +19,7 @@ from reberth_lab.vm.image import Image
 from reberth_lab.vm.node import BEHIND, MACHINE, VmNode, in_cgroup, pack
 
 TOOLS = (
-    (machine.PROGRAM, "qemu-system-x86", "about 60 MB"),
+    (machine.PROGRAM, "qemu-system-x86", "20 to 40 MB"),
     ("mke2fs", "e2fsprogs", "less than 1 MB"),
 )
 MEMORY_BYTES = 2 << 30
