@@ -23,7 +23,7 @@ IN_CGROUP = 'echo 0 >"$1" || exit; shift; exec "$@"'
 BEHIND = 'log=$1; shift; setsid "$@" </dev/null >"$log" 2>&1 &'
 LINE_LIMIT_S = 60
 GRACE_S = 20.0  # how long ssh may take to tell that a program was ended for its time limit
-KILLED = 137  # what timeout(1) and a shell say of SIGKILL
+KILLED = (137, 255)  # timeout(1) kills itself with its child, which ssh reports as 255, as it does its own troubles
 REPLACE = 'rm -rf -- "$1" && mkdir -p -- "$1" && exec tar -x -C "$1"'
 
 
@@ -77,7 +77,7 @@ class VmNode(Node):
             timeout=timeout_s + GRACE_S,
             env=tool_environment(),
         )
-        if done.returncode == KILLED and time.monotonic() - started >= timeout_s:
+        if done.returncode in KILLED and time.monotonic() - started >= timeout_s:
             raise subprocess.TimeoutExpired(list(argv), timeout_s, done.stdout, done.stderr)
         if check:
             done.check_returncode()
