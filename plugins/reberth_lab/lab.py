@@ -102,7 +102,7 @@ class Lab:
         links.ensure_bridge(self.site)
         every = [self.node(name) for name in names]
         if self.kind == VM:
-            virtual.bring_up(self.site, image.Image(base.parent), only(VmNode, every), names, self._say)
+            virtual.bring_up(image.Image(base.parent), only(VmNode, every), names, self._say)
         else:
             self._up_namespaces(only(NamespaceNode, every), base)
         self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")

@@ -41,8 +41,9 @@ def test_up_twice_then_down_leaves_nothing(vm_spare: Lab) -> None:
     assert Lab(lab.site.name).status()["left"] == []
 
 
-def test_up_killed_at_any_moment(vm_spare: Lab) -> None:
-    delay_s = random.uniform(0, 4)
+@pytest.mark.parametrize("then", ["down", "up"])
+def test_up_killed_at_any_moment(vm_spare: Lab, then: str) -> None:
+    delay_s = random.uniform(0, 5)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(FOLDERS), "REBERTH_LAB_NAME": vm_spare.site.name}
     with subprocess.Popen(
         [sys.executable, "-m", "reberth_lab", "up", "--kind", "vm", "--nodes", "1"],
@@ -55,6 +56,9 @@ def test_up_killed_at_any_moment(vm_spare: Lab) -> None:
         time.sleep(delay_s)
         process.kill()
     print(f"killed after {delay_s:.3f} s, there was: {traces(vm_spare.site)}")
+    if then == "up":
+        vm_spare.up(1, kind=VM)
+        assert vm_spare.node("node1").run(["hostname"]).stdout.strip() == "node1"
     vm_spare.down()
     assert traces(vm_spare.site) == []
 
@@ -89,9 +93,9 @@ def test_a_time_limit_ends_the_program_inside(vm_lab: Lab) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         node.run(["sleep", "4711"], timeout_s=1)
     assert "sleep 4711" not in node.run(["ps", "-eo", "args="]).stdout
-    assert (
-        node.run(
-            ["sh", "-c", 'cat; printf "%s|" "$@"; exit 3', "sh", "a b", "", "'$x"], check=False, input="in "
-        ).stdout
-        == "in a b||'$x|"
-    )
+
+
+def test_words_and_input_arrive_as_they_are(vm_lab: Lab) -> None:
+    echo = ["sh", "-c", 'cat; printf "%s|" "$@"; exit 3', "sh", "a b", "", "'$x"]
+    done = vm_lab.node("node1").run(echo, check=False, input="in ")
+    assert (done.stdout, done.returncode) == ("in a b||'$x|", 3)

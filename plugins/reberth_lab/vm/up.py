@@ -25,9 +25,7 @@ TOOLS = (
 MEMORY_BYTES = 2 << 30
 LEAST_MEMORY_BYTES = 640 << 20
 START_LIMIT_S = 30
-BOOT_LIMIT_S = (
-    240  # a node is there after 12 s on two idle cores; more nodes than cores, and others at work, take longer
-)
+BOOT_LIMIT_S = 240  # emulated nodes need 10 to 30 s; more of them, or others at work on the machine, take longer
 # What runs keeps its open files. Links and modes of folders that are there stay as they are.
 REFRESH = 'rm -rf "$1.old"; mv "$1" "$1.old"; tar -x -C / --no-overwrite-dir && rm -rf "$1.old"'
 
@@ -49,7 +47,7 @@ def missing_tools() -> list[str]:
     return [package for tool, package, _ in TOOLS if shutil.which(tool, path=TOOL_PATH) is None]
 
 
-def bring_up(site: Site, disk: Image, nodes: Sequence[VmNode], names: Sequence[str], say: Say) -> None:
+def bring_up(disk: Image, nodes: Sequence[VmNode], names: Sequence[str], say: Say) -> None:
     """Starts those that do not run, gives the others the present code, and waits until all can be used."""
     starting = [node for node in nodes if not node.alive]
     accelerator = accel.choose(disk, say) if starting else ""
@@ -59,10 +57,11 @@ def bring_up(site: Site, disk: Image, nodes: Sequence[VmNode], names: Sequence[s
     memory_bytes = share_of_memory(len(nodes))
     for node in starting:
         start(node, disk, accelerator, names, memory_bytes)
-    refresh([node for node in nodes if node not in starting], names)
     deadline = time.monotonic() + BOOT_LIMIT_S
-    for node in nodes:
+    running = [node for node in nodes if node not in starting]
+    for node in (*running, *starting):  # one that runs may be booting still, if its `up` was killed
         wait(node, deadline)
+    refresh(running, names)
 
 
 def start(node: VmNode, disk: Image, accelerator: str, names: Sequence[str], memory_bytes: int) -> None:
