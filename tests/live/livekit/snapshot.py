@@ -48,9 +48,13 @@ def ourselves():  # this program and those that started it: a virtual node is as
         pid = int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
     return found
 
+def of_kernel(pid):  # workers of a virtual node's own kernel come, go and change their names (PF_KTHREAD, linux/sched.h)
+    words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return bool(words) and bool(int(words[6]) & 0x00200000)
+
 def processes():
     mine = ourselves()
-    return [task(pid) for pid in os.listdir("/proc") if pid.isdigit() and pid not in mine]
+    return [task(pid) for pid in os.listdir("/proc") if pid.isdigit() and pid not in mine and not of_kernel(pid)]
 
 def sockets():
     return [" ".join(line.split()[:5]) for line in tool("ss", "-Hltn")] + tool("ss", "-Hlxn", "src", "@reberth*")
