@@ -1,6 +1,6 @@
 # The work is done by the programs named here; each of them can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help dev lint type test check demo bench soak completions deb rpm
+.PHONY: help dev lint type test vm check demo bench soak completions deb rpm
 BIN := .venv/bin
 
 help: ## list the targets
@@ -11,7 +11,9 @@ lint: dev ## ruff: rules and format
 type: dev ## mypy, strict
 	$(BIN)/mypy
 test: lint type ## lint, types and all tests; as root also the live ones, in a lab (up to 45 minutes)
-	scripts/install-needs test && $(BIN)/pytest
+	scripts/install-needs test && $(BIN)/pytest --ignore tests/vm
+vm: dev ## the tests in virtual nodes with kernels of their own (root, QEMU; about 12 minutes)
+	scripts/install-needs lab && scripts/install-needs vm && $(BIN)/pytest tests/vm
 check: lint type ## lint, types and the quick tests, which need neither root nor a lab
 	$(BIN)/pytest tests/unit tests/contract tests/cli
 demo: ## build the lab once and move a Redis under load from node1 to node2 (root or sudo)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from reberth_lab import android_root, boot, cgroups, links
 from reberth_lab.locks import locked
-from reberth_lab.node import Node
+from reberth_lab.node_namespace import NamespaceNode
 from reberth_lab.proc import LabError, tool_environment
 from reberth_lab.site import Site
 
@@ -30,7 +30,7 @@ PHONES = {"phone1": 0, "phone2": android_root.SHELL_UID}  # name -> user id of i
 UP_WAIT_S = 1800
 
 
-class Phone(Node):
+class Phone(NamespaceNode):
     """One device; cheap to make, and it finds its processes anew each time."""
 
     def __init__(self, site: Site, name: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reberth_lab import cgroups
-from reberth_lab.node import Node
+from reberth_lab.node_namespace import NamespaceNode
 from reberth_lab.proc import LabError, run
 
 GUEST = Path(__file__).with_name("guest")
@@ -27,7 +27,7 @@ def layer_bytes(nodes: int) -> int:
     return MOST_BYTES
 
 
-def start(node: Node, root: Path, size_bytes: int, init: Mapping[str, object] | None = None) -> None:
+def start(node: NamespaceNode, root: Path, size_bytes: int, init: Mapping[str, object] | None = None) -> None:
     """Starts the node's init (which waits for `release`); raises LabError with the launcher's reason.
 
     `init` replaces the program for pid 1 by other words of the launcher (`command`, `uid`).
@@ -53,12 +53,12 @@ def start(node: Node, root: Path, size_bytes: int, init: Mapping[str, object] | 
         raise LabError(f"{node.name} does not start:\n{reason}", "is this root on a Linux >= 5.15 with overlayfs?")
 
 
-def release(node: Node) -> None:
+def release(node: NamespaceNode) -> None:
     """Lets the init go on to start sshd: keys and addresses are in place."""
     (node.root / READY).touch()
 
 
-def wait_for_ssh(node: Node) -> None:
+def wait_for_ssh(node: NamespaceNode) -> None:
     """Waits for sshd's greeting; raises LabError with sshd's log when it does not come."""
     deadline = time.monotonic() + START_LIMIT_S
     trouble = "no answer"

@@ -16,15 +16,19 @@ from reberth_lab.proc import LabError
 if TYPE_CHECKING:
     from reberth_lab.lab import Lab
 
-KINDS = ("namespace", "android")
 HELP = "Two or more nodes on this machine, to try things with (needs root; REBERTH_LAB_NAME gives you one of your own)."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Nodes = Annotated[int, typer.Option(min=1, max=99, help="How many nodes shall run.")]
 Kind = Annotated[
-    str, typer.Option(help="namespace: the machine's own kernel, native speed; android: two phones beside them.")
+    str | None,
+    typer.Option(
+        help="namespace (default): this machine's kernel, native speed; vm: kernels of their own, by QEMU, slow; "
+        "android: two phones beside two nodes of namespaces.",
+        show_default=False,
+    ),
 ]
-Install = Annotated[bool, typer.Option("--install", help="Install debootstrap by apt if it is missing.")]
+Install = Annotated[bool, typer.Option("--install", help="Install debootstrap (vm: QEMU) by apt if it is missing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and restore instead, to compare.")]
 OneConnection = Annotated[
     bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
@@ -64,12 +68,10 @@ def _told(as_json: bool = False) -> Iterator[Lab]:
         raise typer.Exit(int(error.exit_code)) from error
 
 
-def up(nodes: Nodes = 2, kind: Kind = "namespace", install: Install = False, rebuild: Rebuild = False) -> None:
+def up(nodes: Nodes = 2, kind: Kind = None, install: Install = False, rebuild: Rebuild = False) -> None:
     """Start the nodes; what runs already stays, and gets the present code of reberth."""
     with _told() as lab:
-        if kind not in KINDS:
-            raise LabError(f"there is no kind {kind!r}", f"one of: {', '.join(KINDS)}")
-        lab.up(nodes, install=install, rebuild=rebuild)
+        lab.up(nodes, kind=None if kind == "android" else kind, install=install, rebuild=rebuild)
         if kind == "android":
             from reberth_lab import android
 
@@ -93,7 +95,7 @@ def status(as_json: Json = False) -> None:
         return
     print(f"lab {found['name']}, kind {found['kind']}: {'up' if found['up'] else 'down'}")
     for node in found["nodes"]:
-        print(f"  {node['name']}  {node['address']}  init {node['pid']}")
+        print(f"  {node['name']}  {node['address']}  {'QEMU' if found['kind'] == 'vm' else 'init'} {node['pid']}")
     for phone in found["phones"]:
         print(f"  {phone['name']}  adb connect {phone['serial']}")
     if found["versions"]:

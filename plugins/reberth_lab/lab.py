@@ -7,23 +7,35 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reberth_lab import android, boot, cgroups, deliver, keys, links, rootfs, sysctl
 from reberth_lab.locks import locked
 from reberth_lab.node import Node
+from reberth_lab.node_namespace import NamespaceNode
 from reberth_lab.proc import LabError, Say, need, run, say
 from reberth_lab.site import MAX_NODES, Site, node_number
+from reberth_lab.vm import image
+from reberth_lab.vm import up as virtual
+from reberth_lab.vm.node import VmNode
 
 TOOLS = (("ip", "iproute2"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ssh-keygen", "openssh-client"))
+TOLD = ("criu", "runc", "python3", "redis-server", image.KERNEL)  # versions that `status` tells
+NAMESPACE, VM = "namespace", "vm"
+KINDS = (NAMESPACE, VM)
 UP_WAIT_S = 1800  # another `up` may be making the root filesystem
+
+
+AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 class Lab:
     """Every method can be called at any time, also after a run that was killed; all but `status` need root."""
 
     def __init__(self, name: str | None = None, subnet: str | None = None, *, say: Say = say) -> None:
-        self.site = Site.of(name, subnet or remembered_subnet(name))
+        known = remembered(name)
+        self.site = Site.of(name, subnet or known.get("subnet"))
+        self.kind = str(known.get("kind", NAMESPACE))
         self._say = say
 
     @staticmethod
@@ -43,7 +55,7 @@ class Lab:
 
     def node(self, name: str) -> Node:
         """A node by its name (`node1`), whether it is up or not."""
-        return Node(self.site, name)
+        return VmNode(self.site, name) if self.kind == VM else NamespaceNode(self.site, name)
 
     def nodes(self) -> list[Node]:
         """The nodes that run."""
@@ -52,31 +64,54 @@ class Lab:
         found = [self.node(name) for name in names]
         return sorted((node for node in found if node.alive), key=lambda node: node.number)
 
-    def up(self, nodes: int = 2, *, install: bool = False, rebuild: bool = False) -> None:
-        """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean."""
+    def up(self, nodes: int = 2, *, kind: str | None = None, install: bool = False, rebuild: bool = False) -> None:
+        """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean.
+
+        `kind` is one of KINDS; without it the lab stays what it is, which is a namespace lab when it is down.
+        """
         require_root()
         if not 1 <= nodes <= MAX_NODES:
             raise LabError(f"{nodes} nodes are not possible", f"1 to {MAX_NODES}")
         for tool, package in TOOLS:
             need(tool, package)
+        self._choose(kind or self.kind)
         cgroups.mount_point()
-        root = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
+        if self.kind == VM:
+            base = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild).disk
+        else:
+            base = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
         with locked(self.site.lock_path, wait_s=UP_WAIT_S):
-            self._up(nodes, root)
+            self._up(nodes, base)
 
-    def _up(self, count: int, root: Path) -> None:
+    def _choose(self, kind: str) -> None:
+        if kind not in KINDS:
+            raise LabError(f"there is no kind {kind!r}", f"one of: {', '.join(KINDS)}")
+        there = remembered(self.site.name).get("kind", kind)
+        if there != kind:
+            raise LabError(f"the lab {self.site.name} is of kind {there}", "reberth lab down, then up again")
+        self.kind = kind
+
+    def _up(self, count: int, base: Path) -> None:
         self.site.state.mkdir(mode=0o700, exist_ok=True)
         self.site.state.chmod(0o700)
         running = {node.number for node in self.nodes()}
         names = [f"node{number}" for number in sorted(running | set(range(1, count + 1)))]
         roots = rootfs.state_roots(self.site.state)
-        self._remember({name: roots.get(name, "") if node_number(name) in running else str(root) for name in names})
-        sysctl.raise_limit(self.site)
+        self._remember({name: roots.get(name, "") if node_number(name) in running else str(base) for name in names})
         keys.write_outer(self.site, names)
         links.ensure_bridge(self.site)
         every = [self.node(name) for name in names]
+        if self.kind == VM:
+            virtual.bring_up(image.Image(base.parent), only(VmNode, every), names, self._say)
+        else:
+            self._up_namespaces(only(NamespaceNode, every), base)
+        self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")
+
+    def _up_namespaces(self, every: Sequence[NamespaceNode], root: Path) -> None:
+        sysctl.raise_limit(self.site)
+        names = [node.name for node in every]
         for node in every:
-            if node.number not in running:
+            if not node.alive:
                 boot.start(node, root, boot.layer_bytes(len(names)))
             links.ensure_veth(self.site, node.number, node.pid)
             keys.write_node(self.site, names, node.name, node.root)
@@ -85,7 +120,6 @@ class Lab:
             boot.release(node)
         for node in every:
             boot.wait_for_ssh(node)
-        self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")
 
     def refresh(self) -> None:
         """Copies the present code of reberth into the nodes that run."""
@@ -94,8 +128,11 @@ class Lab:
             self._deliver(self.nodes())
 
     def _deliver(self, nodes: Sequence[Node]) -> None:
+        if self.kind == VM:
+            virtual.refresh(only(VmNode, nodes), [node.name for node in nodes])
+            return
         what = deliver.find()
-        for node in nodes:
+        for node in only(NamespaceNode, nodes):
             deliver.deliver(what, node.root)
 
     def down(self) -> None:
@@ -105,7 +142,8 @@ class Lab:
             cgroups.remove(cgroups.mount_point() / self.site.cgroup_name)
             links.remove_all(self.site)
             unmount_below(self.site.state)
-            shutil.rmtree(self.site.state, ignore_errors=True)
+            for directory in (self.site.state, virtual.scratch_directory(self.site)):
+                shutil.rmtree(directory, ignore_errors=True)
             if self.site.state.exists():
                 raise LabError(f"{self.site.state} cannot be removed")
             sysctl.put_back(self.site)
@@ -113,27 +151,32 @@ class Lab:
     def status(self) -> dict[str, Any]:
         """What is there now: `nodes` [{name, address, pid}], `left` (traces of nodes that do not run) and versions."""
         nodes = [{"name": node.name, "address": node.address, "pid": node.pid} for node in self.nodes()]
-        root = rootfs.cached(self.site.cache)
-        versions = rootfs.stamp(root) if root else {}
+        root, versions = self._base()
         return {
             "name": self.site.name,
-            "kind": "namespace",
+            "kind": self.kind,
             "up": bool(nodes),
             "nodes": nodes,
             "phones": [{"name": phone.name, "serial": phone.serial} for phone in android.phones(self.site)],
             "subnet": str(self.site.subnet),
             "config": str(self.config_path) if self.config_path.exists() else None,
             "root": str(root) if root else None,
-            "versions": {
-                name: versions[name] for name in ("criu", "runc", "python3", "redis-server") if name in versions
-            },
+            "versions": {name: versions[name] for name in TOLD if name in versions},
             "left": [] if nodes else self._traces(),
         }
 
+    def _base(self) -> tuple[Path | None, dict[str, str]]:
+        """What the nodes begin with, if it is made, and the versions of the packages in it."""
+        if self.kind == VM:
+            disk = image.cached(self.site.cache)
+            return (disk.disk, disk.versions()) if disk else (None, {})
+        root = rootfs.cached(self.site.cache)
+        return root, rootfs.stamp(root) if root else {}
+
     def _traces(self) -> list[str]:
         """What a killed run has left: `down` removes it."""
-        base = cgroups.mount_point() / self.site.cgroup_name
-        paths = [str(path) for path in (self.site.state, base) if path.exists()]
+        places = (self.site.state, virtual.scratch_directory(self.site), cgroups.mount_point() / self.site.cgroup_name)
+        paths = [str(path) for path in places if path.exists()]
         return [*paths, *links.ours(self.site), *(["fs.pipe-max-size"] if sysctl.raised_for(self.site) else [])]
 
     def link_down(self, name: str) -> None:
@@ -146,27 +189,31 @@ class Lab:
 
     def tbf(self, name: str, rate_bit_s: int | None) -> None:
         """Limits a node's link in both directions to `rate_bit_s` bits a second; None lifts the limit."""
-        node = self.node(name)
-        links.shape(self.site, node.number, node.pid, rate_bit_s)
+        links.shape(self.node(name), rate_bit_s)
 
     def crash(self, name: str) -> None:
         """Ends a node as a power cut does; what was on its disk is gone. `up` starts it again."""
         cgroups.remove(self.node(name).cgroup)
 
     def _remember(self, roots: Mapping[str, str]) -> None:
-        data = {"name": self.site.name, "subnet": str(self.site.subnet), "roots": roots}
+        data = {"name": self.site.name, "kind": self.kind, "subnet": str(self.site.subnet), "roots": roots}
         part = self.site.state / f"{rootfs.STATE}.part"
         part.write_text(json.dumps(data) + "\n", encoding="utf-8")
         part.replace(self.site.state / rootfs.STATE)
 
 
-def remembered_subnet(name: str | None) -> str | None:
-    """The subnet with which the lab is up, so that each command agrees with the `up` that chose it."""
+def remembered(name: str | None) -> dict[str, Any]:
+    """What the `up` that began the lab chose (`kind`, `subnet`), so that each command agrees with it."""
     try:
-        data = json.loads((Site.of(name).state / rootfs.STATE).read_text(encoding="utf-8"))
+        data: dict[str, Any] = json.loads((Site.of(name).state / rootfs.STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return str(data["subnet"])
+        return {}
+    return data
+
+
+def only(kind: type[AnyNode], nodes: Sequence[Node]) -> list[AnyNode]:
+    """The nodes of one kind, for those who need to know: a lab has no others."""
+    return [node for node in nodes if isinstance(node, kind)]
 
 
 def unmount_below(directory: Path) -> None:

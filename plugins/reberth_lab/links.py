@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+from reberth_lab.node import Node
 from reberth_lab.proc import LabError, run
 from reberth_lab.site import BRIDGE_HOST, Site
 
@@ -41,10 +43,11 @@ def ensure_bridge(site: Site) -> None:
 
 
 def _refuse_clash(site: Site) -> None:
+    own = ours(site)
     for link in json.loads(run(["ip", "-j", "-4", "addr"]).stdout or "[]"):
         for address in link.get("addr_info", []):
             there = IPv4Interface(f"{address['local']}/{address['prefixlen']}").network
-            if link.get("ifname") != site.bridge and there.overlaps(site.subnet):
+            if link.get("ifname") not in own and there.overlaps(site.subnet):
                 raise LabError(
                     f"{link.get('ifname')} is in {there} already, which the lab {site.name} wants to use",
                     "choose another REBERTH_LAB_NAME",
@@ -76,7 +79,8 @@ def _refuse_stranger(name: str) -> None:
 def ours(site: Site) -> list[str]:
     """The interfaces of this lab that exist now (nodes' ends not counted)."""
     names = sorted(path.name for path in Path("/sys/class/net").iterdir())
-    return [name for name in names if (name == site.bridge or name.startswith(f"{site.tag}-")) and is_ours(name)]
+    prefixes = (f"{site.tag}-", f"{site.tag}_")
+    return [name for name in names if (name == site.bridge or name.startswith(prefixes)) and is_ours(name)]
 
 
 def remove_all(site: Site) -> None:
@@ -92,14 +96,17 @@ def set_up(site: Site, number: int, up: bool) -> None:
     run(["ip", "link", "set", "dev", site.veth(number), "up" if up else "down"])
 
 
-def shape(site: Site, number: int, pid: int, rate_bit_s: int | None) -> None:
+def shape(node: Node, rate_bit_s: int | None) -> None:
     """Limits a node's link to `rate_bit_s` bits a second in both directions, or lifts the limit."""
-    ends = [([], site.veth(number)), (["nsenter", "-t", str(pid), "-n", "--"], "eth0")]
-    for prefix, device in ends:
-        if rate_bit_s is None:
-            run([*prefix, "tc", "qdisc", "del", "dev", device, "root"], check=False)  # there may be none
-            continue
-        # A burst of 10 ms at that rate, and never less than one segment of 64 KiB (veth has segmentation offload).
-        burst_bytes = max(rate_bit_s // 800, 70_000)
-        limit = ["rate", f"{rate_bit_s}bit", "burst", str(burst_bytes), "latency", "50ms"]
-        run([*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *limit])
+    _shape(run, node.site.veth(node.number), rate_bit_s)
+    _shape(node.run, "eth0", rate_bit_s)
+
+
+def _shape(run_there: Callable[..., object], device: str, rate_bit_s: int | None) -> None:
+    if rate_bit_s is None:
+        run_there(["tc", "qdisc", "del", "dev", device, "root"], check=False)  # there may be none
+        return
+    # A burst of 10 ms at that rate, and never less than one segment of 64 KiB (veth has segmentation offload).
+    burst_bytes = max(rate_bit_s // 800, 70_000)
+    limit = ["rate", f"{rate_bit_s}bit", "burst", str(burst_bytes), "latency", "50ms"]
+    run_there(["tc", "qdisc", "replace", "dev", device, "root", "tbf", *limit])

@@ -47,9 +47,18 @@ def need(tool: str, package: str) -> str:
 
 
 def run(
-    argv: Sequence[str], *, check: bool = True, timeout_s: float = 60, input_text: str | None = None
+    argv: Sequence[str],
+    *,
+    check: bool = True,
+    timeout_s: float = 60,
+    input_text: str | None = None,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one program and keeps its output; raises LabError when it fails (if `check`) or takes too long."""
+    """Runs one program and keeps its output; raises LabError when it fails (if `check`) or takes too long.
+
+    It inherits the descriptors `pass_fds`, and `env` is added to its environment.
+    """
     try:
         done = subprocess.run(
             list(argv),
@@ -60,7 +69,8 @@ def run(
             timeout=timeout_s,
             input=input_text,
             stdin=subprocess.DEVNULL if input_text is None else None,
-            env=tool_environment(),
+            env=tool_environment(env),
+            pass_fds=pass_fds,
         )
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{argv[0]} did not end within {timeout_s:g} s") from error

@@ -82,7 +82,7 @@ def _build(cache: Path, mirror: Mirror, say: Say, install: bool) -> Path:
     except LabError:
         shutil.copyfile(work / "build.log", cache / "failed-build.log")
         raise
-    _write_stamp(work, _versions(chroot))
+    _write_stamp(work, versions(chroot))
     # The time keeps a rebuilt tree apart from the present one, which nodes may be running on.
     home = cache / f"{SUITE}-{recipe_hash()}-{int(time.time())}"
     work.rename(home)
@@ -113,21 +113,27 @@ def _fill(chroot: Chroot, mirror: Mirror, say: Say) -> None:
     extra = ["--include=ca-certificates"] if mirror.uri.startswith("https:") else []
     keyring = f"--keyring={mirror.keyring}"
     chroot.outside(["debootstrap", "--variant=minbase", keyring, *extra, SUITE, str(chroot.root), mirror.uri])
-    _configure_apt(chroot, mirror)
+    configure_apt(chroot, mirror)
     say(f"installing {len(PACKAGES)} packages")
     chroot.inside(["apt-get", "update", "-q"])
     chroot.inside(["apt-get", "install", *APT_OPTIONS, *PACKAGES])
     say("looking for criu >= 4.2")
     say(f"criu {rootfs_criu.install(chroot, mirror.uri, SUITE, APT_OPTIONS)}")
-    chroot.inside(["apt-get", "clean"])
-    shutil.rmtree(chroot.root / "var/lib/apt/lists")
-    (chroot.root / "var/lib/apt/lists/partial").mkdir(parents=True)
-    (chroot.root / "usr/sbin/policy-rc.d").unlink()
+    clean_up(chroot)
     for key in (chroot.root / "etc/ssh").glob("ssh_host_*"):  # each lab makes its own
         key.unlink()
 
 
-def _configure_apt(chroot: Chroot, mirror: Mirror) -> None:
+def clean_up(chroot: Chroot) -> None:
+    """Removes what installing packages has left, and allows daemons to start."""
+    chroot.inside(["apt-get", "clean"])
+    shutil.rmtree(chroot.root / "var/lib/apt/lists")
+    (chroot.root / "var/lib/apt/lists/partial").mkdir(parents=True)
+    (chroot.root / "usr/sbin/policy-rc.d").unlink()
+
+
+def configure_apt(chroot: Chroot, mirror: Mirror) -> None:
+    """Lets apt in the tree use this machine's mirror, keyring and name servers, and no daemon start."""
     root = chroot.root
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
     keyring = root / "etc/apt/keyrings/lab.gpg"
@@ -145,7 +151,8 @@ def _configure_apt(chroot: Chroot, mirror: Mirror) -> None:
     policy.chmod(0o755)
 
 
-def _versions(chroot: Chroot) -> Mapping[str, str]:
+def versions(chroot: Chroot) -> dict[str, str]:
+    """The packages in the tree (name -> version)."""
     lines = chroot.inside(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]).splitlines()
     return dict(line.split(" ", 1) for line in lines if " " in line)
 

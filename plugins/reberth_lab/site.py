@@ -15,6 +15,8 @@ DEFAULT_NAME = "lab"
 DEFAULT_SUBNET = "198.51.100.0/24"  # RFC 5737, for documentation: no real network has it
 OTHER_LABS = "198.18.0.0/15"  # RFC 2544, for benchmarks between devices
 BRIDGE_HOST = 254
+CONTROL_HOST = 253
+CONTROL_BASE = 100  # node7 has .7 on the bridge and .107 on the cable that only the lab uses (kind vm)
 MAX_NODES = 99
 
 
@@ -75,12 +77,32 @@ class Site:
         """The address of node `number`, which counts from 1."""
         return str(self.subnet[number])
 
+    def control_link(self, number: int) -> str:
+        """The outer end of a virtual node's second link; names of labs have no underscore."""
+        return f"{self.tag}_{number}"
+
+    def control_address(self, number: int) -> str:
+        """The address of a virtual node on that link."""
+        return str(self.subnet[CONTROL_BASE + number])
+
+    @property
+    def control_outer(self) -> str:
+        """The outer machine's address on all of these links."""
+        return str(self.subnet[CONTROL_HOST])
+
     def mac(self, number: int) -> str:
         """A locally administered hardware address that belongs to the node's address for good.
 
         A node that comes back with another one is unreachable for half a minute: the neighbours still know the old one.
         """
-        parts = self.subnet[number].packed[1:]
+        return self._mac(number)
+
+    def control_mac(self, number: int) -> str:
+        """The same for the node's end of that second link."""
+        return self._mac(CONTROL_BASE + number)
+
+    def _mac(self, host: int) -> str:
+        parts = self.subnet[host].packed[1:]
         return "02:72:62:" + ":".join(f"{part:02x}" for part in parts)
 
 

@@ -17,10 +17,11 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # livekit and the workloads' driver are packages of their own beside the tests
 
-from livekit import counts, stand  # noqa: E402
+from livekit import counts, stand, tier  # noqa: E402
 from livekit.command import Command, as_text, with_path, with_wrappers  # noqa: E402
 from livekit.snapshot import Watch  # noqa: E402
 from livekit.stand import Stand  # noqa: E402
+from livekit.tier import KEEP, REQUIRED  # noqa: E402
 
 from reberth_lab import rootfs  # noqa: E402
 from reberth_lab.lab import Lab  # noqa: E402
@@ -30,26 +31,17 @@ from reberth_lab.proc import LabError  # noqa: E402
 NAME = "live"
 TEST_LIMIT_S = 300
 COUNTS = counts.Counts()
-REQUIRED = os.environ.get("REBERTH_REQUIRE_LIVE", "0") not in ("", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder is live, and has time for a slow machine."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker("live")
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TEST_LIMIT_S))
+    tier.mark(items, HERE, "live", TEST_LIMIT_S)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """A live test that is skipped where it is required has failed."""
-    report = yield
-    if REQUIRED and report.skipped and HERE in item.path.parents:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"REBERTH_REQUIRE_LIVE=1, but {reason}"
-    return report
+    return tier.without_skip((yield), item, HERE)
 
 
 def _short_of_floors() -> list[str]:
@@ -90,9 +82,8 @@ def lab() -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("two nodes need root: namespaces, mounts, links")
     one = Lab(os.environ.get("REBERTH_LAB_NAME") or NAME, say=lambda _: None)
-    keep = os.environ.get("REBERTH_KEEP_LAB", "0") not in ("", "0")
     try:
-        if not keep:
+        if not KEEP:
             one.down()
         one.up(2)
     except LabError as error:
@@ -100,7 +91,7 @@ def lab() -> Iterator[Lab]:
             pytest.skip(f"there is no root filesystem for the nodes, and none can be made: {error} ({error.hint})")
         raise
     yield one
-    if not keep:
+    if not KEEP:
         one.down()
 
 

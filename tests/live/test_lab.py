@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from livekit.traces import traces
 from typer.testing import CliRunner
 
-from reberth_lab import apt, cgroups, demo_bundle, links, sysctl
+from reberth_lab import apt, demo_bundle, links, sysctl
 from reberth_lab.cli import lab_commands
 from reberth_lab.demo import run_demo
 from reberth_lab.lab import Lab
@@ -56,26 +57,6 @@ def shared() -> Iterator[Lab]:
     lab.up(2)
     yield lab
     lab.down()
-
-
-def traces(site: Site) -> list[str]:
-    """Everything on this machine that names the lab: paths, links, cgroups, mounts in any namespace, processes."""
-    found = [str(path) for path in (site.state, site.lock_path) if path.exists()]
-    found += (
-        [str(cgroups.mount_point() / site.cgroup_name)] if (cgroups.mount_point() / site.cgroup_name).exists() else []
-    )
-    found += [path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(f"{site.tag}-")]
-    found += [site.bridge] if links.exists(site.bridge) else []
-    for process in Path("/proc").glob("[0-9]*"):
-        if not cgroups.has_namespaces(int(process.name)):  # a zombie: it waits for the machine's init, not for the lab
-            continue
-        for name in ("mountinfo", "cgroup"):
-            try:
-                text = (process / name).read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
-            found += [f"{process.name}: {line}" for line in text.splitlines() if f"/{site.state.name}/" in line]
-    return found + (["fs.pipe-max-size"] if sysctl.raised_for(site) else [])
 
 
 def wait_until_counts(node, path: str) -> int:

@@ -41,8 +41,20 @@ def task(pid):
     words = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() or "[" + read(f"/proc/{pid}/comm").strip() + "]"
     return f"{pid} {words[:150]}"
 
+def ourselves():  # this program and those that started it: a virtual node is asked over ssh
+    pid, found = os.getpid(), set()
+    while pid > 1:
+        found.add(str(pid))
+        pid = int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
+    return found
+
+def of_kernel(pid):  # workers of a virtual node's kernel come, go and change their names (PF_KTHREAD, linux/sched.h)
+    words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return bool(words) and bool(int(words[6]) & 0x00200000)
+
 def processes():
-    return [task(pid) for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()]
+    mine = ourselves()
+    return [task(pid) for pid in os.listdir("/proc") if pid.isdigit() and pid not in mine and not of_kernel(pid)]
 
 def sockets():
     return [" ".join(line.split()[:5]) for line in tool("ss", "-Hltn")] + tool("ss", "-Hlxn", "src", "@reberth*")

@@ -24,11 +24,11 @@ class Stand:
     nodes: Sequence[Node]
     handles: list[Handle] = field(default_factory=list)
 
-    def raw(self, kind: str, *words: str, on: Node | None = None) -> Handle:
-        """Start a bare process (tree) on the first node, or on another one."""
+    def raw(self, kind: str, *words: str, on: Node | None = None, uid: int = 0) -> Handle:
+        """Start a bare process (tree) on the first node, or on another one, as root or as another user."""
         first = on or self.nodes[0]
         others = [node for node in self.nodes if node is not first]
-        handle = driver.start(first, kind, words, name=f"{kind}-{next(_numbers)}", others=others)
+        handle = driver.start(first, kind, words, name=f"{kind}-{next(_numbers)}", others=others, uid=uid)
         self.handles.append(handle)
         return handle
 

@@ -1,7 +1,7 @@
 """Test side of the workloads: start, verify, plant and stop them on a lab node, raw or in a runc container.
 
-A node is anything with ``run(argv, check=…, timeout_s=…)`` and ``root``, its root folder seen from outside. The folder
-of the workloads is copied into each node once; all the rest is asked through ``node.run``.
+A node is anything with ``run(argv, check=…, timeout_s=…)``, ``put(folder, path)`` and ``exists(path)``. The folder of
+the workloads is copied into each node once; all the rest is asked through ``node.run``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,9 +31,11 @@ START_LIMIT_S = 60.0
 class Node(Protocol):
     """What the driver needs of a node."""
 
-    @property
-    def root(self) -> Path:
-        """The node's root folder, seen from outside."""
+    def put(self, folder: Path, path: str) -> None:
+        """Copy a folder from outside into the node."""
+
+    def exists(self, path: str) -> bool:
+        """Whether the node has a file or folder."""
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60) -> CompletedProcess[str]:
         """Run a program in the node."""
@@ -59,14 +62,14 @@ class Handle:
 
 def install(node: Node) -> None:
     """Copy the workloads into a node unless this very version is there."""
-    target = node.root / INSTALLED.lstrip("/")
-    stamp = target / STAMP
-    digest = _digest()
-    if stamp.exists() and stamp.read_text() == digest:
+    stamp = f"{STAMP}-{_digest()}"
+    if node.exists(f"{INSTALLED}/{stamp}"):
         return
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(HERE, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "driver.py", "*.toml"))
-    stamp.write_text(digest)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, "workloads")
+        shutil.copytree(HERE, fresh, ignore=shutil.ignore_patterns("__pycache__", ".*", "driver.py", "*.toml"))
+        (fresh / stamp).touch()
+        node.put(fresh, INSTALLED)
 
 
 def _digest() -> str:
@@ -76,19 +79,23 @@ def _digest() -> str:
     return hashed.hexdigest()
 
 
-def start(node: Node, kind: str, args: Sequence[str] = (), *, name: str = "", others: Sequence[Node] = ()) -> Handle:
+def start(
+    node: Node, kind: str, args: Sequence[str] = (), *, name: str = "", others: Sequence[Node] = (), uid: int = 0
+) -> Handle:
     """Start a raw workload and wait until it is ready.
 
     ``others`` are the nodes that it may be moved to: its folder, and the files that it opens, are made there too.
-    Raises RuntimeError with the workload's own words.
+    It runs as ``uid`` and the group of that number. Raises RuntimeError with the workload's own words.
     """
+    someone = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"] if uid else []
     directory = f"{STATES}/{name or kind}"
     options = ["--dir", directory, *args]
     for one in (node, *others):
         install(one)
         one.run(["rm", "-rf", "--", directory])
         one.run([*PYTHON, kind, *options, "--prepare-only"], timeout_s=120)
-    done = node.run([*PYTHON, kind, *options], check=False, timeout_s=120)
+        one.run(["chown", "-R", f"{uid}:{uid}", "--", directory])
+    done = node.run([*someone, *PYTHON, kind, *options], check=False, timeout_s=120)
     if done.returncode:
         raise RuntimeError(f"{kind} did not start: {done.stderr.strip()}")
     return Handle(kind, directory, pid=int(done.stdout), arguments=tuple(args))
@@ -121,9 +128,8 @@ def start_container(node: Node, name: str, arguments: Sequence[str], *, path: st
     # The streams lead to a file until the workload closes them, first of all: what fails before that can be read.
     node.run(["sh", "-c", 'exec runc run -d --bundle "$1" "$2" </dev/null >"$1/log" 2>&1', "sh", path, name])
     handle = Handle(arguments[0], f"{path}/rootfs/state", container=name, bundle=path, arguments=tuple(arguments[1:]))
-    ready = node.root / f"{handle.directory}/ready".lstrip("/")
     end_s = time.monotonic() + START_LIMIT_S
-    while not ready.exists():
+    while not node.exists(f"{handle.directory}/ready"):
         if time.monotonic() > end_s or not container_pid(node, name):
             words = node.run(["cat", f"{path}/log", f"{handle.directory}/error"], check=False).stdout
             node.run(["runc", "delete", "--force", name], check=False)

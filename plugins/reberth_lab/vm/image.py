@@ -1,0 +1,155 @@
+"""The disk that every virtual node begins with: the root filesystem of the other kind, Debian's kernel and an init.
+
+Made once and kept in the cache. Nodes never write to it: QEMU keeps what they write in a file without a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from reberth_lab import rootfs
+from reberth_lab.apt import find_mirror
+from reberth_lab.chroot import Chroot
+from reberth_lab.locks import locked
+from reberth_lab.proc import LabError, Say
+
+RECIPE = 1
+PREFIX = "vm"
+# Debian's kernel for virtual machines: the same source and options as linux-image-amd64 (soft-dirty and userfaultfd
+# among them) with a third of the modules. Drivers of NVMe and ext4 are inside it, so it needs no initramfs.
+KERNEL = "linux-image-cloud-amd64"
+GUEST = Path(__file__).parents[1] / "guest"
+INIT_HOME = "usr/local/lib/reberth-lab"
+INIT = f"/{INIT_HOME}/vm-init.sh"
+DISK_BYTES = 6 << 30  # as the nodes see it; the file has holes
+NEED_BYTES = 2560 << 20  # while it is made: the copied tree and the image; the image stays with 0.8 GB
+DOWNLOAD = "about 60 MB"  # 37 MB kernel and tools, 20 MB package lists
+DURATION = "1 minute"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished image: its folder in the cache."""
+
+    home: Path
+
+    @property
+    def disk(self) -> Path:
+        """The raw disk, an ext4 filesystem without a partition table."""
+        return self.home / "disk.img"
+
+    @property
+    def kernel(self) -> Path:
+        """What QEMU starts."""
+        return self.home / "vmlinuz"
+
+    def versions(self) -> dict[str, str]:
+        """Package versions (name -> version) inside."""
+        data: dict[str, str] = json.loads((self.home / rootfs.STAMP).read_text(encoding="utf-8"))["packages"]
+        return data
+
+
+def recipe_hash() -> str:
+    """Names the recipe; a change of the root filesystem's recipe or of the init programs makes a new image."""
+    programs = [path.read_text(encoding="utf-8") for path in _programs()]
+    recipe = [RECIPE, rootfs.recipe_hash(), KERNEL, DISK_BYTES, *programs]
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+
+
+def cached(cache: Path) -> Image | None:
+    """The finished image of the present recipe, if it is there."""
+    homes = sorted(path.parent for path in cache.glob(f"{PREFIX}-{recipe_hash()}-*/{rootfs.STAMP}"))
+    return Image(homes[-1]) if homes else None
+
+
+def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = False) -> Image:
+    """The image, made now if it must be; raises LabError with the remedy when it cannot."""
+    found = cached(cache)
+    if found and not rebuild:
+        return found
+    cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with locked(cache / "vm-build.lock", wait_s=1800, remove=False):
+        found = cached(cache)
+        if found and not rebuild:
+            return found
+        _check_space(cache)
+        root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
+        return _build(cache, root, say)
+
+
+def _build(cache: Path, root: Path, say: Say) -> Image:
+    for old in cache.glob(f"{PREFIX}build-*"):  # of a build that was killed; the lock says that nobody is at it
+        shutil.rmtree(old, ignore_errors=True)
+    work = cache / f"{PREFIX}build-{os.getpid()}"
+    work.mkdir()
+    say(f"making the disk of virtual nodes: {KERNEL}, download {DOWNLOAD}, {DURATION}, 0.8 GB in {cache}")
+    started = time.monotonic()
+    chroot = Chroot(work / "root", work / "build.log")
+    try:
+        _fill(chroot, root)
+        _write_stamp(work, rootfs.versions(chroot))
+        size = f"{DISK_BYTES >> 20}M"
+        # No journal: a node's disk is thrown away with the node.
+        kind = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-F"]
+        chroot.outside(["mke2fs", *kind, "-d", str(chroot.root), str(work / "disk.img"), size])
+    except LabError:
+        shutil.copyfile(work / "build.log", cache / "failed-build.log")
+        raise
+    shutil.rmtree(chroot.root)
+    home = cache / f"{PREFIX}-{recipe_hash()}-{int(time.time())}"
+    work.rename(home)
+    _prune(cache, home)
+    say(f"the disk of virtual nodes is ready after {time.monotonic() - started:.0f} s")
+    return Image(home)
+
+
+def _fill(chroot: Chroot, root: Path) -> None:
+    chroot.outside(["cp", "-a", "--reflink=auto", "--", str(root), str(chroot.root)])
+    rootfs.configure_apt(chroot, find_mirror())
+    chroot.inside(["apt-get", "update", "-q"])
+    chroot.inside(["env", "INITRD=No", "apt-get", "install", *rootfs.APT_OPTIONS, KERNEL])
+    kernels = sorted((chroot.root / "boot").glob("vmlinuz-*"))
+    shutil.copyfile(kernels[-1], chroot.root.parent / "vmlinuz")
+    rootfs.clean_up(chroot)
+    shutil.rmtree(chroot.root / "boot")
+    (chroot.root / "boot").mkdir()
+    home = chroot.root / INIT_HOME
+    home.mkdir(parents=True, exist_ok=True)
+    for program in _programs():
+        shutil.copyfile(program, home / program.name)
+    (home / Path(INIT).name).chmod(0o755)
+
+
+def _programs() -> tuple[Path, ...]:
+    return (GUEST / "init.py", GUEST / "vm-init.sh")
+
+
+def _write_stamp(work: Path, packages: dict[str, str]) -> None:
+    text = json.dumps({"recipe": recipe_hash(), "packages": packages}, indent=1)
+    (work / rootfs.STAMP).write_text(text + "\n", encoding="utf-8")
+
+
+def _prune(cache: Path, newest: Path) -> None:
+    """Removes older images on which no lab of this machine runs."""
+    used = {
+        Path(disk).parent for state in Path("/run").glob("reberth-*") for disk in rootfs.state_roots(state).values()
+    }
+    for home in cache.glob(f"{PREFIX}-*"):
+        if home.is_dir() and home != newest and home not in used:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _check_space(cache: Path) -> None:
+    needed = NEED_BYTES + (0 if rootfs.cached(cache) else rootfs.NEED_BYTES)
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise LabError(
+            f"{cache} has {free >> 20} MiB free, the disk of virtual nodes needs {needed >> 20} MiB while it is made",
+            "free some space, or name another directory in REBERTH_LAB_CACHE",
+        )

@@ -1,0 +1,65 @@
+"""The virtual machine as QEMU's argument list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reberth_lab.vm.image import INIT, Image
+
+PROGRAM = "qemu-system-x86_64"
+KVM, TCG = "kvm", "tcg"
+CPUS = {KVM: ["-accel", "kvm", "-cpu", "host"], TCG: ["-accel", "tcg,thread=multi", "-cpu", "max"]}
+PROBE_WORDS = "lab: the kernel has started its first program"  # said by guest/vm-init.sh
+CONSOLE = "ttyS0"
+# Only the machine and its devices: what would let a guest that broke out start programs or change its rights is closed.
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True)
+class Cable:
+    """A network device of the guest: the descriptor of its tap outside, its hardware address inside."""
+
+    descriptor: int
+    mac: str
+
+
+def argv(
+    image: Image, accel: str, name: str, *, seed: Path, console: Path, memory_bytes: int, cables: Sequence[Cable]
+) -> list[str]:
+    """QEMU with two disks (what the node writes goes to a file without a name) and its cables."""
+    words = [
+        *_machine(image, accel, memory_bytes),
+        *("-name", name, "-sandbox", SANDBOX, "-serial", f"file:{console}"),
+        # Not NVMe: of two such disks, which the kernel probes in parallel, any may become the first. This is /dev/vda.
+        *(*_drive("seed", seed), "-device", "virtio-blk-pci,drive=seed"),
+        *("-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random"),
+    ]
+    for number, cable in enumerate(cables):
+        device = f"virtio-net-pci,netdev=cable{number},mac={cable.mac},romfile="
+        words += ["-netdev", f"tap,id=cable{number},fd={cable.descriptor}", "-device", device]
+    return words
+
+
+def probe_argv(image: Image, accel: str) -> list[str]:
+    """A machine that says on standard output that it has booted, and switches itself off."""
+    return [*_machine(image, accel, 512 << 20, "lab.probe"), "-serial", "stdio"]
+
+
+def _machine(image: Image, accel: str, memory_bytes: int, *words: str) -> list[str]:
+    # mitigations=off: an emulated processor needs none, and they cost. -no-reboot, panic=-1: a dead kernel ends QEMU.
+    kernel = ["root=/dev/nvme0n1", "rw", f"init={INIT}", f"console={CONSOLE}", "panic=-1", "mitigations=off"]
+    return [
+        *(PROGRAM, *CPUS[accel], "-smp", "1", "-m", f"{memory_bytes >> 20}M"),
+        *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
+        *("-kernel", str(image.kernel), "-append", " ".join([*kernel, *words])),
+        *(*_drive("root", image.disk), "-device", "nvme,drive=root,serial=lab"),
+    ]
+
+
+def _drive(name: str, path: Path) -> list[str]:
+    # A comma in a file's name is doubled, for QEMU's options are separated by commas.
+    file = os.fspath(path).replace(",", ",,")
+    return ["-drive", f"file={file},format=raw,if=none,id={name},snapshot=on,cache=unsafe"]
