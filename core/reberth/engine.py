@@ -21,17 +21,7 @@ from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
 from reberth.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
-from reberth_hooks import (
-    BusyError,
-    Checkpoint,
-    Exit,
-    HelperError,
-    Iteration,
-    Owner,
-    ReberthError,
-    Receipt,
-    Tree,
-)
+from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 PHASE_OF = {"images": "final-transfer", "filesystem-delta": "final-sync", "filesystem": "initial-sync"}
 MAX_STEPS, MAX_FAILURES = 40, 3

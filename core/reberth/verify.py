@@ -1,6 +1,6 @@
 """Probes of `--verify`: their words, and the look at the copy before the source is given up.
 
-Why it comes after landing: docs/decisions/009-verify-after-landing.md.
+Why it comes after landing: docs/decisions/011-verify-after-landing.md.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def test_the_demo_stops_where_it_was_never_tried(tmp_path, text):
 
 LAB = {"debootstrap", "iproute2", "util-linux", "mount", "openssh-client"}
 VM = {"qemu-system-x86", "e2fsprogs"}
-NEEDS = [("lab", LAB), ("vm", VM), ("test", LAB | VM if os.geteuid() == 0 else set())]
+TEST = LAB | {"adb", "zsh", "fish"}
+NEEDS = [("lab", LAB), ("vm", VM), ("test", TEST if os.geteuid() == 0 else set())]
 
 
 @pytest.mark.parametrize(("target", "wanted"), NEEDS, ids=[target for target, _ in NEEDS])
@@ -91,4 +92,4 @@ def test_what_is_missing_is_named_by_its_package(tmp_path, target, wanted):
     argv = [shutil.which("sh"), str(tmp_path / "install-needs"), "--list", target]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env={"PATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) - {"debian-archive-keyring"} == wanted
+    assert set(done.stdout.split()) - {"debian-archive-keyring", "bash-completion"} == wanted
