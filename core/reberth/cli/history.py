@@ -13,7 +13,7 @@ from reberth.report import Report
 from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import Exit, ReberthError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="List past migrations.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100000, help="At most so many, newest first.")]
 Keep = Annotated[int, typer.Option("--keep", min=0, max=100000, help="Never remove the newest so many.")]
 Days = Annotated[

@@ -30,6 +30,16 @@ COMMANDS: dict[str, Command] = {
             "--timeout": ("TIME", False, "Roll back if not decided by then: 90s, 5m."),
             "--keep-images": ("", False, "Keep the images after success."),
             "--skip": ("CHECK", True, "Go on though this check fails; may be repeated."),
+            "--verify": (
+                "PROBE",
+                True,
+                "Give the source up only if this succeeds on the target: exec:CMD, tcp:PORT, http://..., processes.",
+            ),
+            "--on-failure": (
+                "HOW",
+                False,
+                "hold or rollback: what to do when the copy failed after it was permitted to run.",
+            ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
             "--dry-run": ("", False, "As `reberth plan`."),
             "-n": ("", False, "As `reberth plan`."),
@@ -53,6 +63,16 @@ COMMANDS: dict[str, Command] = {
             "--timeout": ("TIME", False, "Roll back if not decided by then: 90s, 5m."),
             "--keep-images": ("", False, "Keep the images after success."),
             "--skip": ("CHECK", True, "Go on though this check fails; may be repeated."),
+            "--verify": (
+                "PROBE",
+                True,
+                "Give the source up only if this succeeds on the target: exec:CMD, tcp:PORT, http://..., processes.",
+            ),
+            "--on-failure": (
+                "HOW",
+                False,
+                "hold or rollback: what to do when the copy failed after it was permitted to run.",
+            ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
@@ -80,6 +100,11 @@ COMMANDS: dict[str, Command] = {
             "-q": ("", False, "No plan and no progress on stderr."),
             "--help": ("", False, "Show the help."),
         },
+    ),
+    "explain": (
+        "Say what a log of CRIU, runc or LXD means.",
+        ("LOGFILE",),
+        {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
     ),
     "checkpoint": (
         "Write a workload into a directory and stop it.",
@@ -147,6 +172,18 @@ COMMANDS: dict[str, Command] = {
             "--help": ("", False, "Show the help."),
         },
     ),
+    "history prune": (
+        "Remove the journals, reports and logs of old migrations, and images that were kept on the nodes.",
+        (),
+        {
+            "--keep": ("KEEP", False, "Never remove the newest so many."),
+            "--older-than": ("DAYS", False, "Only those older than this."),
+            "--dry-run": ("", False, "Say what would go, and touch nothing."),
+            "-n": ("", False, "Say what would go, and touch nothing."),
+            "--json": ("", False, "Print one JSON document to stdout."),
+            "--help": ("", False, "Show the help."),
+        },
+    ),
     "report": (
         "Show the report of one migration.",
         ("ID",),
@@ -206,6 +243,45 @@ COMMANDS: dict[str, Command] = {
         ("SHELL",),
         {"--help": ("", False, "Show the help.")},
     ),
+    "android": (
+        "Set a LineageOS phone up as a node, over adb, and take it back again.",
+        (),
+        {"--help": ("", False, "Show the help.")},
+    ),
+    "android setup": (
+        "Let a phone's own sshd start with your public key, and add it to the inventory.",
+        ("[[SERIAL]]",),
+        {
+            "--key": ("FILE.PUB", False, "The public key."),
+            "--name": ("NAME", False, "The node's name."),
+            "--address": ("ADDRESS", False, "Listen on this address of the phone, or `any`. Else only over USB."),
+            "--reach": ("HOST", False, "With --address any: where the phone is found."),
+            "--port": ("PORT", False, "The port of sshd."),
+            "--dry-run": ("", False, "Print the steps and do nothing."),
+            "--yes": ("", False, "Do not ask."),
+            "--help": ("", False, "Show the help."),
+        },
+    ),
+    "android start": (
+        "Start the phone's sshd, and open the way over USB again where that is used.",
+        ("[[PHONE]]",),
+        {"--help": ("", False, "Show the help.")},
+    ),
+    "android stop": (
+        "End the phone's sshd, and close the way over USB; at its next start it may run again.",
+        ("[[PHONE]]",),
+        {"--help": ("", False, "Show the help.")},
+    ),
+    "android status": (
+        "Tell what runs, where it listens, who can log in, and what is open further than it should be.",
+        ("[[PHONE]]",),
+        {"--json": ("", False, "Print JSON."), "--help": ("", False, "Show the help.")},
+    ),
+    "android undo": (
+        "Put the phone back as it was before the first setup, and take it out of the inventory.",
+        ("[[PHONE]]",),
+        {"--yes": ("", False, "Do not ask."), "--help": ("", False, "Show the help.")},
+    ),
     "lab": (
         "Two or more nodes on this machine, to try things with (needs root; REBERTH_LAB_NAME gives you one of "
         "your own).",
@@ -217,8 +293,13 @@ COMMANDS: dict[str, Command] = {
         (),
         {
             "--nodes": ("NODES", False, "How many nodes shall run."),
-            "--kind": ("KIND", False, "namespace: the machine's own kernel, native speed."),
-            "--install": ("", False, "Install debootstrap by apt if it is missing."),
+            "--kind": (
+                "KIND",
+                False,
+                "namespace (default): this machine's kernel, native speed; vm: kernels of their own, by "
+                "QEMU, slow; android: two phones beside two nodes of namespaces.",
+            ),
+            "--install": ("", False, "Install debootstrap (vm: QEMU) by apt if it is missing."),
             "--rebuild": ("", False, "Make the root filesystem anew."),
             "--help": ("", False, "Show the help."),
         },

@@ -6,7 +6,7 @@ from good_backend import *  # noqa: F403
 from good_backend import Move, hookimpl
 
 FAILS = "test_a_failing_commit_leaves_the_copy[after]"
-BECAUSE = "exists already"
+BECAUSE = "mkdir on node node1 ended with 1"
 
 
 @hookimpl
