@@ -117,8 +117,11 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """Restore through runc; held in CRIU's post-restore script."""
     name, images = move.plan.target_name, move.recall("images.target")
     tool = runc(move.plan.target)
-    if move.target.call("stats", paths=[f"{runc_root(move.plan.target)}/{name}"])[0] is not None:
+    record = f"{runc_root(move.plan.target)}/{name}"
+    if move.target.call("stats", paths=[record])[0] is not None:
         raise RefusedError(f"a container {name} has come up on the target meanwhile", hint="move under another name")
+    # A runc that was killed leaves its record with CRIU's root mounted in it, which `delete` does not remove.
+    move.target.call("undo", on="abort", do="rmtree", path=record)
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]

@@ -116,7 +116,13 @@ RUNC = {
     "loopback_up": True,
     "replaces": False,
 }
-NOT_SHARED = {"plant": "/srv/a b/web/.reberth-shared-x", "stats": [None], "is_left": {"exists": False, "left": False}}
+PLANTED = "/srv/a b/web/.reberth-shared-x"
+NOT_SHARED = {
+    "plant": PLANTED,
+    "stats": [None],
+    "is_left": {"exists": False, "left": False},
+    "read": json.dumps({"init_process_pid": 7, "init_process_start": 4711}),  # runc's record of what moved
+}
 
 
 @pytest.mark.parametrize("tcp", [[], ["tcp-established"], ["tcp-close"]], ids=["plain", "established", "close"])
@@ -145,7 +151,25 @@ def test_runc_with_another_state_directory_and_name():
 
 
 def test_runc_on_shared_storage():
-    compare("runc-shared", phases(reberth_runc, RUNC, {**NOT_SHARED, "stats": [{"mode": 0o100600}]}, name="web"))
+    def shared(paths):
+        return [{"mode": 0o100600} if path == PLANTED else None for path in paths]
+
+    compare("runc-shared", phases(reberth_runc, RUNC, {**NOT_SHARED, "stats": shared}, name="web"))
+
+
+@pytest.mark.parametrize("start", [4712, None])
+def test_runc_deletes_no_new_container_of_the_same_name(start):
+    record = json.dumps({"init_process_pid": 7, "init_process_start": start})
+    found = phases(reberth_runc, RUNC, {**NOT_SHARED, "read": record}, name="web")
+    assert [args for node, op, args in found if (node, op) == ("a", "run")] == []
+
+
+def test_runc_never_over_a_container_that_came_up_meanwhile():
+    def known(paths):
+        return [{"mode": 0o40700} if path == "/run/runc/web" else None for path in paths]
+
+    with pytest.raises(RefusedError, match="has come up on the target"):
+        phases(reberth_runc, RUNC, {**NOT_SHARED, "stats": known}, name="web")
 
 
 def test_runc_over_an_old_copy():

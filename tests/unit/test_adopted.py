@@ -12,7 +12,7 @@ from reberth.node import cgroup, run, strays
 from reberth.node.errors import OpError
 from reberth.node.run import Run
 from reberth.node.source import Source
-from reberth.node.target import Target
+from reberth.node.target import Target, end_of_earlier_boots
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
 
@@ -77,6 +77,27 @@ def test_permit_for_a_copy_that_nobody_holds_is_an_abort(fence):
     opened.journal.write("restoring", cgroup=str(fence), argv=["criu"])
     facts = Target(opened).decide("PERMIT")
     assert (facts["verdict"], facts["taken_back"]) == ("ABORT", True)
+
+
+@pytest.mark.parametrize(
+    ("boot", "role", "verdict", "ended"),
+    [
+        ("earlier", "target", None, "rolled-back"),
+        ("earlier", "target", "ABORT", "rolled-back"),
+        ("earlier", "target", "PERMIT", ""),
+        ("earlier", "source", None, ""),
+        ("", "target", None, ""),
+    ],
+)
+def test_what_a_restart_left_undecided_is_ended_before_the_next_run(fence, boot, role, verdict, ended):
+    """Its source runs again and nobody comes for it: it would answer "busy" for ever."""
+    opened = Run.open("r1", role, "criu/7", boot_id=boot or run.boot_id())
+    if verdict:
+        opened.decide(verdict)
+    end_of_earlier_boots()
+    after = Run.load("r1")
+    assert after.ended == ended
+    assert after.verdict() == ("ABORT" if ended else verdict)
 
 
 def test_a_cgroup_is_claimed_only_while_it_is_nobodys(fence):

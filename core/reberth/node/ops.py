@@ -16,7 +16,7 @@ from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, surve
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
-from reberth.node.target import Target
+from reberth.node.target import Target, end_of_earlier_boots
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -118,6 +118,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
         raise OpError("not-root", "a move needs root on this node", hint="set become = sudo for this node")
     if daemon.end is not None:
         raise OpError("protocol", "this helper serves a run already")
+    end_of_earlier_boots()
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
     cgroup.sweep(

@@ -13,7 +13,7 @@ from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.lazy import Fill
-from reberth.node.run import Run, boot_id
+from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.source import write_config
 
 
@@ -271,3 +271,18 @@ class Target:
                 self.run.end("rolled-back")
             return True
         return False
+
+
+def end_of_earlier_boots() -> None:
+    """End the runs for which this node was the target when it restarted before anything was decided.
+
+    Nobody would come for them: their source runs again, and the copy went with the node. ABORT is on disk before, so
+    nothing can be permitted any more.
+    """
+    for name in open_runs():
+        with contextlib.suppress(OpError, OSError):
+            known = Run.load(name)
+            other_boot = known is not None and known.opened("boot_id", boot_id()) != boot_id()
+            if known is not None and other_boot and known.role == "target" and known.verdict() != "PERMIT":
+                Target(known).decide("ABORT")
+                known.end("rolled-back")

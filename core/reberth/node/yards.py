@@ -1,7 +1,8 @@
 """What a CRIU that was killed in a restore leaves: mounts in its own directory, and an empty directory in /tmp.
 
 Seen with CRIU 4.2.1: `.criu.cgyard.*` below the images, a tmpfs with the whole cgroup tree mounted in it, and
-`/tmp/.criu.mntns.*`. A plain removal would walk into the mounted cgroups.
+`/tmp/.criu.mntns.*`; with runc 1.1.15 `criu-root` in its record of the container, the bundle's root filesystem
+mounted a second time. A plain removal would walk into the mounted cgroups, or into the user's files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from reberth.node import procs, tools
 from reberth.node.errors import OpError
 
-PREFIX = ".criu."
+OURS = re.compile(r"\.criu\.|criu-root\Z")
 ROOTS = "/tmp/.criu.mntns.*"
 
 
@@ -33,7 +34,7 @@ def clear(path: str) -> None:
     """Unmount what CRIU left in a directory of ours; raises OpError `leftover` when somebody else mounted there."""
     for place in mounts_below(path):
         first = place[len(path.rstrip("/")) + 1 :].split("/")[0]
-        if not first.startswith(PREFIX):
+        if not OURS.match(first):
             raise OpError("leftover", f"{place} is a mount: {path} is not removed", hint=f"umount {place}")
         done = tools.run(["umount", "--lazy", "--", place], timeout_s=10.0)
         if done["code"]:

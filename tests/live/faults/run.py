@@ -245,7 +245,7 @@ class Trial:
         """What the user would do: mend what is broken, then `recover` until nothing is open."""
         self._put_back()
         run_id = str(done.report.get("id") or (self.field.newest() if done.code == -9 else ""))
-        if not run_id or done.code not in (-9, 1, 40, 41, 42, 50):
+        if not run_id or (done.code not in (-9, 1, 40, 41, 42, 50) and not self.restarted):
             return
         if not (self.field.command.state / "reberth" / "runs" / run_id / "journal.jsonl").exists():
             return  # it died before its first record: there is nothing that anybody could know of
@@ -267,7 +267,8 @@ class Trial:
     def _judge(self, handle: Handle, witness: Witness) -> None:
         moved = self.result.outcome == "moved"
         here, there = (self.target, self.source) if moved else (self.source, self.target)
-        found = self._patient_health(here, handle)
+        lost = moved and self.restarted  # it ran there, and ended with its node, as every program does
+        found = {"ok": True} if lost else self._patient_health(here, handle)
         self.result.ran = turns(witness.stop())
         if not found["ok"]:
             self.result.problems.append(f"the workload on {here.name} is not well: {found['problems']}")
