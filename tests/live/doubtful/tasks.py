@@ -87,7 +87,7 @@ def traced(place: str) -> Any:
     return pid
 
 
-@state("session", keeps_session=True)
+@state("session", "parent", keeps_session=True)
 def session_outside(place: str) -> Any:
     """As started from a script without setsid."""
 
