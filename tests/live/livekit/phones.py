@@ -62,8 +62,17 @@ class Adb:
         return {line.split()[0] for line in lines if line.endswith("\tdevice")}
 
     def stop(self) -> None:
-        """End the server."""
-        self.run("kill-server")
+        """End the server, also one that is busy with a phone that has just gone."""
+        deadline = time.monotonic() + LIMIT_S
+        while self.listens():
+            assert time.monotonic() < deadline, "the adb server does not end"
+            self.run("kill-server")
+            time.sleep(0.05)
+
+    def listens(self) -> bool:
+        """Whether the server is there; asking adb itself would start one."""
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def snapshot(phone: Phone, *, times: bool = False) -> dict[str, tuple[Any, ...]]:
