@@ -232,7 +232,7 @@ class Trial:
 
     def _flipped_page(self, handle: Handle) -> None:
         """For a twin: damage that nothing on the way can see, since the files were hashed before it."""
-        place = next((self.target.root / "dev/shm").glob("reberth-*"))
+        place = next((self.target.root / "dev/shm").glob("reberth-*-images-*"))
         self.target.run(["python3", "-c", strike.FLIP, f"/dev/shm/{place.name}"])
 
     def _put_back(self) -> None:
