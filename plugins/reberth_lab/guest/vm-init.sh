@@ -1,4 +1,3 @@
-#!/bin/sh
 # First program of a virtual node: mounts, modules, what the outer machine has to say (a tar archive on the second
 # disk), network; then the init that the namespace kind has as well. There is no systemd and no udev.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8

@@ -123,7 +123,9 @@ def _fill(chroot: Chroot, root: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     for program in _programs():
         shutil.copyfile(program, home / program.name)
-    (home / Path(INIT).name).chmod(0o755)
+    init = home / Path(INIT).name
+    init.write_text("#!/bin/sh\n" + init.read_text("utf-8"), "utf-8")  # in a package nothing is executable there
+    init.chmod(0o755)
 
 
 def _programs() -> tuple[Path, ...]:
