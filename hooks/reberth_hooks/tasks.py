@@ -170,11 +170,11 @@ def kernel_checks(facts: Mapping[str, Any], criu: Mapping[str, Any], tree: Mappi
     uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
     for side in ("source", "target"):
         kernel, version = facts[side]["hello"]["kernel"], tuple(criu[side] or ())
-        if uses and version_of(kernel) >= KERNEL_SOCKETS and version < LEAST_SOCKETS:
+        if uses and version and version_of(kernel) >= KERNEL_SOCKETS and version < LEAST_SOCKETS:
             text = f"criu {'.'.join(map(str, version))} cannot dump sockets on kernel {kernel}"
             yield _fail("criu-sockets", text, "install criu 4.2 or newer", "")
-    older = tuple(criu["target"] or ())[:2] < tuple(criu["source"] or ())[:2]
-    if older:
+    ours, theirs = (tuple(criu[side] or ())[:2] for side in ("source", "target"))
+    if theirs and theirs < ours:  # a missing criu is told by its backend's own check
         here, there = (".".join(map(str, criu[side])) for side in ("source", "target"))
         text = f"criu {there} on the target may not read images of criu {here}"
         yield Check("criu-older", Level.WARN, text, "install the same criu on both nodes", "")
