@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, predump, probe, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -120,6 +121,8 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
         raise OpError("protocol", "this helper serves a run already")
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
+    daemon.end.channel = functools.partial(transfer.pages_channel, daemon)
+    daemon.end.bucket = daemon.bucket
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
@@ -268,10 +271,10 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
         return end.facts()
 
 
-def fill(daemon: Daemon, progress: Any) -> dict[str, Any]:
+def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
     """Wait until all memory of a lazy restore is in; answers the target's facts."""
     end = _target(daemon)
-    end.filling.fill()
+    end.filling.fill(progress)
     return end.facts()
 
 
@@ -343,6 +346,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "end": end_run,
     "log_tails": log_tails,
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
+    "pre_dump": predump.pre_dump,
+    "parent_link": predump.parent_link,
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
@@ -354,6 +359,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "direct_listen": _direct("listen"),
     "direct_connect": _direct("connect"),
     "pipe_ready": transfer.pipe_ready,
+    "pages_ready": transfer.pages_ready,
+    "limit": transfer.limit,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
     "address_find": address.address_find,
@@ -369,4 +376,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "describe": survey.describe,
     "compare_files": survey.compare_files,
     "processes": survey.processes,
+    "dirty_rate": probe.dirty_rate,
+    "link_send": probe.link_send,
+    "link_recv": probe.link_recv,
 }

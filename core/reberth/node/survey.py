@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 ESTABLISHED, LISTEN = "01", "0A"
+# Types of file systems that two nodes may share, as mountinfo names them (the beginning of the name).
+NETWORK_FILESYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "ceph",
+    "9p",
+    "fuse",
+    "gfs",
+    "ocfs",
+    "lustre",
+    "gluster",
+    "virtiofs",
+    "afs",
+)
 
 
 def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
@@ -54,6 +69,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
+        "shared_locks": sorted(found.shared_locks),
     }
 
 
@@ -72,6 +88,7 @@ class _Found:
         self.hugetlb = False
         self.outside: set[str] = set()
         self.pipes: set[str] = set()
+        self.shared_locks: set[str] = set()
 
     def add(self, task: procs.Task) -> None:
         """Look at one process."""
@@ -88,11 +105,11 @@ class _Found:
         with open(f"{base}/smaps_rollup", encoding="ascii", errors="replace") as lines:
             self.hugetlb = self.hugetlb or any("Hugetlb" in x and x.split()[1] != "0" for x in lines)
         with open(f"{base}/mountinfo", encoding="utf-8", errors="replace") as lines:
-            mounts = {line.split(" ", 1)[0] for line in lines}
+            mounts = {line.split(" ", 1)[0]: line.rpartition(" - ")[2].split(" ", 1)[0] for line in lines}
         for name in os.listdir(f"{base}/fd"):
             self._descriptor(base, name, mounts)
 
-    def _descriptor(self, base: str, name: str, mounts: set[str]) -> None:
+    def _descriptor(self, base: str, name: str, mounts: dict[str, str]) -> None:
         path = f"{base}/fd/{name}"
         target = procs.link(path)
         if target.startswith("socket:["):
@@ -103,8 +120,11 @@ class _Found:
             self.pipes.add(target)
         elif target.startswith("/"):
             self._file(path, "open")
-            if not target.startswith("/memfd:") and _mount_id(f"{base}/fdinfo/{name}") not in mounts:
+            mount, locked = _fdinfo(f"{base}/fdinfo/{name}")
+            if not target.startswith("/memfd:") and mount not in mounts:
                 self.outside.add(target)
+            if locked and mounts.get(mount, "").startswith(NETWORK_FILESYSTEMS):
+                self.shared_locks.add(target)
 
     def _file(self, path: str, kind: str) -> None:
         target = procs.link(path)
@@ -126,13 +146,15 @@ class _Found:
                 self.files[target] = {"path": target, "size": entry.st_size, "mode": entry.st_mode, "kind": kind}
 
 
-def _mount_id(path: str) -> str:
-    """The mount that a descriptor was opened through (fdinfo's mnt_id)."""
+def _fdinfo(path: str) -> tuple[str, bool]:
+    """The mount that a descriptor was opened through (mnt_id), and whether a lock is held on its file."""
+    mount, locked = "", False
     with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as lines:
         for line in lines:
             if line.startswith("mnt_id:"):
-                return line.split()[1]
-    return ""
+                mount = line.split()[1]
+            locked = locked or line.startswith("lock:")
+    return mount, locked
 
 
 def _tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:

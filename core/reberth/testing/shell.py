@@ -27,7 +27,17 @@ from reberth.testing.tool import perform
 from reberth_hooks import HelperError, Node, Route
 
 PATHS = ("path", "into", "directory", "work", "to")
-NOTHING_OF = ("files", "deleted", "devices", "terminals", "traced_by", "outside_mounts", "pipes", "parents")
+NOTHING_OF = (
+    "files",
+    "deleted",
+    "devices",
+    "terminals",
+    "traced_by",
+    "outside_mounts",
+    "pipes",
+    "parents",
+    "shared_locks",
+)
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
 
