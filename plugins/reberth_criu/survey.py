@@ -20,6 +20,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.modes import unfit_modes
 from reberth_hooks.tasks import object_checks, restart_of, space_checks, supervisor_checks, tcp_checks, tcp_words
 
 # Action scripts while another program drives CRIU (runc) came with 3.19; one floor for both backends.
@@ -103,7 +104,7 @@ def reberth_survey(
         "tcp": list(tcp_words(tree, options)),
         "comm": root["comm"],
     }
-    return Survey(tuple(checks), details)
+    return Survey(tuple(checks), details, unfit_modes(facts, "criu", tree, details["tcp"]))
 
 
 def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
