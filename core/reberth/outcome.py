@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reberth.protocol import Decision
+from reberth.protocol import Decision, Step
 from reberth.report import Report
 from reberth.session import Session
 from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Level, Owner, ReberthError, plain
@@ -30,12 +30,13 @@ def fill_costs(
         report.rounds[-1].update({k: int(stats.get(k, 0)) for k in COUNTERS})
     if final is not None:
         _fill_times(report, session, final, session.known(1) or {})
+        report.bytes["pages"] += sum(i.bytes for i in history[:-1])
 
 
 def _fill_times(report: Report, session: Session, final: Checkpoint, target: dict[str, Any]) -> None:
     """Downtime: each end's stamp less that node's clock offset, the error bounds added."""
     pages = final.iteration.bytes
-    report.bytes["pages"] = pages
+    report.bytes["pages"] = pages + int((target.get("fill") or {}).get("bytes") or 0)
     report.bytes["images"] = int(session.recall("images_bytes") or pages) - pages
     report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
     running_ns = int(target.get("running_ns") or 0)
@@ -51,6 +52,8 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = int(decision.exit_code)
+    if decision.exit_code is Exit.HELD and any(r.get("step") == Step.FILL for r in session.journal.records):
+        report.exit_code = int(Exit.HELD_POST_COPY)  # the copy ran, as its pages were asked for
     if session.plan.options.keep_images:
         kept = [session.recall(f"images.{word}") for word in ("source", "target")]
         report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")

@@ -19,12 +19,18 @@ def command(
     source: params.Source,
     target: params.Target,
     mode: params.ModeName = None,
+    policy: params.Policy = None,
+    max_downtime: params.MaxDowntime = None,
+    iterations: params.Iterations = None,
+    goal: params.Goal = None,
+    bandwidth: params.Bandwidth = None,
     backend: params.Backend = "",
     transport: params.Transports = None,
     tcp_established: params.TcpEstablished = False,
     tcp_close: params.TcpClose = False,
     move_address: params.MoveAddress = None,
     timeout: params.Timeout = None,
+    on_failure: params.OnFailure = None,
     keep_images: params.KeepImages = False,
     skip: params.Skip = None,
     no_lazy_restore: params.NoLazyRestore = False,
@@ -46,15 +52,21 @@ def command(
     options = common.options_of(
         config,
         mode=mode,
+        policy=policy,
+        max_downtime=max_downtime,
+        iterations=iterations,
+        goal=goal,
+        bandwidth=bandwidth,
         tcp_established=tcp_established,
         tcp_close=tcp_close,
         move_address=move_address,
         timeout=timeout,
+        on_failure=on_failure,
         keep_images=keep_images,
         skip=skip,
         no_lazy_restore=no_lazy_restore,
     )
-    request = Request(source, target, options, backend, tuple(transport or ()))
+    request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:
         plan = host.plan(request)
         if dry_run:
