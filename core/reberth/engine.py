@@ -91,7 +91,7 @@ class Engine:
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
-        mode, options = session.plan.mode, session.plan.options
+        mode, options = session.plan.rounds_mode, session.plan.options
         receipts: list[Receipt] = []
         with self.phase("prepare", False):
             stage.prepare(session)

@@ -182,6 +182,11 @@ class Plan:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def rounds_mode(self) -> Mode:
+        """The mode by which we do the rounds: one final one where the backend carries, and goes round, by itself."""
+        return Mode.STOP_AND_COPY if self.workload.backend in self.routes.values() else self.mode
+
+    @property
     def refused(self) -> tuple[Check, ...]:
         """The checks that forbid the move."""
         return tuple(c for c in self.checks if c.level is Level.FAIL)
@@ -189,10 +194,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a backend says about one planned move: its checks, and the details its phases need again."""
+    """What a backend says about one planned move: its checks, and the details its phases need again.
+
+    `mode` and `why` are for a backend that chooses between its modes itself, where none was asked for.
+    """
 
     checks: tuple[Check, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    mode: Mode | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

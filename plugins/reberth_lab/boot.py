@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from reberth_lab import cgroups
@@ -26,15 +27,18 @@ def layer_bytes(nodes: int) -> int:
     return MOST_BYTES
 
 
-def start(node: Node, root: Path, size_bytes: int) -> None:
-    """Starts the node's init (which waits for `release`); raises LabError with the launcher's reason."""
+def start(node: Node, root: Path, size_bytes: int, layers: Sequence[Path] = ()) -> None:
+    """Starts the node's init (which waits for `release`) on `root` under `layers`, the topmost first.
+
+    Raises LabError with the launcher's reason.
+    """
     mount = node.site.state / "mnt" / node.name
     mount.mkdir(mode=0o700, parents=True, exist_ok=True)
     cgroups.remove(node.cgroup)  # what a killed start or a crashed node left
     node.cgroup.mkdir(parents=True)
     arguments = {
         "name": node.name,
-        "root": str(root),
+        "root": ":".join(map(str, (*layers, root))),
         "mount": str(mount),
         "cgroup": str(node.cgroup),
         "size_bytes": size_bytes,

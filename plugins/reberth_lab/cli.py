@@ -27,6 +27,7 @@ Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and re
 OneConnection = Annotated[
     bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
 ]
+WithParts = Annotated[list[str] | None, typer.Option("--with", metavar="PART", help="lxd: LXD on every node.")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 
 
@@ -62,12 +63,18 @@ def _told(as_json: bool = False) -> Iterator[Lab]:
         raise typer.Exit(int(error.exit_code)) from error
 
 
-def up(nodes: Nodes = 2, kind: Kind = "namespace", install: Install = False, rebuild: Rebuild = False) -> None:
+def up(
+    nodes: Nodes = 2,
+    kind: Kind = "namespace",
+    with_parts: WithParts = None,
+    install: Install = False,
+    rebuild: Rebuild = False,
+) -> None:
     """Start the nodes; what runs already stays, and gets the present code of reberth."""
     with _told() as lab:
         if kind not in KINDS:
             raise LabError(f"there is no kind {kind!r}", f"one of: {', '.join(KINDS)}")
-        lab.up(nodes, install=install, rebuild=rebuild)
+        lab.up(nodes, install=install, rebuild=rebuild, with_parts=tuple(with_parts or ()))
         print(f"export REBERTH_CONFIG={lab.config_path}")
 
 

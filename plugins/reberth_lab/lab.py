@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reberth_lab import boot, cgroups, deliver, keys, links, rootfs, sysctl
+from reberth_lab import boot, cgroups, deliver, keys, layers, links, lxd, rootfs, sysctl
 from reberth_lab.locks import locked
 from reberth_lab.node import Node
 from reberth_lab.proc import LabError, Say, need, run, say
@@ -52,19 +52,28 @@ class Lab:
         found = [self.node(name) for name in names]
         return sorted((node for node in found if node.alive), key=lambda node: node.number)
 
-    def up(self, nodes: int = 2, *, install: bool = False, rebuild: bool = False) -> None:
-        """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean."""
+    def up(
+        self, nodes: int = 2, *, install: bool = False, rebuild: bool = False, with_parts: Sequence[str] = ()
+    ) -> None:
+        """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean.
+
+        `with_parts` are names of `layers.PARTS`; a node that runs already without them cannot get them.
+        """
         require_root()
         if not 1 <= nodes <= MAX_NODES:
             raise LabError(f"{nodes} nodes are not possible", f"1 to {MAX_NODES}")
         for tool, package in TOOLS:
             need(tool, package)
+        layers.check(with_parts)
         cgroups.mount_point()
         root = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
+        above = [layers.ensure(name, self.site.cache, root, self._say) for name in with_parts]
         with locked(self.site.lock_path, wait_s=UP_WAIT_S):
-            self._up(nodes, root)
+            nodes_up = self._up(nodes, root, above)
+            if "lxd" in with_parts:
+                lxd.up(self.site, nodes_up, self._say)
 
-    def _up(self, count: int, root: Path) -> None:
+    def _up(self, count: int, root: Path, above: Sequence[Path]) -> list[Node]:
         self.site.state.mkdir(mode=0o700, exist_ok=True)
         self.site.state.chmod(0o700)
         running = {node.number for node in self.nodes()}
@@ -77,7 +86,7 @@ class Lab:
         every = [self.node(name) for name in names]
         for node in every:
             if node.number not in running:
-                boot.start(node, root, boot.layer_bytes(len(names)))
+                boot.start(node, root, boot.layer_bytes(len(names)), above)
             links.ensure_veth(self.site, node.number, node.pid)
             keys.write_node(self.site, names, node.name, node.root)
         self._deliver(every)
@@ -86,6 +95,7 @@ class Lab:
         for node in every:
             boot.wait_for_ssh(node)
         self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")
+        return every
 
     def refresh(self) -> None:
         """Copies the present code of reberth into the nodes that run."""

@@ -102,6 +102,7 @@ def job(happened, waiting):
         stop=lambda: None,
         errors=lambda: "",
         holds=lambda action: action == waiting,
+        fences=waiting == "post-dump",
     )
 
 
