@@ -32,7 +32,10 @@ COMMANDS = {
     "plugin": "Show the plugins.",
 }
 # Commands that bundled plugins add by `reberth_commands`: listed here so that --help need not import the plugins.
-OF_PLUGINS = {"lab": "Two nodes in a box, to try and to test with."}
+OF_PLUGINS = {
+    "lab": "Two nodes in a box, to try and to test with.",
+    "lxd": "Let `lxc move` be a safe live move.",
+}
 SETTINGS: dict[str, Any] = {
     "add_completion": False,
     "rich_markup_mode": None,
