@@ -33,6 +33,7 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     """The plan as the journal holds it; its checks and facts served their purpose and are left out."""
     options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
     options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
+    options["given"] = tuple(options.get("given", ()))
     return Plan(
         id=data["id"],
         workload=Workload(**data["workload"]),

@@ -139,7 +139,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for beyond source and target; everything has a default that is safe."""
+    """What the user asked for beyond source and target; everything has a default that is safe.
+
+    `given` are the words that stood on the command line itself, which count more than what a workload says of itself.
+    """
 
     mode: Mode = Mode.AUTO
     policy: str = "downtime"
@@ -158,6 +161,7 @@ class Options:
     move_address: str = ""
     skip: tuple[str, ...] = ()
     backend_args: Mapping[str, Any] = field(default_factory=dict)
+    given: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def _run(client: str, *words: str) -> str:
 
 def present(client: str) -> dict[str, str]:
     """The aliases that the client has."""
-    rows = json.loads(_run(client, "alias", "list", "--format", "json"))
+    rows = json.loads(_run(client, "alias", "list", "--format", "json")) or {}
     return dict(rows) if isinstance(rows, dict) else {str(row["name"]): str(row["target"]) for row in rows}
 
 

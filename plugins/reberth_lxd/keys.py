@@ -39,16 +39,19 @@ def wanted(options: Options, config: Mapping[str, str], soft_dirty: bool) -> Wan
 
     Without a mode asked for, the key decides: true pre-copy, false stop-and-copy, unset whatever both nodes can do.
     """
-    given = set(options.backend_args.get("given", ()))
+    given = set(options.given)
     iterations = _number("iterations" in given, options.iterations, config.get(ITERATIONS), DEFAULT_ITERATIONS)
     goal = _number("goal" in given, options.goal, config.get(GOAL), DEFAULT_GOAL)
     set_to = config.get(KEY, "").lower()
     if options.mode is not Mode.AUTO:
         precopy, why = options.mode is Mode.PRE_COPY, f"{options.mode}: as asked"
-    elif given & {"iterations", "goal", "incremental_memory"}:
+    elif given & {"iterations", "goal"}:
         precopy, why = True, "pre-copy: as asked"
     elif set_to in ("true", "1", "yes", "on"):
-        precopy, why = True, f"pre-copy: {KEY} is true"
+        precopy, why = soft_dirty, f"pre-copy: {KEY} is {set_to}"
+        why = (
+            why if soft_dirty else f"stop-and-copy: {KEY} is {set_to}, but the source cannot track memory (soft-dirty)"
+        )
     elif set_to in ("false", "0", "no", "off"):
         precopy, why = False, f"stop-and-copy: {KEY} is {set_to}"
     else:
