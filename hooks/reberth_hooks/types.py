@@ -260,12 +260,17 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Answer of a checkpoint: what must travel, what it cost, and when the freeze began (0: it did not freeze)."""
+    """Answer of a checkpoint: what must travel, what it cost, and when the freeze began (0: it did not freeze).
+
+    `earlier` are rounds that the backend's own tool went before this one, and `why` is why it went no more.
+    """
 
     parcels: tuple[Tree | Endpoint, ...]
     iteration: Iteration
     frozen_ns: int = 0
     held_ns: int = 0
+    earlier: tuple[Iteration, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

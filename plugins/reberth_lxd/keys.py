@@ -6,7 +6,7 @@ loop counts every round twice, and the goal must be exceeded, not reached.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,3 +71,14 @@ def _number(given: bool, option: int, key: str | None, default: int) -> int:
 def saved(config: Mapping[str, Any]) -> dict[str, str]:
     """The instance's own keys as they are; empty for one that is not set, which is also how the daemon removes it."""
     return {key: str(config.get(key, "")) for key in (KEY, ITERATIONS, GOAL)}
+
+
+def why_stopped(wanted: Mapping[str, Any], rounds: Sequence[tuple[int, int]]) -> str:
+    """Why the daemon's loop ended, by its own rule on pages written and skipped; empty for a move without rounds."""
+    if not rounds:
+        return ""
+    written, skipped = rounds[-1]
+    percent = 100 - 100 * written // (written + skipped) if written + skipped else 0
+    if percent > wanted["goal"]:
+        return f"{percent} % in sync, more than the goal of {wanted['goal']} % ({GOAL})"
+    return f"{len(rounds)} of at most {wanted['iterations']} rounds ({ITERATIONS})"

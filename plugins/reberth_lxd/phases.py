@@ -72,8 +72,18 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     fenced = move.source.call("fence")
     move.note("held", held)
     seconds = (fenced["held_ns"] - fenced["frozen_ns"]) / 1e9
-    iteration = Iteration(round.index, seconds=seconds, frozen_us=int(seconds * 1e6))
-    return Checkpoint((), iteration, fenced["frozen_ns"], fenced["held_ns"])
+    earlier = tuple(Iteration(index, **_counts(one)) for index, one in enumerate(fenced["rounds"]))
+    final = Iteration(len(earlier), bytes=fenced["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    move.note("images_bytes", fenced["images_bytes"])
+    why = keys.why_stopped(details["wanted"], [(one.pages_written, one.pages_skipped_parent) for one in earlier])
+    return Checkpoint((), final, fenced["frozen_ns"], fenced["held_ns"], earlier, why)
+
+
+def _counts(one: dict[str, int]) -> dict[str, Any]:
+    """A round of the daemon's loop in our words."""
+    names = ("pages_scanned", "pages_written", "pages_skipped_parent", "bytes", "frozen_us")
+    seconds = (one.get("memdump_us", 0) + one.get("memwrite_us", 0)) / 1e6
+    return {**{name: int(one.get(name, 0)) for name in names}, "seconds": seconds}
 
 
 def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:

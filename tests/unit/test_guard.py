@@ -142,3 +142,21 @@ def test_a_worker_that_stays_without_criu_has_failed():
         assert looks > 3
         assert guard.Worker(["nobody", "c1"]).failed() == []
         idle.kill()
+
+
+def test_rounds_and_sizes_of_the_daemons_dump(tmp_path):
+    """As LXD lays them out; the counters are CRIU's own bytes: 300 pages written, 20 skipped."""
+    for name, pages in (("001", 8192), ("003", 4096), ("final", 2048)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pages-1.img").write_bytes(b"x" * pages)
+        (tmp_path / name / "core-1.img").write_bytes(b"x" * 10)
+        if name != "final":
+            record = bytes([0x0A, 5, 0x30, 20, 0x38, 0xAC, 0x02])
+            (tmp_path / name / "stats-dump").write_bytes(b"m" * 8 + len(record).to_bytes(4, "little") + record)
+    found = guard.dumped(["criu", "dump", "-D", str(tmp_path / "final"), "-v4"])
+    assert (found["pages_bytes"], found["images_bytes"]) == (2048, 2058)
+    assert [(r["pages_written"], r["pages_skipped_parent"], r["bytes"]) for r in found["rounds"]] == [
+        (300, 20, 8192),
+        (300, 20, 4096),
+    ]
+    assert guard.dumped(["criu", "dump"]) == {"pages_bytes": 0, "images_bytes": 0, "rounds": []}

@@ -53,6 +53,14 @@ def test_the_daemon_makes_as_many_rounds_as_were_asked_for():
         assert made == rounds
 
 
+@pytest.mark.parametrize(
+    ("rounds", "why"),
+    [([], ""), ([(100, 0), (29, 71)], "71 % in sync"), ([(100, 0), (30, 70)], "2 of at most 4"), ([(0, 0)], "1 of")],
+)
+def test_why_the_daemon_went_no_further_round(rounds, why):
+    assert keys.why_stopped({"goal": 70, "iterations": 4}, rounds).startswith(why)
+
+
 INSTANCE = {
     "name": "c1",
     "architecture": "x86_64",

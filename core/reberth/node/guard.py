@@ -16,11 +16,13 @@ import re
 import signal
 import threading
 import time
+from typing import Any
 
 from reberth.node import procs
 from reberth.node.durable import boottime_ns, read_text, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
+from reberth.node.stats import read_dump_stats
 
 CONFIG = "/etc/criu/default.conf"
 LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -184,6 +186,30 @@ class Worker:
     def _found(self) -> list[tuple[int, list[str]]]:
         lines = [(task.pid, procs.command_line(task.pid)) for task in procs.all_tasks()]
         return [(pid, line) for pid, line in lines if self.words and line[1 : 1 + len(self.words)] == self.words]
+
+
+def dumped(words: list[str]) -> dict[str, Any]:
+    """What the dump of this command line has written: sizes of the final images, and each pre-dump round before it.
+
+    The daemon makes a directory a round beside that of the final dump, and criu writes its counters into each.
+    """
+    final = words[words.index("-D") + 1] if "-D" in words[:-1] else ""
+    rounds = []
+    with contextlib.suppress(OSError):
+        for name in sorted((n for n in os.listdir(os.path.dirname(final)) if n.isdecimal()), key=int):
+            path = os.path.join(os.path.dirname(final), name)
+            stats = read_dump_stats(os.path.join(path, "stats-dump"))
+            if stats:
+                rounds.append({**stats, "bytes": _size(path, "pages-")})
+    return {"pages_bytes": _size(final, "pages-"), "images_bytes": _size(final, ""), "rounds": rounds}
+
+
+def _size(directory: str, prefix: str) -> int:
+    """Bytes of the images whose names begin so; 0 for a directory that is not there."""
+    with contextlib.suppress(OSError):
+        found = os.scandir(directory)
+        return sum(e.stat().st_size for e in found if e.name.startswith(prefix) and e.name.endswith(".img"))
+    return 0
 
 
 def end_left(pid: int, start_ticks: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from reberth.node import cgroup, heal, netlock, procs, strays
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
-from reberth.node.guard import Guard, end_left, plant
+from reberth.node.guard import Guard, dumped, end_left, plant
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
 from reberth.node.run import Run, boot_id, locked, open_runs
@@ -187,7 +187,8 @@ class Source:
                 raise OpError("tool-failed", "the daemon's criu ended while the container was fenced")
             job.fenced, held_ns = True, boottime_ns()
             self.run.journal.write("held", frozen_ns=job.frozen_ns, held_ns=held_ns)
-            return {"frozen_ns": job.frozen_ns, "held_ns": held_ns, "pids": cgroup.pids(self.cgroup)}
+            found = dumped(procs.command_line(job.pid))
+            return {"frozen_ns": job.frozen_ns, "held_ns": held_ns, "pids": cgroup.pids(self.cgroup), **found}
 
     def _check_fence(self, root_pid: int) -> None:
         """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
