@@ -104,7 +104,8 @@ def _make_identity(directory: Path) -> None:
 
 
 def _remotes(nodes: Sequence[Node]) -> str:
-    lines = ["default-remote: local", "remotes:", "  local: {addr: 'unix://', public: false}"]
+    # Without `aliases` the client of LXD 5.0.2 panics when one is added.
+    lines = ["default-remote: local", "aliases: {}", "remotes:", "  local: {addr: 'unix://', public: false}"]
     words = "addr: 'https://{}:{}', protocol: lxd, public: false, auth_type: tls"
     return "\n".join([*lines, *(f"  {n.name}: {{{words.format(n.address, PORT)}}}" for n in nodes)]) + "\n"
 

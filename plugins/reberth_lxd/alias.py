@@ -51,7 +51,7 @@ def _run(client: str, *words: str) -> str:
     except FileNotFoundError as error:
         raise ReberthError(f"{client} is not installed here", exit_code=Exit.REFUSED) from error
     except subprocess.CalledProcessError as error:
-        raise ReberthError(f"{client} says: {error.stderr.strip()[-300:]}", exit_code=Exit.REFUSED) from error
+        raise ReberthError(f"{client} says: {error.stderr.strip()[:300]}", exit_code=Exit.REFUSED) from error
 
 
 def present(client: str) -> dict[str, str]:

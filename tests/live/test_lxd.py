@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from livekit import lxd as kit
@@ -18,7 +20,7 @@ from reberth_lab.proc import LabError
 
 pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
-KEYS = {"migration.incremental.memory": "true", "migration.incremental.memory.iterations": "4"}
+KEY = "migration.incremental.memory"
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +139,59 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: s
     assert again.code == 0, str(again)
     assert kit.status(nodes[1], counter) == ""
     assert journal_of(command.state, again.report["runs"][0]["id"])[-1]["outcome"] == "rolled-back"
+
+
+CLIENT = """#!{python}
+import os, sys
+from reberth_lab.lab import Lab
+if sys.argv[1] == "move":
+    print("native", *sys.argv[1:], os.environ.get("LXC_ALIASES"))
+    sys.exit(7)
+words = Lab({lab!r}, say=lambda _: None).node("node1").enter(["lxc", *sys.argv[1:]], {{"LXC_ALIASES": "1"}})
+os.execvp(words[0], words)
+"""
+
+
+@pytest.fixture
+def client(nodes: Sequence[Node], tmp_path: Path) -> dict[str, str]:
+    """An `lxc` on this machine that is node1's real one, except that its `move` only tells its words."""
+    path = tmp_path / "lxc"
+    path.write_text(CLIENT.format(python=sys.executable, lab=nodes[0].site.name))
+    path.chmod(0o755)
+    places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {"PATH": os.pathsep.join(places), "LXD_CONF": str(tmp_path / "conf")}
+
+
+def test_the_clients_alias(nodes: Sequence[Node], command: Command, counter: str, client: dict[str, str]) -> None:
+    """With the key true `lxc move` is ours, with our real number of rounds; with it false it is the native client."""
+    here, there = nodes
+    for word in ("install", "install", "status"):
+        done = command.run("lxd", "alias", word, env=client)
+        assert done.code == 0, str(done)
+    assert "lxd shim lxc @ARGS@" in done.stdout and "move" in kit.lxc(here, "alias", "list", "-f", "csv")
+    kit.lxc(here, "config", "set", counter, f"{KEY}=false")
+    native = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", "-v", env=client)
+    assert (native.code, native.stdout) == (7, f"native move node1:{counter} node2: -v 1\n")
+    both = ("--goal", "80", "--mode", "relay")
+    wrong = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", *both, env=client)
+    assert wrong.code == 2 and "--mode relay" in wrong.stderr, str(wrong)
+    for key, value in ((KEY, "true"), (f"{KEY}.iterations", "4"), (f"{KEY}.goal", "80")):
+        kit.lxc(here, "config", "set", counter, f"{key}={value}")
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    ours = command.run("lxd", "shim", "lxc", f"node1:{counter}", f"node2:{counter}", env=client)
+    assert ours.code == 0 and "moved" in ours.stdout, str(ours)
+    assert f"{KEY} is true" in ours.stderr, ours.stderr
+    kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config
+    assert command.run("lxd", "alias", "remove", env=client).code == 0
+    assert kit.lxc(here, "alias", "list", "-f", "csv") == ""
+
+
+def test_the_old_one_is_kept_on_request(nodes: Sequence[Node], command: Command, counter: str) -> None:
+    """Stopped, with its keys as they were, and nothing starts it."""
+    kit.lxc(nodes[0], "config", "set", counter, f"{KEY}=true")
+    before = kit.healthy(nodes[0], counter)
+    done = command.move(f"node1:{counter}", "node2:", "--keep-source")
+    assert done.code == 0, str(done)
+    kit.healthy(nodes[1], counter, before)
+    assert kit.status(nodes[0], counter) == "Stopped" and kit.config(nodes[0], counter)[KEY] == "true"

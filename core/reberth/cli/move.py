@@ -28,6 +28,7 @@ def command(
     keep_images: params.KeepImages = False,
     skip: params.Skip = None,
     no_lazy_restore: params.NoLazyRestore = False,
+    keep_source: params.KeepSource = False,
     dry_run: DryRun = False,
     json: params.Json = False,
     quiet: params.Quiet = False,
@@ -53,6 +54,7 @@ def command(
         keep_images=keep_images,
         skip=skip,
         no_lazy_restore=no_lazy_restore,
+        keep_source=keep_source,
     )
     request = Request(source, target, options, backend, tuple(transport or ()))
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:
