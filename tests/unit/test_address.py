@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -103,6 +104,7 @@ def job(happened, waiting):
         errors=lambda: "",
         holds=lambda action: action == waiting,
         fences=waiting == "post-dump",
+        above=os.getpid(),
     )
 
 
