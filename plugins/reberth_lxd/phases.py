@@ -162,9 +162,8 @@ def reberth_commit(move: Move) -> bool:
     for word, side in (("source", source), ("target", target)):
         _settled(move, side, word, END_S)
     for _ in range(2):
-        state = target.get("instances", name, "state") or {}
-        if state.get("status_code") != RUNNING or not state.get("processes"):
-            status = state.get("status") or "missing"
+        if not _runs(target, name):
+            status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
             raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
         time.sleep(TWICE_S)
@@ -194,7 +193,7 @@ def reberth_rollback(move: Move) -> bool:
             _settled(move, source, "source", END_S)
         source.patch("instances", name, json={"config": move.recall("keys")})
         if move.recall("created"):
-            _remove_remains(move)
+            _remove_remains(move, source)
     except (ReberthError, HelperError) as error:
         move.emit("warning", f"not all is as before: {error.message}; see reberth recover {move.id}")
         move.note("untidy", error.message)
@@ -203,8 +202,17 @@ def reberth_rollback(move: Move) -> bool:
     return True
 
 
-def _remove_remains(move: Move) -> None:
-    """The target's record of the copy, once its daemon lets go of it."""
+def _runs(side: Daemon, name: str) -> bool:
+    """Whether the daemon says that it runs, and has processes."""
+    state = side.get("instances", name, "state") or {}
+    return state.get("status_code") == RUNNING and bool(state.get("processes"))
+
+
+def _remove_remains(move: Move, source: Daemon) -> None:
+    """The target's record of the copy, once its daemon lets go of it; never while the source does not run.
+
+    Raises CommandError where both daemons say something else than this run: then nothing is removed.
+    """
     name, deadline = move.plan.workload.name, time.monotonic() + END_S
     target = daemon(move, 1)
     if move.recall("operation.target"):
@@ -214,6 +222,9 @@ def _remove_remains(move: Move) -> None:
         left = target.get("instances", name)
         if left is None:
             return
+        if not _runs(source, name):
+            text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
+            raise CommandError(text, hint=f"lxc info {name}, on both nodes")
         try:
             if left["status_code"] == RUNNING:
                 target.put("instances", name, "state", json={"action": "stop", "force": True, "timeout": 10})

@@ -11,10 +11,10 @@ import pytest
 
 from reberth.node import unixhttp
 from reberth.node.errors import OpError
-from reberth_hooks import HelperError, Node
+from reberth_hooks import CommandError, HelperError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import survey
+from reberth_lxd import phases, survey
 
 
 class Played(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -47,10 +47,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Shell:
     """A node whose helper makes real requests to the played daemon and has no other tools."""
 
-    def __init__(self, place, criu=True):
-        self.place, self.criu = str(place), criu
+    def __init__(self, place, criu=True, snap=False):
+        self.place, self.criu, self.snap = str(place), criu, snap
 
     def call(self, op, **args):
+        if op == "stats" and args["paths"][0] == "/etc":
+            return [{"dev": 1, "ino": 7}, {"dev": 1, "ino": 8 if self.snap else 7}]
         if op == "stats":
             there = [path == self.place or (self.criu and path.endswith("/criu")) for path in args["paths"]]
             return [{"mode": 0} if found else None for found in there]
@@ -92,6 +94,45 @@ def test_emulated_daemon_without_criu_is_refused(daemon):
     node, place = daemon()
     found = survey.reberth_probe(node, Shell(place, criu=False))
     assert not found["usable"] and "no criu" in found["reason"]
+
+
+def test_emulated_snap_is_refused_since_nothing_would_hold_its_criu(daemon):
+    node, place = daemon("5.21.2")
+    found = survey.reberth_probe(node, Shell(place, snap=True))
+    assert not found["usable"] and "cannot be held" in found["reason"]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, runs):
+    """Were the daemons' criu not held after all, the copy could be the only one that there is."""
+
+    class Side:
+        node, gone = Node("n"), []
+
+        def __init__(self, status):
+            self.status = status
+
+        def get(self, *path):
+            return None if self.gone and self.status == 0 else {"status_code": self.status, "processes": 2}
+
+        def put(self, *path, json):
+            self.gone.append("stopped")
+
+        def delete(self, *path):
+            self.gone.append("deleted")
+            self.status = 0
+
+    source, target = Side(phases.RUNNING if runs else phases.STOPPED), Side(phases.RUNNING)
+    target.gone = []
+    monkeypatch.setattr(phases, "daemon", lambda move, side: (source, target)[side])
+    workload = type("W", (), {"name": "c1"})
+    move = type("M", (), {"plan": type("P", (), {"workload": workload}), "recall": lambda self, key: None})()
+    if runs:
+        phases._remove_remains(move, source)
+    else:
+        with pytest.raises(CommandError, match="nothing of it is removed"):
+            phases._remove_remains(move, source)
+    assert target.gone == (["stopped", "deleted"] if runs else [])
 
 
 @pytest.mark.parametrize(("kind", "version"), [("lxd", "5.21.2"), ("incus", "6.0.4")])
