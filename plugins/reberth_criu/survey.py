@@ -49,7 +49,10 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     if version < LEAST:
         reason = f"criu {'.'.join(map(str, version))} is older than {'.'.join(map(str, LEAST))}"
         return {"usable": False, "version": list(version), "reason": reason, "remedy": "install a newer criu"}
-    features = {name: shell.run(["criu", "check", "--feature", name], check=False).code == 0 for name in FEATURES}
+    features = {
+        name: shell.run(["criu", "check", "--no-default-config", "--feature", name], check=False).code == 0
+        for name in FEATURES
+    }
     return {"usable": True, "version": list(version), "features": features, "checks": criu_faults(version)}
 
 
