@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,9 @@ def checkpoint(tmp_path):
 
 
 class Nobody:
-    """A host that must not be asked for anything."""
+    """A host that must not be asked for anything but its inventory."""
+
+    config = SimpleNamespace(nodes={})
 
     def __getattr__(self, name):
         raise AssertionError(f"{name} was asked for")
