@@ -80,6 +80,10 @@ def _costs(report: Report) -> Iterator[str]:
     if report.downtime_s is not None:
         error = f" ± {human_seconds(report.downtime_error_s)}" if report.downtime_error_s is not None else ""
         yield f"downtime   {human_seconds(report.downtime_s)}{error}"
+    said = report.predicted
+    if said:
+        low, high = human_seconds(said["downtime_low_s"]), human_seconds(said["downtime_high_s"])
+        yield f"predicted  {low} to {high} of downtime, {human_seconds(said['total_s'])} in all"
     if report.total_s is not None:
         yield f"total      {human_seconds(report.total_s)}"
     sent = [f"{human_bytes(size)} {safe(kind)}" for kind, size in report.bytes.items() if size]
