@@ -1,4 +1,4 @@
-"""Rounds of memory between kernels that track written pages: falling bytes, a chain that holds, and every byte right."""
+"""Rounds of memory between kernels that track written pages: falling bytes, a chain that holds, every byte right."""
 
 from __future__ import annotations
 
