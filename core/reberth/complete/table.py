@@ -202,7 +202,11 @@ COMMANDS: dict[str, Command] = {
     "report": (
         "Show the report of one migration.",
         ("ID",),
-        {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
+        {
+            "--html": ("FILE", False, "Write a page with pictures, - for stdout."),
+            "--json": ("", False, "Print one JSON document to stdout."),
+            "--help": ("", False, "Show the help."),
+        },
     ),
     "node": ("Manage the nodes of the inventory.", (), {"--help": ("", False, "Show the help.")}),
     "node add": (
