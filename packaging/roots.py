@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from reberth_lab import rootfs_criu
+from reberth_lab import rootfs
 from reberth_lab.apt import Mirror, find_mirror
 from reberth_lab.chroot import Chroot
 from reberth_lab.locks import locked
@@ -64,7 +64,7 @@ def _make(work: Path, mirror: Mirror, say: Say) -> None:
     extra = ["--include=ca-certificates"] if mirror.uri.startswith("https:") else []
     argv = ["debootstrap", "--variant=minbase", f"--keyring={mirror.keyring}", *extra, SUITE, str(base.root)]
     base.outside([*argv, mirror.uri])
-    _configure(base.root, mirror)
+    rootfs.configure_apt(base, mirror)
     base.inside(["apt-get", "clean"])
     base.inside(["apt-get", "update", "-q"])
     base.inside(["apt-get", "install", *APT, "--download-only", *WANTED, *BESIDE])
@@ -73,24 +73,6 @@ def _make(work: Path, mirror: Mirror, say: Say) -> None:
     build = Chroot(work / "build", log)
     build.inside(["apt-get", "install", *APT, *TOOLS])
     build.inside(["apt-get", "clean"])
-
-
-def _configure(root: Path, mirror: Mirror) -> None:
-    """The machine's own mirror and resolver; no daemon may start while packages are installed."""
-    (root / "etc/apt/sources.list").unlink(missing_ok=True)
-    keyring = root / "etc/apt/keyrings/lab.gpg"
-    keyring.parent.mkdir(exist_ok=True)
-    shutil.copyfile(mirror.keyring, keyring)
-    keyring.chmod(0o644)
-    source = rootfs_criu.source_text(mirror.uri, SUITE, check_date=True)
-    (root / "etc/apt/sources.list.d/debian.sources").write_text(source, encoding="utf-8")
-    shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
-    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
-    if mirror.uri.startswith("https:") and bundle.is_file():
-        shutil.copyfile(bundle, root / "etc/ssl/certs/ca-certificates.crt")
-    policy = root / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
-    policy.chmod(0o755)
 
 
 @contextmanager

@@ -73,7 +73,10 @@ class Directory(HelperShell):
         if answer is not None:
             return answer(**args)
         if self.kept and op in TAPED:
-            return self.kept["answers"].get(_key(op, args), [None] * len(args.get("paths", [])))
+            key = _key(op, args)
+            if key not in self.kept["answers"]:
+                raise HelperError(f"the checkpoint does not hold the answer to {op}", kind="missing")
+            return self.kept["answers"][key]
         return super().call(op, timeout_s=timeout_s, **args)
 
     def begin(self, op: str, /, *, on_progress: Callable[..., None] | None = None, **args: Any) -> Asked:
@@ -122,11 +125,9 @@ class Directory(HelperShell):
         return {"tcp": [], "abstract": []}
 
     def _op_stats(self, paths: list[str]) -> list[Any]:
-        return (
-            self.kept["answers"].get(_key("stats", {"paths": paths}), [None] * len(paths))
-            if self.kept
-            else [None] * len(paths)
-        )
+        answers = self.kept.get("answers", {})
+        found: list[Any] = answers.get(_key("stats", {"paths": paths}), [None] * len(paths))
+        return found
 
     def _op_space(self, paths: list[str]) -> dict[str, int]:
         return dict.fromkeys(paths, shutil.disk_usage(self.path).free)

@@ -159,7 +159,7 @@ def _is_still_known(move: Move) -> bool:
     path = f"{runc_root(move.plan.source)}/{move.plan.workload.name}/state.json"
     try:
         record = json.loads(move.source.call("read", path=path))
-    except (HelperError, ValueError, TypeError):  # a directory with a checkpoint has no file of this name either
+    except (HelperError, ValueError):
         return False
     details = move.plan.details
     known = record.get("init_process_pid"), record.get("init_process_start")
