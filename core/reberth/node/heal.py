@@ -1,22 +1,20 @@
 """TCP sockets that a killed CRIU left in repair mode: they answer EPERM to their owner and nothing to their peer.
 
 CRIU switches a socket to repair mode when it dumps it and back when it lets the tasks run; killed in between it does
-neither, and its packet filter rules stay as well. Tried: without this every connection is lost, with it none, as long
-as the tasks are frozen meanwhile (facts and figures in docs/reliability.md). Turning the mode off also clears
+neither, and its packet filter rules stay as well. Tried: what the tasks do not touch before they are frozen again goes
+on, what they touch may be lost (figures in docs/reliability.md). Turning the mode off also clears
 SO_REUSEADDR, which is set again: a server that is started anew would find its port in use.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 from collections.abc import Iterable
 
 from reberth.node import procs
 
-SYS_PIDFD_GETFD = 438  # the same number on every architecture
 TCP_REPAIR = 19
 
 
@@ -47,12 +45,8 @@ def _new_sockets(pid: int, seen: set[str]) -> list[int]:
 
 
 def _heal(pidfd: int, number: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-    if copy < 0:
-        return 0
     try:
-        with socket.socket(fileno=copy) as one:  # closing it closes the copy alone
+        with socket.socket(fileno=procs.copy_fd(pidfd, number)) as one:  # closing it closes the copy alone
             if one.family not in (socket.AF_INET, socket.AF_INET6) or one.type != socket.SOCK_STREAM:
                 return 0
             if one.proto != socket.IPPROTO_TCP or not one.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):

@@ -7,7 +7,6 @@ instead (tried: 291 wrong lines without, none with it). Commit waits until the f
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import time
@@ -17,7 +16,6 @@ from reberth.node import procs, tools
 from reberth.node.errors import OpError
 from reberth.node.run import Run
 
-SYS_PIDFD_GETFD = 438  # the same number on every architecture
 SOCKET = "lazy-pages.socket"
 
 
@@ -120,11 +118,10 @@ class Filler:
         for name in os.listdir(directory):
             number = int(name)
             if number not in self.guarded and procs.link(f"{directory}/{name}") == "anon_inode:[userfaultfd]":
-                libc = ctypes.CDLL(None, use_errno=True)
-                copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-                if copy < 0:
-                    raise OpError("lazy-pages", f"a userfaultfd cannot be guarded: {os.strerror(ctypes.get_errno())}")
-                self.guarded[number] = copy
+                try:
+                    self.guarded[number] = procs.copy_fd(pidfd, number)
+                except OSError as error:
+                    raise OpError("lazy-pages", f"a userfaultfd cannot be guarded: {error.strerror}") from error
 
     def wait(self, timeout_s: float) -> dict[str, Any]:
         """Wait until every page is in; answers the daemon's exit status and its warnings about missing pages.
