@@ -147,11 +147,12 @@ def settings(reberth: Command, tmp_path: Path) -> Any:
 def sabotage(settings: Any) -> Any:
     """The environment in which a command strikes in one phase: `sabotage("restore", ["kill", "-INT", "@pid@"])`.
 
-    With a delay the phase must still go on by then: nothing of the memory is sent ahead, which would make it short.
+    With a delay the phase must still go on by then: nothing makes it short, neither memory that went ahead nor pages
+    that come later.
     """
 
     def prepare(phase: str, command: list[str], delay_s: float = 0.0) -> Mapping[str, str]:
-        slow = "\n[defaults]\nmemory_ahead = false\n" if delay_s else ""
+        slow = "\n[defaults]\nmemory_ahead = false\nlazy_restore = false\n" if delay_s else ""
         return {
             **settings(lambda text: with_wrappers(text, "saboteur") + slow),
             **with_path(HERE / "saboteur"),
