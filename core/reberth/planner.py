@@ -74,6 +74,7 @@ def _make_plan(
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
     checks = (*preflight.host_checks(source, target), *preflight.usable_checks(facts, plugins, *nodes), *survey.checks)
+    checks += preflight.unit_checks(request.options, survey)
     return Plan(
         id=names.check_name(new_id(), "run id"),
         workload=workload,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, survey, tools, transfer, units
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -360,6 +360,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "facts": facts,
     "end": end_run,
     "log_tails": log_tails,
+    "unit_hold": units.unit_hold,
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),

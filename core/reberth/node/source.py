@@ -15,7 +15,7 @@ from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
-from reberth.node.run import Run, boot_id, open_runs
+from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.stats import read_dump_stats
 
 
@@ -133,7 +133,7 @@ class Source:
                 raise OpError("ended", f"process {root_pid} has ended", tail=error.tail) from error
             raise
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
-        locks = netlock.tables() - before if locks_network else set()
+        locks = netlock.of_images(work, netlock.tables() - before) if locks_network else set()
         for name in locks:
             self.run.push_undo("always", "nft_delete", name=name)
         images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
@@ -228,10 +228,12 @@ class Source:
             return
         with contextlib.suppress(OpError, OSError):
             cgroup.freeze(self.cgroup, 2.0)
-        healed = heal.sockets(cgroup.pids(self.cgroup))
-        tables = netlock.tables(record["root_pid"]) - set(record["tables"])
+        pids, root = cgroup.pids(self.cgroup), record["root_pid"]
+        healed = heal.sockets(pids)
+        new = netlock.tables(root) - set(record["tables"]) - locks_of_others(self.run.id)
+        tables = netlock.of_connections(new, heal.connections(pids), root) if new else new
         for name in tables:
-            netlock.delete(name, record["root_pid"])
+            netlock.delete(name, root)
         if healed or tables:
             self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
 
