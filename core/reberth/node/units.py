@@ -1,7 +1,7 @@
 """The systemd unit of a workload: found by its processes, kept from starting it again during a run, and given back.
 
 A drop-in on disk does it: no restart, and a condition on the run's open journal, so that whatever wants to start the
-unit meanwhile (an operator, a boot, another unit) starts nothing. Tried with systemd 257: docs/decisions/015.
+unit meanwhile (an operator, a boot, another unit) starts nothing. Tried with systemd 257: docs/decisions/016.
 """
 
 from __future__ import annotations
