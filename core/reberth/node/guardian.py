@@ -50,13 +50,13 @@ class Guardian:
 
     def turn(self) -> bool:
         """Listen for a moment, look for new descriptors; false when there is nothing left to hold."""
-        self.listen()
+        self.hear()
         gone = self.look()
         if self.alone and gone and self.cgroup:
             write(self.cgroup + "/cgroup.freeze", "1")
         return bool(not self.alone or (self.cgroup and populated(self.cgroup)))
 
-    def listen(self) -> None:
+    def hear(self) -> None:
         """Take the next line, if there is one; answers a released guardian's end by leaving."""
         if self.alone:
             time.sleep(POLL_S)
