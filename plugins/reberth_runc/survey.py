@@ -12,6 +12,7 @@ from reberth_hooks import (
     Found,
     HelperError,
     Level,
+    Mode,
     Node,
     Options,
     Shell,
@@ -20,11 +21,13 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.modes import unfit_modes
 from reberth_hooks.objects import object_checks, terminals_outside
 from reberth_hooks.supervisors import supervisor_checks, unit_details
 from reberth_hooks.tasks import (
     both_ends,
     criu_faults,
+    has_feature,
     image_space_checks,
     space_checks,
     tcp_checks,
@@ -34,7 +37,9 @@ from reberth_hooks.tasks import (
 from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
+FEATURES = ("mem_dirty_track", "uffd-noncoop")
 SPARE_BYTES = 64 << 20
+RUNC_CONF = "/etc/criu/runc.conf"
 
 
 def runc(node: Node) -> list[str]:
@@ -61,8 +66,8 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         if version < least:
             reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
             return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
-    lazy = shell.run(["criu", "check", "--feature", "uffd-noncoop"], check=False).code == 0
-    return {"usable": True, "features": {"uffd-noncoop": lazy}, "checks": criu_faults(version), **found}
+    features = {name: has_feature(shell, name) for name in FEATURES}
+    return {"usable": True, "features": features, "checks": criu_faults(version), **found}
 
 
 def containers(node: Node, shell: Shell) -> list[dict[str, Any]]:
@@ -112,6 +117,7 @@ def reberth_survey(
         *_stdio_checks(tree, source.node.name),
         *both_ends(facts, "runc", "criu", tree, options, source, target),
         *_runc_checks(facts),
+        *_settings_checks(source, target),
         *image_space_checks(need, source),
         *image_space_checks(need, target),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
@@ -132,7 +138,17 @@ def reberth_survey(
         "loopback_up": tree["loopback_up"],
         **unit_details(tree, options),
     }
-    return Survey(tuple(checks), details)
+    return Survey(tuple(checks), details, _unfit_modes(facts, tree, details))
+
+
+def _unfit_modes(facts: dict[str, Any], tree: dict[str, Any], details: dict[str, Any]) -> dict[str, Check]:
+    """As for a process tree; and runc's page server listens on a port, which only a network of its own protects."""
+    found = unfit_modes(facts, "runc", tree, details["tcp"])
+    if details["node_network"]:
+        text = "the container shares the node's network, where others would reach its page server"
+        check = Check("post-copy-network", Level.FAIL, text, "give it a network namespace, or --mode stop-and-copy")
+        found = {mode.value: check for mode in (Mode.POST_COPY, Mode.HYBRID)} | found
+    return found
 
 
 def _stdio_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
@@ -151,6 +167,14 @@ def _runc_checks(facts: dict[str, Any]) -> Iterator[Check]:
     if there[:2] < here[:2]:
         text = f"runc {'.'.join(map(str, there))} on the target is older than {'.'.join(map(str, here))}"
         yield Check("runc-older", Level.WARN, text, "install the same runc on both nodes")
+
+
+def _settings_checks(*shells: Shell) -> Iterator[Check]:
+    """runc lets criu read a file of settings, in which an action script may stand: it runs as root with every move."""
+    for shell in shells:
+        if shell.call("stats", paths=[RUNC_CONF])[0] is not None:
+            text = f"criu under runc also reads {RUNC_CONF}"
+            yield Check("runc-conf", Level.WARN, text, "look at what it says, or move it away", shell.node.name)
 
 
 def _target_checks(

@@ -17,7 +17,6 @@ from reberth.node.errors import OpError
 
 if TYPE_CHECKING:
     from reberth.node.run import Run
-    from reberth.node.serve import Daemon
 
 BOOTED = "/run/systemd/system"
 DROP_INS = "/etc/systemd/system"
@@ -113,18 +112,11 @@ def _state(name: str) -> dict[str, str]:
     return found[0]
 
 
-def unit_hold(daemon: Daemon, progress: Any, name: str, pid: int) -> None:
+def hold(run: Run, name: str, pid: int) -> None:
     """Keep a unit from starting the workload `pid` again until the run has an end; raises OpError `unit`.
 
     What it wrote goes again with an abort, when the workload runs, or with a commit, when the unit has ended.
     """
-    if daemon.end is None or daemon.end.run.role != "source":
-        raise OpError("protocol", "this node is not the source of a run")
-    hold(daemon.end.run, name, pid)
-
-
-def hold(run: Run, name: str, pid: int) -> None:
-    """The same for a run: written, loaded, and looked at."""
     if "/" in name or not name.endswith(".service"):
         raise OpError("bad-argument", f"{name!r} is no service")
     path = os.path.join(DROP_INS, f"{name}.d", FILE.format(id=run.id))
