@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reberth.node import cgroup, elf, ipc, loopback, procs, sockets, units
@@ -144,4 +145,9 @@ def processes(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
     return found
 
 
-OPS = {"describe": describe, "taken": taken, "compare_files": compare_files, "processes": processes}
+OPS: dict[str, Callable[..., Any]] = {
+    "describe": describe,
+    "taken": taken,
+    "compare_files": compare_files,
+    "processes": processes,
+}
