@@ -281,3 +281,42 @@ def test_what_else_would_start_or_end_it_is_refused(service: Service, reberth: C
             assert word in done.error, str(done)
     finally:
         timer.remove()
+
+
+CONTAINER = "unit-pulse"
+BUNDLE = f"{driver.BUNDLES}/{CONTAINER}"
+RUNS_IT = (
+    *("[Unit]", "StartLimitIntervalSec=0", "[Service]", "Type=forking", f"PIDFile=/run/{CONTAINER}.pid"),
+    f"ExecStartPre=-/usr/sbin/runc delete --force {CONTAINER}",
+    f"ExecStart=/usr/sbin/runc run --detach --bundle {BUNDLE} --pid-file /run/{CONTAINER}.pid {CONTAINER}",
+    *("Restart=always", f"RestartSec={RESTART_S}", "StandardOutput=null", "StandardError=null"),
+)
+
+
+def test_a_container_whose_cgroup_tells_of_no_unit(reberth: Command, node1: Node, node2: Node) -> None:
+    """runc gives it a cgroup beside the unit's: only systemd knows that it watches this process."""
+    driver.bundle(node1, BUNDLE, WORDS)
+    unit = Unit(node1, CONTAINER)
+    unit.write(*RUNS_IT)
+    unit.ctl("start", unit.name)
+    handle = Handle("pulse", f"{BUNDLE}/rootfs/state", container=CONTAINER, bundle=BUNDLE, arguments=WORDS[1:])
+    try:
+        assert unit.name not in node1.read(f"/proc/{unit.pid}/cgroup")
+        end_s = time.monotonic() + 30
+        while not node1.exists(f"{handle.directory}/ready") and time.monotonic() < end_s:
+            time.sleep(0.05)
+        healthy(node1, handle)
+        done = reberth.move(f"node1:runc/{CONTAINER}", "node2:")
+        assert done.code == 10 and f"{unit.name} would start it again" in done.error, str(done)
+        service = Service(unit, handle, Witness((node1, node2), handle.directory), node2)
+        done = reberth.move(f"node1:runc/{CONTAINER}", "node2:", "--unit")
+        assert done.code == 0, str(done)
+        assert service.ran() == [0, 1]
+        healthy(node2, handle)
+        assert unit.drop_ins() == "" and unit.says("Restart") == "always"
+        assert (unit.says("ActiveState"), unit.says("NRestarts")) == ("failed", "0")
+    finally:
+        unit.remove()
+        for node in (node1, node2):
+            driver.stop(node, handle)
+            node.run(["rm", "-rf", "--", BUNDLE, f"/run/{CONTAINER}.pid"])
