@@ -32,7 +32,7 @@ from reberth.node.jobs import Job
 strays.MARK = os.environ["TEST_MARK"]
 run.STATE, run_id, work, fence, name, others, last = sys.argv[1:8]
 opened = run.Run.load(run_id)
-job = Job(name, opened.dir, work, fence=fence, others=others)
+job = Job(name, opened.dir, work, fence=fence, others=others, keeps_tcp=bool(os.environ.get("TEST_KEEPS")))
 job.spawn(sys.argv[8:8 + 1] + [job.script] + sys.argv[9:])
 for action in sys.argv[10:]:
     if action in ("pre-dump", "post-dump", "post-restore", "pre-resume"):
@@ -40,6 +40,7 @@ for action in sys.argv[10:]:
         if action == last:
             break
         job.answer("go")
+time.sleep(0.5 * ("sleep" in sys.argv))
 print("held", job.pid, flush=True)
 time.sleep(60)
 """
@@ -51,7 +52,7 @@ class Site:
     def __init__(self, place, monkeypatch) -> None:
         monkeypatch.setattr(run, "STATE", str(place / "state"))
         self.place, self.run = place, run.Run.open("r1", "source", "criu/7")
-        self.fence, self.work, self.tool = place / "cg", place / "work", place / "tool"
+        self.fence, self.work, self.tool = place / "cg", place / "work", place / "criu"
         self.fence.mkdir()
         self.work.mkdir()
         (self.fence / "cgroup.freeze").write_text("0\n")
@@ -74,13 +75,15 @@ class Site:
     def frozen(self) -> bool:
         return (self.fence / "cgroup.freeze").read_text().strip() == "1"
 
-    def killed_helper(self, name: str, others: str, last: str, *actions: str) -> int:
+    def killed_helper(self, name: str, others: str, last: str, *actions: str, keeps="", with_tool=False) -> int:
         """Another process is the helper, and is killed while it holds the tool; answers the tool's pid."""
         words = [str(self.place / "state"), "r1", str(self.work), str(self.fence), name, others, last, str(self.tool)]
         words += [str(self.place / "trace"), *actions]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TEST_KEEPS": keeps}
         with subprocess.Popen([sys.executable, "-c", HELPER, *words], stdout=subprocess.PIPE, env=env) as helper:
             held = helper.stdout.readline().split()
+            if with_tool:
+                os.kill(int(held[1]), 9)
             helper.kill()
         assert held[:1] == [b"held"]
         return int(held[1])
@@ -287,3 +290,47 @@ def test_the_script_needs_no_program_of_its_own(site):
         job.wait_hook(action, stall_s=10)
         job.answer("go")
     assert job.wait_end(10) == 0
+
+
+def wait_until(what) -> bool:
+    deadline = time.monotonic() + 10
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return what()
+
+
+@pytest.mark.parametrize(
+    ("keeps", "with_tool", "frozen"), [("tcp", True, True), ("tcp", False, False), ("", True, False)]
+)
+def test_a_criu_that_was_killed_with_its_helper_leaves_the_fence_for_who_heals(keeps, with_tool, frozen, site):
+    """Its connections are in repair mode; without any to keep, or with a criu that lives, the tasks run at once."""
+    site.killed_helper("dump", "never", "post-dump", *DUMP, keeps=keeps, with_tool=with_tool)
+    assert wait_until(lambda: os.path.exists(f"{site.run.dir}/alone"))
+    wait_until(lambda: site.frozen is frozen)
+    time.sleep(0.2)
+    assert (site.run.vote(), site.frozen) == ("RESUME", frozen)
+
+
+@pytest.mark.parametrize("keeps", ["tcp", ""])
+def test_killed_together_in_the_middle_of_a_dump_the_tasks_are_frozen(keeps, site):
+    """No script waits then; only with connections to keep there is somebody who watches."""
+    dumps = f"[ $action = sleep ] && echo 0 > {site.fence}/cgroup.freeze && exec sleep 60"  # as criu: thawed in between
+    site.tool.write_text(TOOL.replace("for action; do", f"for action; do {dumps}"))
+    site.killed_helper("dump", "never", "sleep", "pre-dump", "sleep", keeps=keeps, with_tool=True)
+    if keeps:
+        assert wait_until(lambda: site.frozen)
+    else:
+        time.sleep(0.5)
+        assert not site.frozen
+
+
+def test_watched_and_ended_in_order_nobody_is_frozen(site):
+    job = Job("dump", site.run.dir, str(site.work), fence=str(site.fence), keeps_tcp=True)
+    site.start(job, *DUMP)
+    for action in ("pre-dump", "post-dump"):
+        job.wait_hook(action, stall_s=10)
+        job.answer("go")
+    assert job.wait_end(10) == 0
+    (site.fence / "cgroup.freeze").write_text("0\n")
+    time.sleep(0.3)
+    assert not site.frozen

@@ -47,6 +47,16 @@ pre-resume)
 esac
 # An address that moved with the workload, while the network is still locked; the file is the helper's own.
 back() { [ ! -e "$run/back.ip" ] || ip -force -batch "$run/back.ip"; :; }
+# A CRIU that was killed with the helper has left connections in repair mode: they are healed before anything runs.
+broken() {
+  [ -n '@keeps@' ] && [ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || return 1
+  pid=$$
+  while [ "$pid" -gt 1 ]; do
+    while read -r key value; do
+      case "$key$value" in Name:criu) return 1 ;; PPid:*) pid=$value ;; esac
+    done < "/proc/$pid/status" || return 0
+  done
+}
 # Runs when the helper is gone: before READY the source runs again; a copy is never let go.
 alone() {
   case "$CRTOOLS_SCRIPT_ACTION" in
@@ -54,7 +64,8 @@ alone() {
     ln "$run/vote.RESUME" "$run/vote" 2>/dev/null && sync "$run"
     # A run that has ended meanwhile (nobody had heard of this tool yet) has its vote in another place.
     read -r vote < "$run/vote" || read -r vote < "${run%/*}/ended/${run##*/}/vote"
-    [ "$vote" = RESUME ] && back && echo 0 > "$cgroup/cgroup.freeze" ;;
+    echo > "$run/alone"
+    [ "$vote" = RESUME ] && back && ! broken && echo 0 > "$cgroup/cgroup.freeze" ;;
   post-restore)
     # With a PERMIT that stands `vetoed` is the proof that this copy never ran: what fails here makes criu remove it.
     ln "$run/verdict.ABORT" "$run/verdict" 2>/dev/null || ln "$run/verdict.ABORT" "$run/vetoed" 2>/dev/null
@@ -70,17 +81,34 @@ read -r answer <&9 || alone
 [ "$answer" = go ]
 """
 
+# End of file: the tool and all its children have ended; we end this one then, unless we were killed in that moment too.
+# A script that has acted alone has let the tasks run, and in an ended run nobody would come for frozen ones.
+WATCH = """read -r _
+[ -e "$1" ] && sleep 0.1
+[ -e "$1" ] || [ -e "$2/alone" ] || [ ! -d "$2" ] || echo 1 > "$3/cgroup.freeze"
+"""
+
 
 class Job:
     """One held tool: `spawn`, then `wait_hook` for each action, `answer`, and `wait_end`."""
 
-    def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "", others: str = "never") -> None:
-        self.name, self.run_id = name, os.path.basename(run_dir)
+    def __init__(
+        self,
+        name: str,
+        run_dir: str,
+        work_dir: str,
+        fence: str = "",
+        others: str = "never",
+        keeps_tcp: bool = False,
+    ) -> None:
+        self.name, self.run_id, self.run_dir = name, os.path.basename(run_dir), run_dir
+        self.keeps_tcp, self.fence = keeps_tcp, fence
         self.output = os.path.join(work_dir, f"{name}.out")
         self.log = os.path.join(work_dir, f"{name}.log")
         self.work_dir = work_dir
         self.script = os.path.join(run_dir, f"{name}.hook")
         self.process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.ended_ns = 0
         self._ended = threading.Event()
         self.waiting = ""  # the action whose script waits for our answer
@@ -95,6 +123,7 @@ class Job:
             "answer": self._answer_r,
             "report": self._report_w,
             "others": others,
+            "keeps": "tcp" if keeps_tcp else "",
         }
         for key, value in words.items():
             text = text.replace(f"@{key}@", str(value))
@@ -111,9 +140,23 @@ class Job:
     ) -> None:
         """Start the tool and listen to its script; it inherits no descriptors but `pass_fds`."""
         marked = {**(env or {}), strays.MARK: self.run_id}
-        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=pass_fds)
+        alive = self._watch() if self.keeps_tcp else -1
+        fds = [*pass_fds, *([alive] if self.keeps_tcp else [])]
+        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=fds)
+        if self.keeps_tcp:
+            os.close(alive)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._reap, daemon=True).start()
+
+    def _watch(self) -> int:
+        """Start who freezes the tasks when the tool is killed together with us; answers what the tool must inherit."""
+        reader, writer = os.pipe()
+        helper = f"/proc/{os.getpid()}/fd/{self._answer_r}"
+        words = ["/bin/sh", "-c", WATCH, "sh", helper, self.run_dir, self.fence]
+        env = tools.clean_env({strays.MARK: self.run_id})
+        self._watcher = subprocess.Popen(words, stdin=reader, env=env, start_new_session=True)
+        os.close(reader)
+        return writer
 
     def _listen(self) -> None:
         with os.fdopen(self._report_r, encoding="ascii", errors="replace") as lines:
@@ -126,6 +169,9 @@ class Job:
     def _reap(self) -> None:
         assert self.process is not None
         self.process.wait()
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.wait()
         self.ended_ns = boottime_ns()
         self._ended.set()
         self._hooks.put(("ended", 0, 0, self.ended_ns))

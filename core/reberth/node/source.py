@@ -116,7 +116,7 @@ class Source:
         with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
             if self.run.vote() is not None:
                 raise OpError("decided", "the source has voted already")
-            job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup)
+            job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup, keeps_tcp=keeps_tcp)
             variables = dict(env or {})
             if config is not None:
                 variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)

@@ -66,8 +66,8 @@ def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str], with_
 
 
 def dumping(node: Node) -> list[strike.Found]:
-    """The criu that dumps; the preflight asks others for their version."""
-    return [one for one in strike.tools(node, "criu") if "dump" in one.words]
+    """The criu that dumps; the preflight asks others for their version and the processor (`criu cpuinfo dump`)."""
+    return [one for one in strike.tools(node, "criu") if one.words[1:2] == ("dump",)]
 
 
 def source_journal(node: Node, run_id: str) -> list[dict[str, Any]]:
