@@ -81,12 +81,9 @@ read -r answer <&9 || alone
 [ "$answer" = go ]
 """
 
-# End of file: the tool and all its children have ended; we end this one then, unless we were killed in that moment too.
+# End of file: the tool and all its children have ended; a helper that lives ends this one before it lets anything run.
 # A script that has acted alone has let the tasks run, and in an ended run nobody would come for frozen ones.
-WATCH = """read -r _
-[ -e "$1" ] && sleep 0.1
-[ -e "$1" ] || [ -e "$2/alone" ] || [ ! -d "$2" ] || echo 1 > "$3/cgroup.freeze"
-"""
+WATCH = 'read -r _; [ -e "$1/alone" ] || [ ! -d "$1" ] || echo 1 > "$2/cgroup.freeze"'
 
 
 class Job:
@@ -151,8 +148,7 @@ class Job:
     def _watch(self) -> int:
         """Start who freezes the tasks when the tool is killed together with us; answers what the tool must inherit."""
         reader, writer = os.pipe()
-        helper = f"/proc/{os.getpid()}/fd/{self._answer_r}"
-        words = ["/bin/sh", "-c", WATCH, "sh", helper, self.run_dir, self.fence]
+        words = ["/bin/sh", "-c", WATCH, "sh", self.run_dir, self.fence]
         env = tools.clean_env({strays.MARK: self.run_id})
         self._watcher = subprocess.Popen(words, stdin=reader, env=env, start_new_session=True)
         os.close(reader)
