@@ -17,6 +17,7 @@ from reberth_hooks import (
     Options,
     PluginError,
     Role,
+    Survey,
     UsageError,
     Workload,
 )
@@ -74,8 +75,15 @@ def find_backend(wanted: Workload, source: End, stage: Stage) -> str:
     return owners[0]
 
 
-def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage) -> dict[str, str]:
-    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused."""
+def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend: str = "") -> dict[str, str]:
+    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused.
+
+    A managed backend carries everything by itself.
+    """
+    if backend and stage.catalog.get(backend).declaration.managed:
+        if asked:
+            raise UsageError(f"{backend} carries the data by itself: --transport has no effect", hint="leave it out")
+        return {Channel.FILES: backend, Channel.MEMORY: backend}
     for name in asked:
         stage.require(_known(name, Role.TRANSPORT, stage), *nodes)
     routes: dict[str, str] = {}
@@ -100,11 +108,13 @@ def _carrier(nodes: tuple[Node, Node], stage: Stage) -> str:
     raise PluginError(f"{fault} ({nodes[0].name}, {nodes[1].name})", hint=f"reberth node enable {lacking.name} ssh")
 
 
-def mode(asked: Mode, backend: str, stage: Stage) -> tuple[Mode, str]:
-    """The mode, and why it is this one."""
+def mode(asked: Mode, backend: str, stage: Stage, survey: Survey | None = None) -> tuple[Mode, str]:
+    """The mode, and why it is this one; a backend's survey may have chosen it where none was asked for."""
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
     if not offered:
         raise PluginError(f"plugin {backend}: it declares no mode", hint=f"reberth plugin show {backend}")
+    if survey and survey.mode and asked in (Mode.AUTO, survey.mode):
+        return survey.mode, survey.why
     if asked in offered:
         return asked, f"{asked}: as asked"
     if asked is not Mode.AUTO:

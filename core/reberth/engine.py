@@ -83,7 +83,7 @@ class Engine:
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
-        mode, options = session.plan.mode, session.plan.options
+        mode, options = session.plan.rounds_mode, session.plan.options
         receipts: list[Receipt] = []
         with self.phase("prepare", False):
             stage.prepare(session)
@@ -95,7 +95,7 @@ class Engine:
         for round_ in rounds(mode, options, self.history):
             with self.phase("final-dump" if round_.final else "pre-dump"):
                 got = stage.checkpoint(session, round_)
-            self.history.append(got.iteration)
+            self.history += [*got.earlier, got.iteration]
             self.final = got if round_.final else self.final
             for parcel in got.parcels:
                 if isinstance(parcel, Tree):
@@ -103,7 +103,7 @@ class Engine:
                         receipts.append(self._carry(parcel))
         with self.phase("restore"):
             stage.restore(session, tuple(receipts))
-        self.report.stop_reason = why_stop(options, self.history[:-1]) or "single round"
+        self.report.stop_reason = got.why or why_stop(options, self.history[:-1]) or "single round"
 
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, daemons, probe, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -365,6 +365,11 @@ OPS: dict[str, Callable[..., Any]] = {
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    "gate": daemons.gate,
+    "gate_until": daemons.gate_until,
+    "gate_hold": lambda daemon, progress: _target(daemon).gate_hold(),
+    "fence": lambda daemon, progress: _source(daemon).fence(),
+    "unix_request": daemons.unix_request,
     "fill": fill,
     "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),

@@ -13,9 +13,10 @@ from typing import Any
 from reberth.node import cgroup, guard, heal, netlock, procs, strays
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.gate import Gate, dumped, end_left, plant
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
-from reberth.node.run import Run, boot_id, open_runs
+from reberth.node.run import Run, boot_id, locked, open_runs
 from reberth.node.stats import read_dump_stats
 
 
@@ -148,6 +149,47 @@ class Source:
             "network_lock": netlock.export(locks),
         }
 
+    def gate(self, *, leaf: str, root_pid: int, start_ticks: int) -> None:
+        """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
+
+        Raises OpError `ended`, `frozen`, `fence` as `dump` does.
+        """
+        if not procs.alive(root_pid, start_ticks):
+            raise OpError("ended", f"process {root_pid} has ended")
+        self.cgroup = cgroup.up_to(cgroup.of_pid(root_pid), leaf)
+        if cgroup.is_asked_to_freeze(self.cgroup):
+            raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
+        self._check_fence(root_pid)
+        with self.lock:
+            if self.run.vote() is not None:
+                raise OpError("decided", "the source has voted already")
+            job = self.job = Gate("source", self.run.dir, leaf, fence=self.cgroup)
+            self.run.push_undo("end", "gate_pluck", path=job.script)
+            self.run.journal.write("freezing", cgroup=self.cgroup, root_pid=root_pid, start_ticks=start_ticks)
+            with locked():
+                plant(job.script)
+
+    def fence(self) -> dict[str, Any]:
+        """Freeze what the daemon's criu holds, which nobody else does; answers as `dump`, as far as it can be known.
+
+        Raises OpError `tool-failed` when that criu has not come or is gone: then the tasks are not touched.
+        """
+        with self.lock:
+            job = self.job
+            if not isinstance(job, Gate) or not job.frozen_ns or not job.runs:
+                raise OpError("tool-failed", "the daemon's criu does not hold the container")
+            if self.run.vote() is not None:
+                raise OpError("decided", "the source has voted already")
+            self.run.journal.write("fencing", tool=job.tool)
+            cgroup.freeze(self.cgroup)
+            if not job.runs:
+                self._thaw()
+                raise OpError("tool-failed", "the daemon's criu ended while the container was fenced")
+            job.fenced, held_ns = True, boottime_ns()
+            self.run.journal.write("held", frozen_ns=job.frozen_ns, held_ns=held_ns)
+            found = dumped(procs.command_line(job.pid))
+            return {"frozen_ns": job.frozen_ns, "held_ns": held_ns, "pids": cgroup.pids(self.cgroup), **found}
+
     def _check_fence(self, root_pid: int) -> None:
         """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
@@ -194,6 +236,7 @@ class Source:
             # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
             failed = self.run.undo("back")
             code = self._finish("veto", 30.0)
+            self._end_left()
             self._heal()
             self._thaw()
             tasks = self._tasks()
@@ -206,6 +249,8 @@ class Source:
         if self.job is None:  # of an earlier helper: what it started may still work on the tasks
             self._end_strays(0.0)
             return None
+        if isinstance(self.job, Gate):
+            return self.job.finish(word, timeout_s)
         if self.job.waiting:
             self.job.answer(word)
             code = self.job.wait_end(timeout_s)
@@ -215,6 +260,12 @@ class Source:
             self.job.stop()
         self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
         return code
+
+    def _end_left(self) -> None:
+        """A daemon's criu whose gate died with its helper still holds the tasks."""
+        fencing = self.run.journal.last("fencing")
+        if self.job is None and fencing is not None:
+            end_left(*fencing["tool"])
 
     def _end_strays(self, patience_s: float) -> None:
         ended = strays.end(self.run.id, patience_s=patience_s)
@@ -269,7 +320,7 @@ class Source:
             "tasks": self._tasks(),
             "gone": self._gone(),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.waiting == "post-dump"),
+            "holding": bool(self.job and self.job.fences),
             "cgroup": self.cgroup,
             "stats": self.stats,
         }
@@ -288,6 +339,8 @@ class Source:
             if self.run.vote() == "READY" and not self.run.journal.has("resumed"):
                 return self._follow()
             self.release("resume", aborted=self.run.journal.has("resumed"))
+            if self.run.daemon_works():
+                return False  # asked again in a second
             self.run.end("rolled-back")
             return True
         return False

@@ -11,10 +11,12 @@ from reberth.node import cgroup, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
+from reberth.node.gate import Gate, Worker, plant
 from reberth.node.jobs import Job
 from reberth.node.lazy import Fill
-from reberth.node.run import Run, boot_id, open_runs
+from reberth.node.run import Run, boot_id, locked, open_runs
 from reberth.node.source import write_config
+from reberth.node.tools import first_errors
 
 
 class Target:
@@ -25,6 +27,7 @@ class Target:
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
+        self.worker = Worker([])
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
         self.cgroup = str(record["cgroup"]) if record else ""
@@ -79,6 +82,10 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        return {**self._held(init), "started_ns": started_ns, "held_ns": held_ns}
+
+    def _held(self, init: int) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
@@ -86,7 +93,40 @@ class Target:
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
-        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+        return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
+
+    def gate(self, *, leaf: str, worker: list[str]) -> None:
+        """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
+
+        `worker` are the words after its name by which the daemon's process that starts criu is known.
+        """
+        if self.run.verdict() is not None:
+            raise OpError("decided", "this run has a verdict already")
+        self.run.journal.write("restoring", cgroup="", leaf=leaf)
+        self.worker = Worker(worker)
+        job = self.job = Gate("target", self.run.dir, leaf)
+        self.run.push_undo("end", "gate_pluck", path=job.script)
+        with locked():
+            plant(job.script)
+
+    def gate_hold(self) -> dict[str, Any] | None:
+        """The copy that the daemon's criu has built and our script holds; None as long as there is none.
+
+        Raises OpError `tool-failed` when that criu was there and is gone without having come so far.
+        """
+        with self.lock:
+            job = self.job
+            if not isinstance(job, Gate) or self.run.verdict() is not None:
+                return None
+            if not job.holds("post-restore"):
+                if line := self.worker.failed():
+                    logs = [os.path.join(word, "restore.log") for word in line if word.startswith("/")]
+                    raise OpError("tool-failed", "the daemon's criu did not restore it", tail=first_errors(*logs))
+                return None
+            self.script_pid, init, held_ns = job.met
+            self.cgroup = cgroup.up_to(cgroup.of_pid(init), job.leaf)
+            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+            return {**self._held(init), "started_ns": 0, "held_ns": held_ns}
 
     def _claim(self, path: str) -> None:
         """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
@@ -146,8 +186,8 @@ class Target:
 
     def _holds(self) -> bool:
         """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
-        waits = self.job is not None and self.job.holds("post-restore")
-        return waits and procs.descends(self.script_pid, os.getpid())
+        job = self.job
+        return job is not None and job.holds("post-restore") and procs.descends(self.script_pid, job.above)
 
     def _land(self) -> None:
         """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
@@ -165,7 +205,7 @@ class Target:
             script_pid, _, _ = self.job.wait_hook("pre-resume", stall_s=30.0)
         except OpError as error:
             self._fail("the tool failed after PERMIT", error, never_ran=False)
-        never_ran = self._fence(script_pid)
+        never_ran = self._fence(script_pid, self.job.above)
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
@@ -180,13 +220,13 @@ class Target:
         strays.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
         return os.path.exists(os.path.join(self.run.dir, "vetoed"))
 
-    def _fence(self, script_pid: int) -> bool:
+    def _fence(self, script_pid: int, above: int) -> bool:
         """Freeze the copy; true when CRIU, that holds its tasks, still lives once they are frozen.
 
         CRIU that is killed lets go of them: before the fence they run, behind it they do not (trials M13 and E5).
         """
         cgroup.ask_freeze(self.cgroup)
-        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, os.getpid())
+        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, above)
 
     def _go(self) -> None:
         if self.run.journal.has("running"):
@@ -267,6 +307,8 @@ class Target:
                 self.filling.fill()
                 self.finish()
                 self.run.end("moved")
+            elif self.run.daemon_works():
+                return False  # asked again in a second
             else:
                 self.run.end("rolled-back")
             return True
