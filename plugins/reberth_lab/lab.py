@@ -88,7 +88,8 @@ class Lab:
         cgroups.mount_point()
         above: list[Path] = []
         if self.kind == VM:
-            base = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild).disk
+            disk = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild, parts=with_parts)
+            base = disk.disk
         else:
             base = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
             above = [layers.ensure(name, self.site.cache, base, self._say) for name in with_parts]

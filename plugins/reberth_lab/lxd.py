@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from reberth_lab import layers, rootfs
 from reberth_lab.node import Node
-from reberth_lab.proc import LabError, Say, run
+from reberth_lab.proc import LabError, Say, run, say
 from reberth_lab.site import Site
 
 GUEST = Path(__file__).with_name("guest")
@@ -45,7 +46,13 @@ def client_dir(site: Site) -> Path:
     return site.state / "lxc"
 
 
-def up(site: Site, nodes: Sequence[Node], say: Say) -> None:
+def client_program(site: Site) -> Path:
+    """The nodes' own `lxc`, which needs nothing but a libc and runs on this machine as well; raises LabError."""
+    root = rootfs.ensure(site.cache, say=say)
+    return layers.ensure("lxd", site.cache, root, say) / "usr/bin/lxc"
+
+
+def up(site: Site, nodes: Sequence[Node], tell: Say) -> None:
     """Makes sure that each node's daemon runs, is set up and knows the others; raises LabError with its log."""
     with ThreadPoolExecutor(len(nodes)) as pool:
         fresh = list(pool.map(_start, nodes))
@@ -59,7 +66,7 @@ def up(site: Site, nodes: Sequence[Node], say: Say) -> None:
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(lambda pair: _set_up(site, *pair), zip(nodes, fresh, strict=True)))
     _enable(site, nodes)
-    say(f"lxd runs on {', '.join(node.name for node in nodes)}; try: lxc launch counter c1 -p default -p counter")
+    tell(f"lxd runs on {', '.join(node.name for node in nodes)}; try: lxc launch counter c1 -p default -p counter")
 
 
 def _enable(site: Site, nodes: Sequence[Node]) -> None:

@@ -7,7 +7,7 @@ loop counts every round twice, and the goal must be exceeded, not reached.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reberth_hooks import Mode, Options
@@ -57,7 +57,11 @@ def wanted(options: Options, config: Mapping[str, str], soft_dirty: bool) -> Wan
     else:
         precopy, why = soft_dirty, "pre-copy: the source can track memory"
         why = why if soft_dirty else "stop-and-copy: the source's kernel cannot track memory (soft-dirty)"
-    return Wanted(precopy, min(iterations, MOST_ROUNDS), goal, why)
+    found = Wanted(precopy, min(iterations, MOST_ROUNDS), goal, why)
+    if precopy:
+        limits = f"at most {found.iterations} rounds ({ITERATIONS}, {found.to_set()[ITERATIONS]} for the daemon)"
+        return replace(found, why=f"{why}; {limits}, until more than {goal} % are in sync ({GOAL})")
+    return found
 
 
 def _number(given: bool, option: int, key: str | None, default: int) -> int:

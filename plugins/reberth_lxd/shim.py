@@ -40,7 +40,7 @@ def decide(client: str, words: Sequence[str], run: Run) -> list[str] | None:
             return None
         raise UsageError(f"not by a live move: {text}", hint="--native leaves it to lxc")
     remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
-    ends = [_node(remote, remotes) for remote in (source, target)]
+    ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
     return ["move", *_options(found), "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
 
@@ -58,9 +58,17 @@ def _key_is_true(client: str, found: Words, run: Run) -> bool:
     return bool(running and (instance.get("expanded_config") or {}).get(KEY, "").lower() in ("true", "1", "yes", "on"))
 
 
+def _default_remote(client: str, run: Run) -> str:
+    """The remote that a place without one means: what `lxc remote switch` has set, else this machine's daemon."""
+    try:
+        return run([client, "remote", "get-default"]).strip() or "local"
+    except (OSError, subprocess.SubprocessError):
+        return "local"
+
+
 def _node(remote: str, remotes: Mapping[str, Any]) -> str:
     """The node of a remote: of the same name in the inventory; this machine for its own daemon."""
-    if not remote or remote == "local":
+    if remote == "local":
         return "local"
     if remote not in remotes:
         raise UsageError(f"the client has no remote {remote!a}", hint="lxc remote list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_the_daemon_makes_as_many_rounds_as_were_asked_for():
                 break
             counter += 1
         assert made == rounds
+
+
+def test_the_reason_names_the_keys_and_what_the_daemon_is_told():
+    config = {K: "true", f"{K}.iterations": "4", f"{K}.goal": "80"}
+    why = keys.wanted(Options(), config, True).why
+    assert f"{K} is true; at most 4 rounds ({K}.iterations, 7 for the daemon)" in why
+    assert why.endswith(f"more than 80 % are in sync ({K}.goal)")
+    assert "rounds" not in keys.wanted(Options(), {K: "false"}, True).why
 
 
 @pytest.mark.parametrize(
@@ -251,12 +260,16 @@ def test_after_two_dashes_all_are_places():
 REMOTES = {"local": {"Addr": "unix://"}, "n1": {"Addr": "https://n1:8443"}, "n2": {"Addr": "https://n2:8443"}}
 
 
-def client(config, status=103, kind="container"):
-    """The native client as far as the shim asks it."""
+def client(config, status=103, kind="container", default="local"):
+    """The native client as far as the shim asks it; without a `default` it is too old to tell its default remote."""
 
     def run(argv):
         if argv[1:3] == ["remote", "list"]:
             return json.dumps(REMOTES)
+        if argv[1:3] == ["remote", "get-default"]:
+            if not default:
+                raise subprocess.CalledProcessError(1, argv)
+            return f"{default}\n"
         assert argv[1] == "query"
         return json.dumps({"type": kind, "status_code": status, "expanded_config": config})
 
@@ -281,6 +294,8 @@ TRUE = {K: "true"}
         (["c1", "n2:other"], client(TRUE), None),
         (["c1", "n2:"], client(TRUE), ["local:c1", "n2:"]),
         (["c1", "n2:c1"], client(TRUE), ["local:c1", "n2:"]),
+        (["c1", "n2:c1"], client(TRUE, default="n1"), ["n1:c1", "n2:"]),
+        (["c1", "n2:c1"], client(TRUE, default=""), ["local:c1", "n2:"]),
         (["n1:c1", "n2:", "-q"], client(TRUE), ["--quiet", "n1:c1", "n2:"]),
         (
             ["c1", "n2:", "--incremental-memory", "--iterations", "5", "--goal", "80"],
