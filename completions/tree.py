@@ -44,7 +44,7 @@ def _arguments(command: Any) -> tuple[str, ...]:
     words = []
     for param in command.params:
         if param.param_type_name == "argument":
-            word = (param.metavar or param.name).upper()
+            word = (param.metavar or param.name).upper().strip("[]")
             word = f"{word}..." if param.nargs == -1 else word
             words.append(word if param.required else f"[{word}]")
     return tuple(words)

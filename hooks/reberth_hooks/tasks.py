@@ -156,6 +156,11 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in found[1].split(".")) if found else ()
 
 
+def has_feature(shell: Shell, name: str) -> bool:
+    """Whether criu there says that it and the kernel have a feature (`criu check --feature`)."""
+    return shell.run(["criu", "check", "--no-default-config", "--feature", name], check=False).code == 0
+
+
 def criu_faults(version: tuple[int, ...]) -> list[dict[str, str]]:
     """Known faults of a criu, as warnings in the answer of a probe (`checks`)."""
     if not version or version >= SAFE_CRIU:
@@ -185,8 +190,7 @@ def network_checks(words: tuple[str, ...], source: Shell, target: Shell) -> Iter
     if "tcp-established" not in words:
         return
     for shell in (source, target):
-        lock = shell.run(["criu", "check", "--feature", "network_lock_nftables"], check=False).code
-        if lock != 0:
+        if not has_feature(shell, "network_lock_nftables"):
             text = "criu there cannot lock the network by nftables, and connections are to be kept"
             yield _fail("network-lock", text, "install a criu with nftables, or use --tcp-close", shell.node.name)
 

@@ -23,6 +23,7 @@ from reberth_hooks.objects import object_checks, some, terminals_outside
 from reberth_hooks.tasks import (
     both_ends,
     criu_faults,
+    has_feature,
     image_space_checks,
     restart_of,
     space_checks,
@@ -49,7 +50,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     if version < LEAST:
         reason = f"criu {'.'.join(map(str, version))} is older than {'.'.join(map(str, LEAST))}"
         return {"usable": False, "version": list(version), "reason": reason, "remedy": "install a newer criu"}
-    features = {name: shell.run(["criu", "check", "--feature", name], check=False).code == 0 for name in FEATURES}
+    features = {name: has_feature(shell, name) for name in FEATURES}
     return {"usable": True, "version": list(version), "features": features, "checks": criu_faults(version)}
 
 

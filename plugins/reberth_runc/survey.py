@@ -24,6 +24,7 @@ from reberth_hooks.objects import object_checks, terminals_outside
 from reberth_hooks.tasks import (
     both_ends,
     criu_faults,
+    has_feature,
     image_space_checks,
     restart_of,
     space_checks,
@@ -36,6 +37,7 @@ from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
 SPARE_BYTES = 64 << 20
+RUNC_CONF = "/etc/criu/runc.conf"
 
 
 def runc(node: Node) -> list[str]:
@@ -62,7 +64,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         if version < least:
             reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
             return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
-    lazy = shell.run(["criu", "check", "--feature", "uffd-noncoop"], check=False).code == 0
+    lazy = has_feature(shell, "uffd-noncoop")
     return {"usable": True, "features": {"uffd-noncoop": lazy}, "checks": criu_faults(version), **found}
 
 
@@ -113,6 +115,7 @@ def reberth_survey(
         *_stdio_checks(tree, source.node.name),
         *both_ends(facts, "runc", "criu", tree, options, source, target),
         *_runc_checks(facts),
+        *_settings_checks(source, target),
         *image_space_checks(need, source),
         *image_space_checks(need, target),
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
@@ -151,6 +154,14 @@ def _runc_checks(facts: dict[str, Any]) -> Iterator[Check]:
     if there[:2] < here[:2]:
         text = f"runc {'.'.join(map(str, there))} on the target is older than {'.'.join(map(str, here))}"
         yield Check("runc-older", Level.WARN, text, "install the same runc on both nodes")
+
+
+def _settings_checks(*shells: Shell) -> Iterator[Check]:
+    """runc lets criu read a file of settings, in which an action script may stand: it runs as root with every move."""
+    for shell in shells:
+        if shell.call("stats", paths=[RUNC_CONF])[0] is not None:
+            text = f"criu under runc also reads {RUNC_CONF}"
+            yield Check("runc-conf", Level.WARN, text, "look at what it says, or move it away", shell.node.name)
 
 
 def _target_checks(

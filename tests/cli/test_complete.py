@@ -157,6 +157,8 @@ def test_values_of_options(complete):
     assert complete("move", "--mode=st")[0] == ["--mode=stop-and-copy"]
     assert complete("move", "--backend", "")[0] == ["criu", "lxd", "runc"]
     assert complete("node", "add", "x", "--become", "")[0] == ["none", "sudo"]
+    assert complete("lab", "up", "--kind", "a")[0] == ["android"]
+    assert complete("android", "stop", "nod")[0] == ["node1", "node2"]
     assert complete("restore", "") == ([], main.ONLY_DIRS)
     assert complete("node", "add", "x", "--identity", "") == ([], 0)
 

@@ -264,3 +264,10 @@ def test_no_text_names_a_machine_of_ours():
         text = path.read_bytes().decode("utf-8", "replace")
         found += [f"{path.relative_to(ROOT)}: {word}" for word in words if word in text]
     assert found == []
+
+
+def test_every_line_of_the_security_list_has_its_tests():
+    lines = {row[0] for row in rows("docs/security.md", "line")}
+    assert lines == {f"S{number}" for number in range(1, 16)}
+    found = {path.name[5:8].upper() for path in (ROOT / "tests/unit/security").glob("test_s*.py")}
+    assert found == {f"S{int(line[1:]):02}" for line in lines}

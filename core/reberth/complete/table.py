@@ -263,7 +263,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "android setup": (
         "Let a phone's own sshd start with your public key, and add it to the inventory.",
-        ("[[SERIAL]]",),
+        ("[SERIAL]",),
         {
             "--key": ("FILE.PUB", False, "The public key."),
             "--name": ("NAME", False, "The node's name."),
@@ -277,22 +277,22 @@ COMMANDS: dict[str, Command] = {
     ),
     "android start": (
         "Start the phone's sshd, and open the way over USB again where that is used.",
-        ("[[PHONE]]",),
+        ("[PHONE]",),
         {"--help": ("", False, "Show the help.")},
     ),
     "android stop": (
         "End the phone's sshd, and close the way over USB; at its next start it may run again.",
-        ("[[PHONE]]",),
+        ("[PHONE]",),
         {"--help": ("", False, "Show the help.")},
     ),
     "android status": (
         "Tell what runs, where it listens, who can log in, and what is open further than it should be.",
-        ("[[PHONE]]",),
+        ("[PHONE]",),
         {"--json": ("", False, "Print JSON."), "--help": ("", False, "Show the help.")},
     ),
     "android undo": (
         "Put the phone back as it was before the first setup, and take it out of the inventory.",
-        ("[[PHONE]]",),
+        ("[PHONE]",),
         {"--yes": ("", False, "Do not ask."), "--help": ("", False, "Show the help.")},
     ),
     "lab": (

@@ -21,6 +21,7 @@ FIXED = {
     "--timeout": ("30s", "90s", "5m"),
     "SHELL": ("bash", "zsh", "fish"),
 }
+LAB_KINDS = ("namespace", "vm", "android")
 NODE_NAMES = ("node rm", "node show", "node enable", "node disable")  # where the argument NAME is a node's
 
 
@@ -42,10 +43,10 @@ def of_option(path: str, option: str, environ: Env) -> Answer:
     if option in ("--backend", "--transport"):
         return _answer(local.enabled(local.tables(environ), f"{option[2:]}s"))
     if option == "--kind" and path.startswith("lab"):
-        return _answer(("namespace",))
+        return _answer(LAB_KINDS)
     if word == "ADDRESS":
         return _answer(local.ssh_hosts(environ))
-    if word in ("FILE", "DIR"):
+    if word in ("FILE", "FILE.PUB", "DIR"):
         return Answer(files="dirs" if word == "DIR" else "files")
     return Answer()
 
@@ -54,7 +55,7 @@ def of_argument(path: str, word: str, before: Sequence[str], fragment: str, envi
     """Values of the argument called `word`, after the arguments before it."""
     from reberth.complete.words import Answer
 
-    if word == "NAME" and path in NODE_NAMES:
+    if word == "PHONE" or (word == "NAME" and path in NODE_NAMES):
         word = "NODE"
     elif word == "NAME" and path == "node add":
         word = "ADDRESS"  # without an address the name is one

@@ -1,0 +1,55 @@
+"""S1: pages and images never travel over a port that a stranger can reach; nothing listens unless asked for."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GOLDENS = sorted((ROOT / "tests/goldens").glob("*.json"))
+LISTENING = ("--page-server", "--port", "--address", "page-server", "service")
+# The two places that listen: one address and peer, by certificate, where the owner allows it; and a private socket.
+KNOWN = {"core/reberth/node/direct.py": {"create_server"}, "core/reberth/node/serve.py": {"listen"}}
+
+
+def words(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [word for part in parts for word in words(part)]
+
+
+def listening(value: object) -> list[str]:
+    return [word for word in words(value) if word.partition("=")[0] in LISTENING]
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_no_tool_is_told_to_listen(path):
+    assert listening(json.loads(path.read_text("utf-8"))) == []
+
+
+def test_a_planted_page_server_is_seen():
+    calls = json.loads((ROOT / "tests/goldens/criu-plain.json").read_text("utf-8"))
+    calls[-1][2] = {"argv": ["criu", "restore", "--page-server", "--port", "9000"]}
+    assert listening(calls) == ["--page-server", "--port"]
+
+
+def listeners(text: str) -> set[str]:
+    calls = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+    names = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+    return names & {"listen", "create_server", "serve_forever", "start_server"}
+
+
+def test_only_these_places_of_the_helper_listen():
+    found = {}
+    for path in (ROOT / "core/reberth").rglob("*.py"):
+        if "testing" not in path.parts and (names := listeners(path.read_text("utf-8"))):
+            found[str(path.relative_to(ROOT))] = names
+    assert found == KNOWN
+
+
+def test_a_planted_listener_is_seen():
+    assert listeners("import socket\nsocket.create_server(('', 80))\n") == {"create_server"}

@@ -1,0 +1,97 @@
+"""S5: images lie in a directory of a random name that only root may enter, behind no link, and go at the end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from types import SimpleNamespace
+
+import pytest
+
+from reberth.node import ops, run
+from reberth.node.errors import OpError
+from reberth.node.treerecv import recv_tree
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """A helper with an open run, whose places for images are folders of the test."""
+    places = {place: tmp_path / place.strip("/").replace("/", "-") for place in ("/dev/shm", "/run", "/var/lib")}
+    for path in places.values():
+        path.mkdir()
+    pushed = []
+    end = SimpleNamespace(run=SimpleNamespace(id="r1", push_undo=lambda on, do, **data: pushed.append((on, do, data))))
+    real_join = os.path.join
+    join = lambda first, *rest: real_join(str(places.get(first, first)), *rest)  # noqa: E731
+    monkeypatch.setattr(ops.os.path, "join", join)
+    return SimpleNamespace(end=end, pushed=pushed, places=places)
+
+
+def test_the_directory_is_private_random_and_journaled_first(daemon):
+    found = [ops.workdir(daemon, None, need_bytes=1)["path"] for _ in range(2)]
+    assert found[0] != found[1]
+    for path in found:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+        assert ("always", "rmtree", {"path": path}) in daemon.pushed
+
+
+def test_a_name_that_is_there_already_is_not_used(daemon, monkeypatch):
+    monkeypatch.setattr(ops.os, "urandom", lambda count: b"\0" * count)
+    trap = daemon.places["/dev/shm"] / f"reberth-r1-images-{'00' * 6}"
+    outside = daemon.places["/run"] / "outside"
+    outside.mkdir()
+    trap.symlink_to(outside)
+    path = ops.workdir(daemon, None, need_bytes=1)["path"]
+    assert os.path.dirname(path) == str(daemon.places["/run"])  # the next place
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "loose", "file"])
+def test_the_state_directory_must_be_our_own(tmp_path, monkeypatch, kind):
+    state = tmp_path / "state"
+    monkeypatch.setattr(run, "STATE", str(state))
+    if kind == "link":
+        (tmp_path / "elsewhere" / "ended").mkdir(parents=True)
+        state.symlink_to(tmp_path / "elsewhere")
+    elif kind == "loose":
+        state.mkdir()
+        state.chmod(0o777)
+    else:
+        state.write_text("x")
+    with pytest.raises((OpError, OSError)):
+        run.state_dir()
+
+
+def test_a_good_state_directory_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "STATE", str(tmp_path / "state"))
+    assert run.state_dir() == str(tmp_path / "state")
+    assert stat.S_IMODE(os.stat(tmp_path / "state").st_mode) == 0o700
+
+
+def test_received_images_are_for_their_owner_alone(tmp_path, record):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "pages-1.img").write_text("secret")
+    (source / "pages-1.img").chmod(0o644)
+    (tmp_path / "stream").write_bytes(record(source, flat=True))
+    fd = os.open(tmp_path / "stream", os.O_RDONLY)
+    try:
+        recv_tree(str(tmp_path / "target"), fd, flat=True)
+    finally:
+        os.close(fd)
+    assert stat.S_IMODE(os.stat(tmp_path / "target").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(tmp_path / "target/pages-1.img").st_mode) == 0o600
+
+
+@pytest.fixture
+def record():
+    from reberth.node.treesend import send_tree
+
+    def record(source, **options):
+        reader, writer = os.pipe()
+        send_tree(str(source), writer, **options)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as file:
+            return file.read()
+
+    return record

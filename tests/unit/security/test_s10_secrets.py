@@ -1,0 +1,46 @@
+"""S10: no secret reaches a journal, a report, a message or an argument list."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from reberth.journal import Journal
+from reberth.node import tools
+from reberth_hooks import Endpoint, plain
+
+SECRET = "hunter2-marker"
+
+
+def test_an_endpoints_secret_is_neither_shown_nor_stored():
+    one = Endpoint("host", 1, {"id": "x"}, {"token": SECRET})
+    journal = Journal("r1")
+    journal.write("note", key="endpoint", value=plain(one))
+    kept = (journal.dir / "journal.jsonl").read_text()
+    assert SECRET not in repr(one) + str(one) + json.dumps(plain(one)) + kept
+    assert one.secret["token"] == SECRET and "host" in kept
+
+
+def test_what_is_no_secret_is_kept():
+    """The twin: a secret put into `data` would be seen."""
+    assert SECRET in json.dumps(plain(Endpoint("host", 1, {"token": SECRET})))
+
+
+def test_logs_and_journals_are_for_their_owner_alone():
+    journal = Journal("r1")
+    journal.write("open")
+    journal.keep_logs("source-a", {"dump.log": SECRET, "../../escape.log": "x"})
+    found = list(journal.dir.rglob("*"))
+    assert {path.name for path in found} == {"journal.jsonl", "logs", "source-a-dump.log", "source-a-escape.log"}
+    for path in [journal.dir, *found]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_tools_output_goes_to_a_private_file_and_input_to_no_argument(tmp_path):
+    output = tmp_path / "tool.out"
+    process = tools.spawn(["cat", "/dev/null"], output=str(output))
+    assert process.wait() == 0
+    assert stat.S_IMODE(os.stat(output).st_mode) == 0o600
+    found = tools.run(["sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline; cat > /dev/null"], stdin=SECRET)
+    assert found["code"] == 0 and SECRET not in found["out"]
