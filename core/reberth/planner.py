@@ -73,19 +73,20 @@ def _make_plan(
     }
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
-    mode, why = choose.mode(request.options.mode, workload.backend, stage, survey)
-    checks = (*preflight.host_checks(source, target), *preflight.usable_checks(facts, plugins, *nodes), *survey.checks)
+    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
+    usable = preflight.usable_checks(facts, plugins, *nodes)
+    checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(
         id=names.check_name(new_id(), "run id"),
         workload=workload,
         source=source.node,
         target=target.node,
         target_name=name,
-        mode=mode,
-        why=why,
+        mode=choice.mode,
+        why=choice.why,
         options=request.options,
         routes=routes,
         checks=preflight.skip(checks, request.options.skip),
-        facts=facts,
+        facts=facts | choice.facts(),
         details=survey.details,
     )

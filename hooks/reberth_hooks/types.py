@@ -205,10 +205,12 @@ class Survey:
     """What a backend says about one planned move: its checks, and the details its phases need again.
 
     `mode` and `why` are for a backend that chooses between its modes itself, where none was asked for.
+    `unfit` maps a mode that the backend offers but not for this move to the check that says why.
     """
 
     checks: tuple[Check, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    unfit: Mapping[str, Check] = field(default_factory=dict)
     mode: Mode | None = None
     why: str = ""
 

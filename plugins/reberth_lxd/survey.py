@@ -146,7 +146,8 @@ def reberth_survey(
         "uuid": instance["config"].get("volatile.uuid", ""),
         "keep_source": bool(options.backend_args.get("keep_source")),
     }
-    return Survey(tuple(found), details, Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY, want.why)
+    mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
+    return Survey(tuple(found), details, mode=mode, why=want.why)
 
 
 def _comm(shell: Shell, pid: int) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
-from reberth.node import unixhttp
+from reberth.node import gated, unixhttp
 from reberth.node.errors import OpError
 from reberth.node.source import Source
 from reberth.node.target import Target
@@ -37,9 +37,9 @@ def gate(
     """Plant the action script for the criu that a daemon will start; `leaf` names the container's cgroup."""
     end = _end(daemon)
     if isinstance(end, Source):
-        end.gate(leaf=leaf, root_pid=root_pid, start_ticks=start_ticks)
+        gated.gate_source(end, leaf=leaf, root_pid=root_pid, start_ticks=start_ticks)
     else:
-        end.gate(leaf=leaf, worker=list(worker))
+        gated.gate_target(end, leaf=leaf, worker=list(worker))
 
 
 def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool) -> None:
@@ -48,3 +48,28 @@ def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool)
     if cancel:
         end.run.push_undo("back", "unix_request", path=path, method="DELETE", url=url)
     end.run.journal.write("daemon", socket=path, url=url)
+
+
+def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
+    """The copy that the daemon's criu has built and our script holds; None as long as there is none."""
+    end = _end(daemon)
+    if not isinstance(end, Target):
+        raise OpError("protocol", "only the target holds a copy")
+    return gated.gate_hold(end)
+
+
+def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """Freeze what the daemon's criu holds on the source."""
+    end = _end(daemon)
+    if not isinstance(end, Source):
+        raise OpError("protocol", "only the source is fenced")
+    return gated.fence(end)
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "gate": gate,
+    "gate_until": gate_until,
+    "gate_hold": gate_hold,
+    "fence": fence,
+    "unix_request": unix_request,
+}

@@ -16,6 +16,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from reberth.node import procs
@@ -38,7 +39,7 @@ done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null
 class Gate(Job):
     """The planted script of one end; its tool is whatever criu runs it for the container."""
 
-    def __init__(self, role: str, run_dir: str, leaf: str, fence: str = "") -> None:
+    def __init__(self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "") -> None:
         if not LEAF.match(leaf):
             raise OpError("bad-argument", f"{leaf!r} is no name of a cgroup")
         source = role == "source"
@@ -53,6 +54,7 @@ class Gate(Job):
             mine=MINE.replace("@leaf@", leaf),
         )
         self.leaf = leaf
+        self.worker = Worker(list(worker))
         self.tool = (0, 0)
         self.frozen_ns = 0
         self.fenced = False

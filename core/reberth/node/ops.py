@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, daemons, probe, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, daemons, measuring, predump, probe, procs, run, survey, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
+from reberth.node.tools import run as run_program
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -76,7 +78,7 @@ def run_tool(
     daemon: Daemon, progress: Any, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/"
 ) -> dict[str, Any]:
     """Run a program to its end; answers code, out, err."""
-    return tools.run(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
+    return run_program(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
 
 
 def read(daemon: Daemon, progress: Any, path: str, limit_bytes: int = 8 << 20) -> str:
@@ -121,6 +123,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     end_of_earlier_boots()
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
+    daemon.end.channel, daemon.end.bucket = functools.partial(transfer.pages_channel, daemon), daemon.bucket
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
@@ -271,11 +274,10 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
         return end.facts()
 
 
-def fill(daemon: Daemon, progress: Any) -> dict[str, Any]:
+def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
     """Wait until all memory of a lazy restore is in; answers the target's facts."""
-    end = _target(daemon)
-    end.filling.fill()
-    return end.facts()
+    _target(daemon).filling.fill(progress)
+    return _target(daemon).facts()
 
 
 def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
@@ -341,6 +343,7 @@ def _direct(name: str) -> Callable[..., Any]:
 
 
 OPS: dict[str, Callable[..., Any]] = {
+    **measuring.OPS,
     "hello": hello,
     "ping": ping,
     "run": run_tool,
@@ -361,15 +364,12 @@ OPS: dict[str, Callable[..., Any]] = {
     "end": end_run,
     "log_tails": log_tails,
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
+    **predump.OPS,
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
-    "gate": daemons.gate,
-    "gate_until": daemons.gate_until,
-    "gate_hold": lambda daemon, progress: _target(daemon).gate_hold(),
-    "fence": lambda daemon, progress: _source(daemon).fence(),
-    "unix_request": daemons.unix_request,
+    **daemons.OPS,
     "fill": fill,
     "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
@@ -379,13 +379,11 @@ OPS: dict[str, Callable[..., Any]] = {
     "verify": probe.verify,
     "leftovers": leftovers,
     "pipe_ready": transfer.pipe_ready,
+    "pages_ready": transfer.pages_ready,
+    "limit": transfer.limit,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
-    "address_find": address.address_find,
-    "address_probe": address.address_probe,
-    "address_announce": address.address_announce,
-    "address_del": address.address_del,
-    "address_add": address.address_add,
+    **address.OPS,
     "mark_left": bundles.mark_left,
     "is_left": bundles.is_left,
     "unmark_left": bundles.unmark_left,

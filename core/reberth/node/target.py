@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any
+from typing import Any, Callable
 
 from reberth.node import cgroup, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
+from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
-from reberth.node.gate import Gate, Worker, plant
 from reberth.node.jobs import Job
-from reberth.node.lazy import Fill
-from reberth.node.run import Run, boot_id, locked, open_runs
+from reberth.node.lazy import Fill, Guardian
+from reberth.node.pages import Channel, no_channel
+from reberth.node.prefetch import Prefetch
+from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.source import write_config
-from reberth.node.tools import first_errors
 
 
 class Target:
@@ -27,7 +28,9 @@ class Target:
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
-        self.worker = Worker([])
+        self.guardian: Guardian | None = None
+        self.bucket = Bucket()
+        self.channel: Callable[[], Channel] = no_channel  # to the source's page server
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
         self.cgroup = str(record["cgroup"]) if record else ""
@@ -44,12 +47,14 @@ class Target:
         network_lock: str = "",
         loopback: bool = False,
         lazy: bool = False,
+        header_bytes: int = 0,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
 
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
-        itself into it: tool and script are moved out before the copy may run. Raises OpError `decided`, `tool-failed`.
+        itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
+        CRIU) the pages come from the source. Raises OpError `decided`, `tool-failed`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -65,7 +70,8 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
-        self.filling.start(work, lazy)
+        flow = Prefetch(self.channel(), header_bytes) if header_bytes else None
+        self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
         job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
         self.run.journal.write("tool", **job.identity())
@@ -82,9 +88,9 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        return {**self._held(init), "started_ns": started_ns, "held_ns": held_ns}
+        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
 
-    def _held(self, init: int) -> dict[str, Any]:
+    def held(self, init: int) -> dict[str, Any]:
         """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
@@ -95,38 +101,12 @@ class Target:
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
         return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
-    def gate(self, *, leaf: str, worker: list[str]) -> None:
-        """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
-
-        `worker` are the words after its name by which the daemon's process that starts criu is known.
-        """
-        if self.run.verdict() is not None:
-            raise OpError("decided", "this run has a verdict already")
-        self.run.journal.write("restoring", cgroup="", leaf=leaf)
-        self.worker = Worker(worker)
-        job = self.job = Gate("target", self.run.dir, leaf)
-        self.run.push_undo("end", "gate_pluck", path=job.script)
-        with locked():
-            plant(job.script)
-
-    def gate_hold(self) -> dict[str, Any] | None:
-        """The copy that the daemon's criu has built and our script holds; None as long as there is none.
-
-        Raises OpError `tool-failed` when that criu was there and is gone without having come so far.
-        """
-        with self.lock:
-            job = self.job
-            if not isinstance(job, Gate) or self.run.verdict() is not None:
-                return None
-            if not job.holds("post-restore"):
-                if line := self.worker.failed():
-                    logs = [os.path.join(word, "restore.log") for word in line if word.startswith("/")]
-                    raise OpError("tool-failed", "the daemon's criu did not restore it", tail=first_errors(*logs))
-                return None
-            self.script_pid, init, held_ns = job.met
-            self.cgroup = cgroup.up_to(cgroup.of_pid(init), job.leaf)
-            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-            return {**self._held(init), "started_ns": 0, "held_ns": held_ns}
+    def guard(self) -> None:
+        """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
+        self.guardian = Guardian()
+        task = procs.task(self.guardian.process.pid)
+        ticks = task.start_ticks if task else 0
+        self.run.journal.write("guardian", pid=self.guardian.process.pid, start_ticks=ticks)
 
     def _claim(self, path: str) -> None:
         """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
@@ -233,6 +213,7 @@ class Target:
             return
         if cgroup.is_asked_to_freeze(self.cgroup):
             self.run.undo("landed")
+            self.filling.watch(self.cgroup)
             cgroup.thaw(self.cgroup)
         self.run.journal.write("running", running_ns=boottime_ns())
 
