@@ -61,7 +61,7 @@ def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
     if not criu:
         return {"usable": False, "reason": f"no criu on the daemon's PATH ({path})", "remedy": "install criu"}
     head = shell.run(["head", "-c", "4096", "--", criu], check=False).out
-    tracks = shell.run(["criu", "check", "--feature", "mem_dirty_track"], check=False).code == 0
+    tracks = shell.run(["criu", "check", "--no-default-config", "--feature", "mem_dirty_track"], check=False).code == 0
     seen = shell.call("stats", paths=["/etc", f"/proc/{pid}/root/etc"])
     if None in seen or len({(entry["dev"], entry["ino"]) for entry in seen}) != 1:
         reason = "the daemon sees an /etc of its own (a snap?), so its criu cannot be held"
