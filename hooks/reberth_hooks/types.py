@@ -190,9 +190,14 @@ class Plan:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def managed(self) -> bool:
+        """Whether the backend's own daemons carry it (`Declaration.managed`)."""
+        return self.workload.backend in self.routes.values()
+
+    @property
     def rounds_mode(self) -> Mode:
         """The mode by which we do the rounds: one final one where the backend carries, and goes round, by itself."""
-        return Mode.STOP_AND_COPY if self.workload.backend in self.routes.values() else self.mode
+        return Mode.STOP_AND_COPY if self.managed else self.mode
 
     @property
     def refused(self) -> tuple[Check, ...]:

@@ -20,6 +20,7 @@ SOCKETS = (
 RUNNING, FROZEN, STOPPED = 103, 110, 102
 OVER = 200  # from here on an operation's status is final; 200 alone is success
 REQUEST_S = 60.0
+MAKE_S = 1800.0
 
 
 def socket_of(node: Node, shell: Shell) -> str:
@@ -69,6 +70,10 @@ class Daemon:
         """Begin something; answers the operation's URL and the secrets of its websockets (never to be kept)."""
         found = self._ask("post", path, json=json)
         return {"url": str(found["operation"]), "secrets": (found.get("metadata") or {}).get("metadata") or {}}
+
+    def create(self, *path: str, json: dict[str, Any]) -> None:
+        """Make something, whatever its size, and wait until it is done."""
+        self._wait(self._ask("post", path, json=json), limit_s=MAKE_S)
 
     def patch(self, *path: str, json: dict[str, Any]) -> None:
         """Change something and wait until it is done."""

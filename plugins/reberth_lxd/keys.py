@@ -14,6 +14,8 @@ from reberth_hooks import Mode, Options
 
 KEY = "migration.incremental.memory"
 ITERATIONS, GOAL = f"{KEY}.iterations", f"{KEY}.goal"
+# A daemon that starts again starts what it saw running last; of the old instance that would be a second one.
+AUTOSTART = "boot.autostart"
 MOST_ROUNDS = 500  # the daemon caps its own counter at 999
 DEFAULT_ITERATIONS, DEFAULT_GOAL = 10, 70
 
@@ -29,9 +31,10 @@ class Wanted:
 
     def to_set(self) -> dict[str, str]:
         """The keys as the daemon must have them; false is said in so many words, for unset means true."""
+        always = {AUTOSTART: "false"}
         if not self.precopy:
-            return {KEY: "false"}
-        return {KEY: "true", ITERATIONS: str(2 * self.iterations - 1), GOAL: str(self.goal)}
+            return {KEY: "false", **always}
+        return {KEY: "true", ITERATIONS: str(2 * self.iterations - 1), GOAL: str(self.goal), **always}
 
 
 def wanted(options: Options, config: Mapping[str, str], soft_dirty: bool) -> Wanted:
@@ -74,7 +77,7 @@ def _number(given: bool, option: int, key: str | None, default: int) -> int:
 
 def saved(config: Mapping[str, Any]) -> dict[str, str]:
     """The instance's own keys as they are; empty for one that is not set, which is also how the daemon removes it."""
-    return {key: str(config.get(key, "")) for key in (KEY, ITERATIONS, GOAL)}
+    return {key: str(config.get(key, "")) for key in (KEY, ITERATIONS, GOAL, AUTOSTART)}
 
 
 def why_stopped(wanted: Mapping[str, Any], rounds: Sequence[tuple[int, int]]) -> str:

@@ -38,6 +38,8 @@ def reberth_prepare(move: Move) -> bool:
     """Plant the scripts, the target's first; then set the keys for this move, their old values journaled before."""
     details, source = move.plan.details, daemon(move, 0)
     name = move.plan.workload.name
+    if details["snapshot_first"]:
+        _take_snapshot(move, source)
     instance = source.get("instances", name) or {}
     move.target.call("gate", leaf=details["leaf"], worker=["forkmigrate", name])
     move.source.call("gate", leaf=details["leaf"], root_pid=details["pid"], start_ticks=details["start_ticks"])
@@ -46,6 +48,20 @@ def reberth_prepare(move: Move) -> bool:
     for key, value in details["keys"].items():
         move.emit("step", f"{key} = {value} for this move")
     return True
+
+
+def _take_snapshot(move: Move, source: Daemon) -> None:
+    """A state of before the move, taken while nothing of ours is planted; it goes at the end of the run."""
+    snapshot = f"reberth-{move.id}"
+    move.note("snapshot", snapshot)
+    move.emit("step", f"the daemon takes the stateful snapshot {snapshot}")
+    source.create("instances", move.plan.workload.name, "snapshots", json={"name": snapshot, "stateful": True})
+
+
+def _drop_snapshot(move: Move, side: Daemon) -> None:
+    """Remove it where it is; one that never came to be is gone already."""
+    if move.recall("snapshot"):
+        side.delete("instances", move.plan.workload.name, "snapshots", str(move.recall("snapshot")))
 
 
 @hookimpl
@@ -167,6 +183,7 @@ def reberth_commit(move: Move) -> bool:
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
             raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
         time.sleep(TWICE_S)
+    _drop_snapshot(move, target)
     old = source.get("instances", name)
     if old is None:
         return True
@@ -174,7 +191,9 @@ def reberth_commit(move: Move) -> bool:
         text = f"the daemon of {source.node.name} says that the old {name} is {old['status']}: it is not removed"
         raise CommandError(text, hint=f"reberth recover {move.id} tries again")
     if move.plan.details["keep_source"]:
-        source.patch("instances", name, json={"config": move.recall("keys")})
+        _drop_snapshot(move, source)
+        left_off = {keys.AUTOSTART: "false"}  # it must not start with its daemon beside the new one
+        source.patch("instances", name, json={"config": {**move.recall("keys"), **left_off}})
     else:
         source.delete("instances", name)
     return True
@@ -183,7 +202,7 @@ def reberth_commit(move: Move) -> bool:
 @hookimpl
 def reberth_rollback(move: Move) -> bool:
     """Both operations end, the keys are put back, what is left on the target goes; the source was never touched."""
-    if move.recall("keys") is None or move.recall("tidied"):
+    if (move.recall("keys") is None and move.recall("snapshot") is None) or move.recall("tidied"):
         return True
     name = move.plan.workload.name
     move.emit("warning", "the source runs; its daemons may need a minute to end their part")
@@ -191,7 +210,9 @@ def reberth_rollback(move: Move) -> bool:
         source = daemon(move, 0)
         if move.recall("operation.source"):
             _settled(move, source, "source", END_S)
-        source.patch("instances", name, json={"config": move.recall("keys")})
+        if move.recall("keys") is not None:
+            source.patch("instances", name, json={"config": move.recall("keys")})
+        _drop_snapshot(move, source)
         if move.recall("created"):
             _remove_remains(move, source)
     except (ReberthError, HelperError) as error:

@@ -145,6 +145,7 @@ def reberth_survey(
         "wanted": asdict(want),
         "uuid": instance["config"].get("volatile.uuid", ""),
         "keep_source": bool(options.backend_args.get("keep_source")),
+        "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
     mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
     return Survey(tuple(found), details, mode=mode, why=want.why)

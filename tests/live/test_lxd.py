@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -14,9 +13,7 @@ from livekit import lxd as kit
 from livekit.command import Command, Done, journal_of
 
 from reberth_lab import lxd as lab_lxd
-from reberth_lab.lab import Lab
 from reberth_lab.node import Node
-from reberth_lab.proc import LabError
 
 pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
@@ -25,22 +22,9 @@ KEY = "migration.incremental.memory"
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[Node, Node]]:
-    """Two nodes with LXD, apart from the session's lab, which has none."""
-    if os.geteuid() != 0:
-        pytest.skip("two nodes need root: namespaces, mounts, links")
-    if importlib.util.find_spec("pylxd") is None:
-        pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
-    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}x", say=lambda _: None)
-    keep = os.environ.get("REBERTH_KEEP_LAB", "0") not in ("", "0")
-    try:
-        if not keep:
-            lab.down()
-        lab.up(2, with_parts=("lxd",))
-    except LabError as error:
-        pytest.skip(f"no nodes with LXD can be made: {error} ({error.hint})")
-    yield lab.node("node1"), lab.node("node2")
-    if not keep:
-        lab.down()
+    """Two nodes with LXD."""
+    for lab in kit.lab_with_lxd():
+        yield lab.node("node1"), lab.node("node2")
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +172,15 @@ def test_the_clients_alias(nodes: Sequence[Node], command: Command, counter: str
 
 
 def test_the_old_one_is_kept_on_request(nodes: Sequence[Node], command: Command, counter: str) -> None:
-    """Stopped, with its keys as they were, and nothing starts it."""
+    """Stopped, with its keys as they were, and nothing starts it; a snapshot of before the move is on no side."""
     kit.lxc(nodes[0], "config", "set", counter, f"{KEY}=true")
     before = kit.healthy(nodes[0], counter)
-    done = command.move(f"node1:{counter}", "node2:", "--keep-source")
+    done = command.move(f"node1:{counter}", "node2:", "--keep-source", "--snapshot-first")
     assert done.code == 0, str(done)
     kit.healthy(nodes[1], counter, before)
     assert kit.status(nodes[0], counter) == "Stopped" and kit.config(nodes[0], counter)[KEY] == "true"
+    for node in nodes:
+        assert kit.state(node, counter).get("snapshots") in (None, []), kit.state(node, counter)
+    lab_lxd.stop(nodes[0])
+    lab_lxd.start(nodes[0])
+    assert kit.status(nodes[0], counter) == "Stopped"

@@ -2,6 +2,8 @@
 
 Path of the command -> (help, words of the arguments, {option: (word of its value or empty, repeatable, help)}). An
 argument that may be missing stands in brackets, one that takes many values ends in `...`; a group has none.
+
+Reason for its length: it has a line for every option of every command.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ COMMANDS: dict[str, Command] = {
             ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
             "--keep-source": ("", False, "lxd: keep the old instance, stopped."),
+            "--snapshot-first": ("", False, "lxd: take a stateful snapshot before the move."),
             "--dry-run": ("", False, "As `reberth plan`."),
             "-n": ("", False, "As `reberth plan`."),
             "--json": ("", False, "Print one JSON document to stdout."),
@@ -86,6 +89,7 @@ COMMANDS: dict[str, Command] = {
             ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
             "--keep-source": ("", False, "lxd: keep the old instance, stopped."),
+            "--snapshot-first": ("", False, "lxd: take a stateful snapshot before the move."),
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
             "-q": ("", False, "No plan and no progress on stderr."),

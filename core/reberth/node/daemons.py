@@ -58,6 +58,14 @@ def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
     return gated.gate_hold(end)
 
 
+def gate_settled(daemon: Daemon, progress: Any, name: str, limit_s: float) -> dict[str, str]:
+    """Whether the target's daemon has taken the running copy for good, has undone it, or leaves that open."""
+    end = _end(daemon)
+    if not isinstance(end, Target):
+        raise OpError("protocol", "only the target's daemon is asked")
+    return gated.settled(end, name, limit_s)
+
+
 def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """Freeze what the daemon's criu holds on the source."""
     end = _end(daemon)
@@ -70,6 +78,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "gate": gate,
     "gate_until": gate_until,
     "gate_hold": gate_hold,
+    "gate_settled": gate_settled,
     "fence": fence,
     "unix_request": unix_request,
 }

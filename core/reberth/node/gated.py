@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
+from urllib.parse import quote
 
-from reberth.node import cgroup, procs
+from reberth.node import cgroup, procs, unixhttp
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.gate import Gate, dumped, plant
@@ -13,6 +15,8 @@ from reberth.node.run import locked
 from reberth.node.source import Source
 from reberth.node.target import Target
 from reberth.node.tools import first_errors
+
+INSTANCE_RUNS = 103  # status codes of LXD and Incus
 
 
 def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int) -> None:
@@ -90,3 +94,34 @@ def gate_hold(end: Target) -> dict[str, Any] | None:
         end.cgroup = cgroup.up_to(cgroup.of_pid(init), job.leaf)
         end.run.push_undo("abort", "cgroup_kill", path=end.cgroup)
         return {**end.held(init), "started_ns": 0, "held_ns": held_ns}
+
+
+def settled(end: Target, name: str, limit_s: float) -> dict[str, str]:
+    """Whether the daemon has taken the copy for good: `state` is good, undone or open, with the `problem` in words.
+
+    Open: it does not answer, still works, or says that it failed while the instance runs. LXD forgets an operation
+    seconds after its end; then the instance alone tells.
+    """
+    record = end.run.journal.last("daemon")
+    if record is None:
+        raise OpError("protocol", "no daemon's operation is known here")
+    deadline = time.monotonic() + limit_s
+    while True:
+        state, problem = _look(record["socket"], record["url"], name)
+        if state != "open" or time.monotonic() > deadline:
+            end.run.journal.write("settled", state=state, problem=problem)
+            return {"state": state, "problem": problem}
+        time.sleep(0.1)
+
+
+def _look(socket: str, url: str, name: str) -> tuple[str, str]:
+    code, said = unixhttp.operation(socket, url)
+    if code is None or 100 <= code < 200:
+        return "open", said or "it is still at work"
+    answer = unixhttp.metadata(socket, f"/1.0/instances/{quote(name, safe='')}")
+    if answer is None:
+        return "open", "it does not answer"
+    runs = answer.get("status_code") == INSTANCE_RUNS
+    if code in (200, 0):
+        return ("good", "") if runs else ("undone", f"{name} is {answer.get('status', 'not there')}")
+    return ("open", said) if runs else ("undone", said)

@@ -43,6 +43,26 @@ def request(path: str, method: str, url: str, body: str = "", timeout_s: float =
         connection.close()
 
 
+def metadata(path: str, url: str) -> dict[str, Any] | None:
+    """What a GET answers: empty where there is nothing, None when the daemon does not answer or not as one."""
+    try:
+        answer = request(path, "GET", url, timeout_s=5.0)
+        found = json.loads(answer["body"]).get("metadata") if answer["status"] == 200 else None
+    except (OpError, ValueError, AttributeError):
+        return None
+    if found is None:
+        return {} if answer["status"] == 404 else None
+    return dict(found)
+
+
+def operation(path: str, url: str) -> tuple[int | None, str]:
+    """Status code and error of an LXD operation; 0 for one that is forgotten, None when the daemon does not answer."""
+    found = metadata(path, url)
+    if found is None:
+        return None, "it does not answer"
+    return int(found.get("status_code") or 0), str(found.get("err") or "")
+
+
 def operation_ended(path: str, url: str) -> bool:
     """Whether an LXD operation is over: it has a final status, is forgotten, or died with its daemon."""
     try:

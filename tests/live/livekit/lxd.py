@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
+
+from livekit.tier import KEEP
+from reberth_lab.lab import Lab
 from reberth_lab.node import Node
+from reberth_lab.proc import LabError
 
 PROFILES = ("-p", "default", "-p", "counter")
 ASK = """
@@ -17,6 +24,24 @@ with socket.socket(socket.AF_UNIX) as s:
     s.connect(f"/proc/{sys.argv[1]}/root/run/counter.sock")
     print(s.makefile().read())
 """
+
+
+def lab_with_lxd() -> Iterator[Lab]:
+    """Two nodes with LXD, apart from the session's lab, which has none; skips the test where there can be none."""
+    if os.geteuid() != 0:
+        pytest.skip("two nodes need root: namespaces, mounts, links")
+    if importlib.util.find_spec("pylxd") is None:
+        pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
+    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}x", say=lambda _: None)
+    try:
+        if not KEEP:
+            lab.down()
+        lab.up(2, with_parts=("lxd",))
+    except LabError as error:
+        pytest.skip(f"no nodes with LXD can be made: {error} ({error.hint})")
+    yield lab
+    if not KEEP:
+        lab.down()
 
 
 def lxc(node: Node, *words: str, check: bool = True) -> str:
