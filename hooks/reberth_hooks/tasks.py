@@ -193,6 +193,17 @@ def network_checks(words: tuple[str, ...], source: Shell, target: Shell) -> Iter
         if not has_feature(shell, "network_lock_nftables"):
             text = "criu there cannot lock the network by nftables, and connections are to be kept"
             yield _fail("network-lock", text, "install a criu with nftables, or use --tcp-close", shell.node.name)
+        if _missing(shell, "nft"):
+            text = "nft(8) is not installed there, and connections are to be kept: their lock goes with them"
+            yield _fail("firewall-tool", text, "install nftables, or use --tcp-close", shell.node.name)
+
+
+def _missing(shell: Shell, program: str) -> bool:
+    try:
+        shell.run([program, "--version"], check=False)
+    except HelperError:
+        return True
+    return False
 
 
 def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:

@@ -58,6 +58,7 @@ def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
         "mem_available_bytes": memory.get("MemAvailable", 0),
         "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
         "cap_eff": procs.capabilities(),
+        "direct_lacks": tools.direct_lacks(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -38,6 +39,13 @@ def resolve(argv: Sequence[str]) -> list[str]:
             "missing", f"{argv[0]} is not installed", hint=f"install {os.path.basename(argv[0])} on this node"
         )
     return [found, *argv[1:]]
+
+
+def direct_lacks() -> str:
+    """What a TLS connection from node to node needs and is not here, empty when all is; loading ssl takes too long."""
+    if importlib.util.find_spec("_ssl") is None:
+        return "Python's ssl module"
+    return "" if shutil.which("openssl", path=PATH) else "openssl(1)"
 
 
 def run(
