@@ -138,7 +138,7 @@ def soak(field_: Field, backend: str, hops: int, seed: int) -> Soak:
     begun_s = time.monotonic()
     full: Watch | None = None
     nodes = list(field_.nodes)
-    words = ("pulse", "--mib", "72")
+    words = ("pulse", "--mib", "8")
     handle = works.container(*words) if backend == "runc" else works.raw(*words)
     try:
         for number in range(WARM + hops):
