@@ -220,8 +220,11 @@ def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
 def image_space_checks(need_bytes: int, shell: Shell) -> Iterator[Check]:
     """Whether one of the places for images has room: need plus a fifth, as the helper's `workdir` asks for."""
     free = shell.call("space", paths=list(IMAGE_PLACES))
-    room = max(free.values(), default=0)
-    if room < need_bytes * 1.2 + IMAGE_SPARE_BYTES:
+    room, wanted = max(free.values(), default=0), need_bytes * 1.2 + IMAGE_SPARE_BYTES
+    if room >= wanted > max(free.get(place, 0) for place in IMAGE_PLACES[:-1]):
+        text = f"{need_bytes >> 20} MiB of images do not fit in memory: they lie in {IMAGE_PLACES[-1]}, not encrypted"
+        yield Check("images-on-disk", Level.WARN, text, "free memory, or have an encrypted disk there", shell.node.name)
+    if room < wanted:
         text = f"{need_bytes >> 20} MiB of images, at most {room >> 20} MiB free in {', '.join(IMAGE_PLACES)}"
         yield _fail("image-space", text, "free memory or disk space on this node", shell.node.name)
 

@@ -216,6 +216,13 @@ def test_images_need_one_place_with_room_for_all_of_them():
     assert failed(image_space_checks(71 << 20, Asked(space=space))) == {"image-space"}
 
 
+@pytest.mark.parametrize(("free_bytes", "ids"), [(100 << 20, []), (90 << 20, ["images-on-disk"])])
+def test_s5_images_that_lie_on_a_disk_are_told_of(free_bytes, ids):
+    space = {"/dev/shm": free_bytes, "/run": 1 << 20, "/var/lib": 1 << 30}
+    found = list(image_space_checks(70 << 20, Asked(space=space)))
+    assert [(check.id, check.level) for check in found] == [(id, Level.WARN) for id in ids]
+
+
 @pytest.mark.parametrize(
     ("tcp", "options", "bad", "words"),
     [
