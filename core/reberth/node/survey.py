@@ -65,6 +65,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
+        "shared_locks": sorted(found.shared_locks),
         "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
         "files_outside": ipc.files_outside(found.opened, frozenset(pids)),
         "sysv_shm": found.sysv_shm,
