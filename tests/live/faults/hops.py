@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,10 +94,15 @@ def counted(nodes: Sequence[Node], handle: Handle) -> dict[str, float]:
 
 
 def renamed(lines: Sequence[str]) -> list[str]:
-    """Without the cgroup of the workload, which is called by its newest run: as many must have gone as came."""
-    came = [line for line in lines if "cgroups: new: " in line and "/reberth-" in line]
-    went = [line for line in lines if "cgroups: gone: " in line and "/reberth-" in line]
-    return [line for line in lines if len(came) != len(went) or line not in (*came, *went)]
+    """Without what has only another name: a cgroup is called by its newest run, a container gets new pids."""
+    named = re.compile(r"(?<=/reberth-)\S+|(?<=processes: new: )\d+|(?<=processes: gone: )\d+")
+    plain = [named.sub("", line) for line in lines]
+    came = Counter(line.replace(": new: ", ": ", 1) for line in plain if ": new: " in line)
+    went = Counter(line.replace(": gone: ", ": ", 1) for line in plain if ": gone: " in line)
+    left = (came - went) + (went - came)
+    return [
+        line for line, one in zip(lines, plain, strict=True) if re.sub(": (new|gone): ", ": ", one, count=1) in left
+    ]
 
 
 def grown(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
