@@ -42,6 +42,7 @@ BACKENDS = ("criu", "runc")
 BATCH = 10
 SMALL, LARGE = ("pulse", "--mib", "8"), ("pulse", "--mib", "72")  # pages come lazily from 64 MiB on
 WAIT_S = 20.0
+GIVE_UP = 20
 DEAD_S = 5.0  # a helper takes away what dead ones left when it is so old
 AT_WORK = {"dump", "restore", "checkpoint", "swrk"}
 # What the protocol may say of a tool that died; 10 and 13: before anything was begun.
@@ -316,6 +317,9 @@ def shoot(ground: Range, victim: str, words: argparse.Namespace, left: Callable[
         ours = [kill for kill in read(words.log) if kill["victim"] == victim and kill["seed"] == words.seed]
         missing = words.count - sum(bool(kill["hit"]) for kill in ours)
         if missing <= 0:
+            return
+        if len(ours) >= GIVE_UP and not any(kill["hit"] for kill in ours[-GIVE_UP:]):
+            say(f"{victim} is never there when it is struck: {GIVE_UP} misses in a row")
             return
         first = max((kill["number"] for kill in ours), default=-1) + 1
         most = min(missing, BATCH - first % BATCH)
