@@ -42,7 +42,6 @@ def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[...
 
 def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """Who and what this node is."""
-    memory = {}
     with open("/proc/meminfo", encoding="ascii") as lines:
         memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
     return {
@@ -60,6 +59,7 @@ def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
         "mem_available_bytes": memory.get("MemAvailable", 0),
         "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
         "cap_eff": procs.capabilities(),
+        "direct_lacks": tools.direct_lacks(),
     }
 
 
