@@ -1,4 +1,4 @@
-"""The line of shell-init in a start file, and taken out again: neither the shell nor the home keeps anything of ours."""
+"""The line of shell-init in a start file, and taken out again: neither shell nor home keeps anything of ours."""
 
 from __future__ import annotations
 
