@@ -46,10 +46,10 @@ def control():
         main(d, w)
     finally:
         import shutil; shutil.rmtree(d, True)
-def bulk(path):
+def bulk(path, what):
     import socket, array
     s = socket.socket(socket.AF_UNIX); s.connect(path)
-    s.sendmsg([b"bulk"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1]))])
+    s.sendmsg([what.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1]))])
     os.dup2(os.open("/dev/null", os.O_RDWR), 0); os.dup2(0, 1)
     s.recv(1)
 (control if sys.argv[1] == "control" else bulk)(*sys.argv[2:])
@@ -73,6 +73,6 @@ def control_argv() -> list[str]:
     return ["python3", "-I", "-c", BOOT, "control"]
 
 
-def bulk_argv(socket_path: str) -> list[str]:
-    """What hands a data connection to the helper that listens there."""
-    return ["python3", "-I", "-c", BOOT, "bulk", socket_path]
+def bulk_argv(socket_path: str, what: str = "bulk") -> list[str]:
+    """What hands a data connection to the helper that listens there: for trees (`bulk`) or for `pages`."""
+    return ["python3", "-I", "-c", BOOT, "bulk", socket_path, what]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from reberth import measure, predict
 from reberth.options import near
 from reberth.preflight import End
 from reberth.request import Request
 from reberth.stage import Stage
 from reberth_hooks import (
     Channel,
+    Check,
     CommandError,
     HelperError,
     Mode,
@@ -17,10 +21,14 @@ from reberth_hooks import (
     Options,
     PluginError,
     Role,
+    Shell,
+    Survey,
     UsageError,
     Workload,
 )
 
+ORDER = (Mode.PRE_COPY, Mode.HYBRID, Mode.POST_COPY)  # the safest first: pages that follow need both nodes to the end
+MUCH_SHORTER = 0.7
 ADDRESS = "address"  # the wrapping plugin behind `--move-address`
 
 
@@ -100,16 +108,69 @@ def _carrier(nodes: tuple[Node, Node], stage: Stage) -> str:
     raise PluginError(f"{fault} ({nodes[0].name}, {nodes[1].name})", hint=f"reberth node enable {lacking.name} ssh")
 
 
-def mode(asked: Mode, backend: str, stage: Stage) -> tuple[Mode, str]:
-    """The mode, and why it is this one."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The mode of a plan, and why; the check that forbids it (only one that was asked for); what each would cost."""
+
+    mode: Mode
+    why: str
+    checks: tuple[Check, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, predict.Prediction] = field(default_factory=dict)
+    unfit: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What the plan keeps of it."""
+        return {
+            "unfit": list(self.unfit),
+            "measured": dict(self.measured),
+            "predicted": {k: p.document() for k, p in self.predicted.items()},
+        }
+
+
+def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
+    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload."""
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
     if not offered:
         raise PluginError(f"plugin {backend}: it declares no mode", hint=f"reberth plugin show {backend}")
-    if asked in offered:
-        return asked, f"{asked}: as asked"
-    if asked is not Mode.AUTO:
+    options = request.options
+    asked = options.mode
+    if asked not in (*offered, Mode.AUTO):
         raise UsageError(f"backend {backend} does not offer {asked}", hint=f"it offers {', '.join(offered)}")
+    fit = [m for m in offered if m.value not in survey.unfit]
+    measured = measure.look(request, source, target, survey, fit)
+    predicted = predict.table(fit, backend, survey.details, measured, options)
+    if asked is not Mode.AUTO:
+        checks = tuple(check for word, check in survey.unfit.items() if word == asked)
+        return Choice(asked, f"{asked}: as asked", checks, measured, predicted, tuple(survey.unfit))
+    chosen, why = _auto(options, fit, offered, survey, predicted)
+    return Choice(chosen, f"{chosen}: {why}", (), measured, predicted, tuple(survey.unfit))
+
+
+def _auto(
+    options: Options,
+    fit: Sequence[Mode],
+    offered: Sequence[Mode],
+    survey: Survey,
+    predicted: Mapping[str, predict.Prediction],
+) -> tuple[Mode, str]:
+    """The plainest mode where it is short enough or no other is much shorter, then pre-copy, then pages that follow."""
+    plain = Mode.STOP_AND_COPY if Mode.STOP_AND_COPY in fit else (fit or offered)[0]
     if len(offered) == 1:
-        return offered[0], f"{offered[0]}: the one mode that this version of the backend offers"
-    mode = Mode.STOP_AND_COPY if Mode.STOP_AND_COPY in offered else offered[0]
-    return mode, f"{mode}: the plainest that the backend offers; others with --mode: {', '.join(offered)}"
+        return plain, "the one mode that this version of the backend offers"
+    first = predicted.get(plain.value)
+    if first is None:
+        return plain, "the plainest that the backend offers"
+    most_s = options.max_downtime_s
+    said = f"about {first.downtime_s:.2g} s of downtime"
+    if first.downtime_s <= most_s:
+        return plain, f"{said}, within {most_s:g} s of --max-downtime"
+    gains = [m for m in ORDER if m in fit and predicted[m.value].downtime_s < MUCH_SHORTER * first.downtime_s]
+    lacks = dict.fromkeys(f"no {m}: {survey.unfit[m.value].reason}" for m in offered if m.value in survey.unfit)
+    reasons = "; ".join([f"{plain} would take {said}, more than {most_s:g} s of --max-downtime", *lacks])
+    if not gains:
+        return plain, f"{reasons}; no other mode is much shorter"
+    early = predicted.get(Mode.PRE_COPY.value)
+    if Mode.PRE_COPY in gains and early is not None and (early.downtime_s <= most_s or gains == [Mode.PRE_COPY]):
+        return Mode.PRE_COPY, f"{reasons}; about {early.downtime_s:.2g} s after {early.rounds} rounds while it runs"
+    return next(m for m in gains if m is not Mode.PRE_COPY), reasons

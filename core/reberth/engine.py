@@ -20,10 +20,10 @@ from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
+from reberth.travel import travel
 from reberth.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
 from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
-PHASE_OF = {"images": "final-transfer", "filesystem-delta": "final-sync", "filesystem": "initial-sync"}
 MAX_STEPS, MAX_FAILURES = 40, 3
 
 
@@ -88,22 +88,13 @@ class Engine:
         with self.phase("prepare", False):
             stage.prepare(session)
             stage.receive(session, next(iter(rounds(mode, options, []))))
-        trees = stage.sync(session)
-        if trees:
+        if trees := stage.sync(session):
             with self.phase("initial-sync"):
                 receipts += [self._carry(tree) for tree in trees]
-        for round_ in rounds(mode, options, self.history):
-            with self.phase("final-dump" if round_.final else "pre-dump"):
-                got = stage.checkpoint(session, round_)
-            self.history.append(got.iteration)
-            self.final = got if round_.final else self.final
-            for parcel in got.parcels:
-                if isinstance(parcel, Tree):
-                    with self.phase(PHASE_OF.get(parcel.kind, "final-transfer")):
-                        receipts.append(self._carry(parcel))
+        self.final, carried = travel(stage, session, self.history, self.phase, self._carry)
         with self.phase("restore"):
-            stage.restore(session, tuple(receipts))
-        self.report.stop_reason = why_stop(options, self.history[:-1]) or "single round"
+            stage.restore(session, (*receipts, *carried))
+        self.report.stop_reason = session.why_switched or why_stop(options, self.history[:-1]) or "single round"
 
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)
@@ -192,7 +183,8 @@ class Engine:
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)
         elif step in (Step.FILL, Step.DISCARD):
-            session.learn(1, session.target.call(step.value, timeout_s=None))
+            with self.phase(step.value):
+                session.learn(1, session.target.call(step.value, timeout_s=None))
         elif step is Step.FINISH:
             session.learn(1, session.target.call("finish", timeout_s=60.0))
         else:
@@ -224,5 +216,5 @@ class Engine:
         report.save(self.journal.dir / "report.json")
         session.phase = "end"
         session.emit("end", **{k: getattr(report, k) for k in ("outcome", "exit_code", "downtime_s")})
-        session.close()
+        session.close(keep_pages=report.outcome not in ("moved", "rolled-back", "ended", "refused"))
         return report

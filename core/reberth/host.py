@@ -26,6 +26,7 @@ from reberth.report import Report
 from reberth.request import Request
 from reberth.session import Session
 from reberth.stage import Stage
+from reberth.wishes import Wishes
 from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError, plain
 
 
@@ -169,6 +170,13 @@ class Host:
                 }
             )
         return found
+
+    def change(self, run_id: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave a wish for the process that drives a run; UsageError when none does."""
+        journal = Journal(journals.run_dir(run_id).name)
+        if not journal.controller() or journal.last("end") is not None:
+            raise UsageError(f"no process drives run {run_id}", hint="to see the open ones: reberth status")
+        return {"id": run_id, **Wishes(journal.dir).add(values)}
 
     def abort(self, run_id: str) -> dict[str, Any]:
         """Ask the process that drives a run to roll back; UsageError when none does."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reberth.explain import explain
-from reberth.protocol import Decision
+from reberth.protocol import Decision, Step
 from reberth.report import Report
 from reberth.session import Session
 from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Level, Owner, ReberthError, plain
@@ -33,6 +33,7 @@ def fill_costs(
         report.rounds[-1].update({k: int(stats.get(k, 0)) for k in COUNTERS})
     if final is not None:
         _fill_times(report, session, final, session.known(1) or {})
+        report.bytes["pages"] += sum(i.bytes for i in history[:-1])
 
 
 def fill_sent(report: Report, images_sent: int | None) -> None:
@@ -44,7 +45,7 @@ def fill_sent(report: Report, images_sent: int | None) -> None:
 def _fill_times(report: Report, session: Session, final: Checkpoint, target: dict[str, Any]) -> None:
     """Downtime: each end's stamp less that node's clock offset, the error bounds added."""
     pages = final.iteration.bytes
-    report.bytes["pages"] = pages
+    report.bytes["pages"] = pages + int((target.get("fill") or {}).get("bytes") or 0)
     dumped = (session.recall("dump") or {}).get("images_bytes") or session.recall("images_bytes") or pages
     report.bytes["images"] = int(dumped) - pages
     report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
@@ -71,10 +72,16 @@ def _name_leftovers(report: Report, session: Session) -> None:
                 report.warnings += [f"left behind on {end.node.name}: {what}" for what in left]
 
 
+def _held_late(session: Session, code: int) -> int:
+    """Held, but in a post-copy: the copy ran, as its pages were asked for."""
+    late = code == Exit.HELD and any(record.get("step") == Step.FILL for record in session.journal.records)
+    return int(Exit.HELD_POST_COPY) if late else code
+
+
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     report.outcome, report.owner = decision.outcome, decision.owner.value
-    report.exit_code = int(decision.exit_code)
+    report.exit_code = _held_late(session, int(decision.exit_code))
     if not is_open({"outcome": decision.outcome, "exit_code": decision.exit_code}):
         _name_leftovers(report, session)
     if session.plan.options.keep_images:

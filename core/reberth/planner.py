@@ -65,7 +65,6 @@ def _make_plan(
         both = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{both} are two names of the same machine", hint="name another node")
     workload = Workload(wanted.node, named or choose.find_backend(wanted, source, stage), wanted.name)
-    mode, why = choose.mode(request.options.mode, workload.backend, stage)
     plugins = tuple(dict.fromkeys((workload.backend, *routes.values())))
     facts: dict[str, object] = {
         side: {"hello": end.hello, **{name: stage.probe(name, end.node, end.shell) for name in plugins}}
@@ -73,18 +72,20 @@ def _make_plan(
     }
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
-    checks = (*preflight.host_checks(source, target), *preflight.usable_checks(facts, plugins, *nodes), *survey.checks)
+    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
+    usable = preflight.usable_checks(facts, plugins, *nodes)
+    checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(
         id=names.check_name(new_id(), "run id"),
         workload=workload,
         source=source.node,
         target=target.node,
         target_name=name,
-        mode=mode,
-        why=why,
+        mode=choice.mode,
+        why=choice.why,
         options=request.options,
         routes=routes,
         checks=preflight.skip(checks, request.options.skip),
-        facts=facts,
+        facts=facts | choice.facts(),
         details=survey.details,
     )

@@ -124,6 +124,9 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
     given_up = not source or source.get("released")
     if not target.get("running_ns") and not target.get("ended"):
         return Decision(Step.PERMIT, "the copy has landed and is still frozen")
+    filling = target.get("lazy") and not target.get("filled")
+    if source is None and filling and not target.get("ended"):
+        return _filling(source, target, want, rollback)
     if source is None:
         return Decision(
             None, "the copy runs; the source cannot be reached", "moved", Owner.TARGET, Exit.CLEANUP_PENDING
@@ -136,8 +139,8 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
                 Step.DISCARD, "the copy ended with its node; the source as it was at the freeze is preferred"
             )
         return _held(f"the target restarted after the copy had run; {ON_WORD}")
-    if not given_up and target.get("lazy") and not target.get("filled"):
-        return _filling(target, want, rollback)
+    if not given_up and filling:
+        return _filling(source, target, want, rollback)
     if not given_up:
         return Decision(Step.COMMIT, "the copy runs on the target")
     if not target.get("ended") and not target.get("cleaned"):
@@ -145,11 +148,11 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
     return MOVED
 
 
-def _filling(target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:
+def _filling(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:
     """The copy runs but not all of its memory is there: the source stays, frozen and complete."""
     if not target.get("fill_failed"):
         return Decision(Step.FILL, "the copy runs, its pages are coming in")
-    if want is Want.BACK and rollback:
+    if want is Want.BACK and rollback and source and source.get("tasks"):
         return Decision(Step.DISCARD, "the fill failed, and the source as it was at the freeze is preferred")
     return _held("the copy ran, but the fill of its memory failed: it blocks", Exit.HELD_POST_COPY)
 

@@ -36,6 +36,7 @@ class Report:
     `source` and `target` are words that a user could type (`pi1:runc/web`, `pi2:web`), `workload` is the bare name.
     `started` is ISO 8601 in UTC; times are seconds, sizes bytes; None is a time that was not, or cannot be, measured.
     `outcome` is moved, refused, rolled-back, held, ended, detached or lost; empty while the run goes on.
+    `predicted` is what the plan said of this mode (`downtime_s`, its range, `total_s`, `bytes`, `rounds`), else empty.
     `error` has the keys code, message, hint, log_tail and phase, and cause where a tool's log tells one.
     """
 
@@ -60,6 +61,7 @@ class Report:
     bytes: dict[str, int] = field(default_factory=_no_bytes)
     rounds: list[Facts] = field(default_factory=list)
     stop_reason: str = ""
+    predicted: Facts = field(default_factory=dict)
     phases: list[Facts] = field(default_factory=list)
     checks: list[Facts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Report:
             transports=sorted(set(plan.routes.values())),
             mode=plan.mode.value,
             policy=plan.options.policy,
+            predicted=dict((plan.facts.get("predicted") or {}).get(plan.mode.value) or {}),
             checks=plain(plan.checks),
         )
 

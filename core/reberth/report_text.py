@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reberth.report import Report
 
 TAIL_LINES = 20
+BAR = 40  # characters of the longest round
 UNTOUCHED = frozenset({Exit.USAGE, Exit.REFUSED, Exit.BUSY, Exit.UNTRUSTED, Exit.UNREACHABLE, Exit.PLUGIN})
 ENDS = {
     "moved": "moved",
@@ -80,6 +81,10 @@ def _costs(report: Report) -> Iterator[str]:
     if report.downtime_s is not None:
         error = f" ± {human_seconds(report.downtime_error_s)}" if report.downtime_error_s is not None else ""
         yield f"downtime   {human_seconds(report.downtime_s)}{error}"
+    said = report.predicted
+    if said:
+        low, high = human_seconds(said["downtime_low_s"]), human_seconds(said["downtime_high_s"])
+        yield f"predicted  {low} to {high} of downtime, {human_seconds(said['total_s'])} in all"
     if report.total_s is not None:
         yield f"total      {human_seconds(report.total_s)}"
     sent = [f"{human_bytes(size)} {safe(kind)}" for kind, size in report.bytes.items() if size]
@@ -89,12 +94,18 @@ def _costs(report: Report) -> Iterator[str]:
 
 def _rounds(report: Report) -> Iterator[str]:
     if len(report.rounds) > 1:
+        most = max(r.get("bytes") or 0 for r in report.rounds) or 1
         rows = [
-            (r.get("index", "-"), human_bytes(r.get("bytes", 0)), human_seconds(r.get("seconds")))
+            (
+                r.get("index", "-"),
+                human_bytes(r.get("bytes", 0)),
+                human_seconds(r.get("seconds")),
+                "#" * max(1, round(BAR * (r.get("bytes") or 0) / most)),
+            )
             for r in report.rounds
         ]
         yield "rounds"
-        yield from (f"  {line}" for line in table(("round", "bytes", "time"), rows))
+        yield from (f"  {line}" for line in table(("round", "bytes", "time", ""), rows))
 
 
 def _phases(report: Report) -> Iterator[str]:

@@ -16,18 +16,23 @@ MAX_GROWTH = 0.10  # a round that grew by more than this: the workload writes fa
 _LAZY = {Mode.STOP_AND_COPY: False, Mode.PRE_COPY: False, Mode.POST_COPY: True, Mode.HYBRID: True}
 
 
-def rounds(plan_mode: Mode, options: Options, history: Sequence[Iteration]) -> Iterator[Round]:
-    """Yield the rounds, the final one last; ValueError for a mode that has no rounds of ours (auto, near-live)."""
+def rounds(
+    plan_mode: Mode, options: Options, history: Sequence[Iteration], wish: Callable[[], str] = str
+) -> Iterator[Round]:
+    """Yield the rounds, the final one last; ValueError for a mode that has no rounds of ours (auto, near-live).
+
+    `wish` is asked before each: a mode that it answers makes the next round the final one, by that mode.
+    """
     if plan_mode not in _LAZY:
         raise ValueError(f"mode {plan_mode} has no rounds")
     index = 0
     if plan_mode in (Mode.PRE_COPY, Mode.HYBRID):
-        while not why_stop(options, history):
+        while not why_stop(options, history) and not wish():
             yield Round(index, final=False)
             index += 1
             if len(history) != index:
                 raise ValueError(f"{index} rounds were run but {len(history)} are in the history")
-    yield Round(index, final=True, lazy=_LAZY[plan_mode])
+    yield Round(index, final=True, lazy=_LAZY[Mode(wish() or plan_mode)])
 
 
 def why_stop(options: Options, history: Sequence[Iteration]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from reberth import boot, shell
 from reberth.helper import Asked, HelperShell
 from reberth.journal import Journal
+from reberth.wishes import Wishes
 from reberth_hooks import ConnectionLostError, Event, HelperError, Pending, Plan, ReberthError
 
 GIVE_UP_S = 6.0
@@ -34,7 +36,10 @@ class Session:
         self.phase = "prepare"
         self._tell, self._reconnect = tell, reconnect
         self._pipes: list[shell.Process] = []
+        self._pages: list[shell.Process] = []
         self._progress_s = time.monotonic()
+        self._wishes = Wishes(journal.dir)
+        self.switched = ""  # the mode that the user wants from now on
         self.on_wait: Callable[[], None] = lambda: None
         for end in self.ends:
             if end is not None:
@@ -59,8 +64,30 @@ class Session:
         return self._end(1)
 
     def _wait(self) -> None:
-        """Called by both ends while they wait for an answer."""
+        """Called by both ends while they wait for an answer: what the user wants meanwhile is heard here."""
+        self._hear()
         self.on_wait()
+
+    def _hear(self) -> None:
+        news = self._wishes.news()
+        if "bandwidth_bytes_s" in news:
+            self.limit(int(news["bandwidth_bytes_s"]))
+        if news.get("mode") and not self.switched:
+            if news["mode"] in (self.plan.facts.get("unfit") or ()):
+                self.emit("warning", f"this run cannot become {news['mode']}: see its plan")
+            else:
+                self.switched = str(news["mode"])
+
+    @property
+    def why_switched(self) -> str:
+        """Why the rounds have ended, when the user wanted it; else empty."""
+        return f"on request: {self.switched}" if self.switched else ""
+
+    def limit(self, bytes_s: int) -> None:
+        """Limit what the source sends; an end that is out of reach has other troubles."""
+        with contextlib.suppress(ReberthError):
+            self.source.begin("limit", bytes_s=bytes_s)
+            self.journal.write("limit", bytes_s=bytes_s)
 
     def _end(self, side: int) -> HelperShell:
         found = self.ends[side]
@@ -90,6 +117,8 @@ class Session:
         """Join both nodes by one pipe of the kernel's: source's connection writes, target's reads, nobody between."""
         if self._pipes:
             return
+        if self.plan.options.bandwidth_bytes_s:
+            self.limit(self.plan.options.bandwidth_bytes_s)
         argv = [
             shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"]), bulk=True)
             for side, end in enumerate((self.source, self.target))
@@ -103,6 +132,27 @@ class Session:
         for waiting in ready:
             waiting.result(25.0)
 
+    def open_pages(self) -> None:
+        """Join both nodes by a connection for pages, both ways; it outlives this process, as the nodes do."""
+        if self._pages:
+            return
+        back_r, back_w = os.pipe()
+        try:
+            argv = [
+                shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"], "pages"), bulk=True)
+                for side, end in enumerate((self.source, self.target))
+            ]
+            out = shell.connect(argv[0], stdin=back_r, stderr=shell.NOWHERE)
+            self._pages = [out]
+            assert out.stdout is not None
+            self._pages.append(shell.connect(argv[1], stdin=out.stdout, stdout=back_w, stderr=shell.NOWHERE))
+            out.stdout.close()
+        finally:
+            os.close(back_r)
+            os.close(back_w)
+        for waiting in [end.begin("pages_ready") for end in (self.source, self.target)]:
+            waiting.result(25.0)
+
     def gather(self, *pending: Pending, stall_s: float = 15.0) -> list[Any]:
         """Wait for all; raises the first failure, or ConnectionLostError when no byte has moved for `stall_s`."""
         from concurrent.futures import FIRST_EXCEPTION, wait
@@ -113,7 +163,7 @@ class Session:
             done, waiting = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
             if any(f.exception() is not None for f in done):
                 raise self._root_cause(futures)
-            self.on_wait()
+            self._wait()
             if not waiting:
                 return [f.result() for f in futures]
             if time.monotonic() - self._progress_s > stall_s:
@@ -216,12 +266,16 @@ class Session:
 
     def close_pipe(self) -> None:
         """End the data connections: at once, as they stay open by themselves for as long as the helpers serve."""
-        for process in self._pipes:
+        self._end_all(self._pipes)
+
+    @staticmethod
+    def _end_all(processes: list[shell.Process]) -> None:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        for process in self._pipes:
+        for process in processes:
             shell.end(process)
-        self._pipes = []
+        processes.clear()
 
     def leave(self) -> None:
         """End the connections without a word: a helper that serves an open run acts as if we were lost."""
@@ -229,9 +283,11 @@ class Session:
             if end is not None:
                 end.kill()
 
-    def close(self) -> None:
-        """End all connections."""
+    def close(self, *, keep_pages: bool = False) -> None:
+        """End all connections; the one for pages stays, with `keep_pages`, for as long as the nodes need it."""
         self.close_pipe()
+        if not keep_pages:
+            self._end_all(self._pages)
         for end in self.ends:
             if end is not None:
                 end.close()

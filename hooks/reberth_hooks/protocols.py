@@ -99,6 +99,9 @@ class Move(Protocol):
     def open_pipe(self) -> None:
         """Join source and target by one pipe for bulk data through the controller; before the freeze, once."""
 
+    def open_pages(self) -> None:
+        """Join source and target by a connection for pages, both ways; before the freeze, once."""
+
     def gather(self, *pending: Pending, stall_s: float = 15.0) -> list[Any]:
         """Wait for all of these; the first failure is raised at once, and so is a stall: no byte for `stall_s`."""
 

@@ -193,10 +193,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a backend says about one planned move: its checks, and the details its phases need again."""
+    """What a backend says about one planned move: its checks, and the details its phases need again.
+
+    `unfit` maps a mode that the backend offers but not for this move to the check that says why.
+    """
 
     checks: tuple[Check, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    unfit: Mapping[str, Check] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

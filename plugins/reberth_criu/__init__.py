@@ -29,10 +29,10 @@ __all__ = [
 
 @hookimpl
 def reberth_describe() -> Declaration:
-    """A backend that does stop-and-copy."""
+    """A backend whose memory travels before the freeze, in it, or after it."""
     return Declaration(
         summary="process trees, by the pid of their root",
         roles=frozenset({Role.BACKEND}),
-        modes=frozenset({Mode.STOP_AND_COPY}),
+        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
         tools=("criu", "systemctl"),
     )

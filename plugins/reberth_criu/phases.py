@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl
+from reberth_hooks.modes import final_place, link_final, page_header, parent_of, pre_round
 from reberth_hooks.tasks import lazy_restore, memory_ahead
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
@@ -28,7 +29,10 @@ def reberth_sync(move: Move) -> list[Tree]:
 
 @hookimpl
 def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
-    """Freeze and dump; criu waits in its post-dump script, the tree is fenced."""
+    """Freeze and dump; criu waits in its post-dump script, the tree is fenced. Before that, rounds while it runs."""
+    if not round.final:
+        return pre_round(move, round, _pre_dump_argv(move, round))
+    final_place(move, round)
     details, images = move.plan.details, move.recall("images.source")
     argv = ["criu", "dump", *COMMON]
     argv += ["--tree", str(details["pid"])]
@@ -38,8 +42,11 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables" if keeps else "skip"]
     argv += ["--file-locks", "--ghost-limit", "64M"]
     argv += [f"--{word}" for word in details["tcp"]]
+    argv += ["--track-mem", "--prev-images-dir", parent_of(round)] if round.index else []
+    argv += ["--lazy-pages", "--leave-stopped", "--ps-socket", "@pages@"] if round.lazy else []
     got = move.source.call(
         "dump",
+        **({"pages": "socket"} if round.lazy else {}),
         argv=argv,
         work=images,
         root_pid=details["pid"],
@@ -47,11 +54,27 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         locks_network=keeps,
         timeout_s=None,
     )
-    move.note("dump", got)  # one record: each is flushed to disk, and the workload stands still
+    # one record: each is flushed to disk, and the workload stands still
+    move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
-    iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    iteration = Iteration(
+        round.index,
+        pages_lazy=got.get("lazy_pages", 0),
+        bytes=got["pages_bytes"],
+        seconds=seconds,
+        frozen_us=int(seconds * 1e6),
+    )
     parcel = Tree("images", images, move.recall("images.target"))
     return Checkpoint((parcel,), iteration, got["frozen_ns"], got["held_ns"])
+
+
+def _pre_dump_argv(move: Move, round: Round) -> list[str]:
+    """criu's words for one round; a tree of few tasks is stopped faster without the freezer, which CRIU polls."""
+    argv = ["criu", "pre-dump", "--no-default-config", "-v2", "--manage-cgroups=ignore"]
+    argv += ["--tree", str(move.plan.details["pid"]), "--track-mem"]
+    argv += ["--images-dir", "@images@", "--work-dir", "@images@", "--log-file", "pre-dump.log"]
+    argv += ["--prev-images-dir", parent_of(round)] if round.index else []
+    return argv
 
 
 @hookimpl
@@ -62,11 +85,14 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += ["--images-dir", images, "--work-dir", images, "--log-file", "restore.log"]
     argv += ["--file-locks"]
     argv += [f"--{word}" for word in move.plan.details["tcp"]]
+    link_final(move)
     dump = move.recall("dump")
-    lazy = lazy_restore(move.plan, "criu", dump["pages_bytes"])
+    remote = page_header(move, "criu")
+    lazy = bool(remote) or lazy_restore(move.plan, "criu", dump["pages_bytes"])
     argv += ["--lazy-pages"] if lazy else []
     got = move.target.call(
         "restore",
+        **({"header_bytes": remote} if remote else {}),
         argv=argv,
         work=images,
         own_cgroup=True,

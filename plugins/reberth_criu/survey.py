@@ -19,6 +19,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.modes import unfit_modes
 from reberth_hooks.objects import object_checks, some, terminals_outside
 from reberth_hooks.tasks import (
     both_ends,
@@ -108,7 +109,7 @@ def reberth_survey(
         "tcp": list(tcp_words(tree, options)),
         "comm": root["comm"],
     }
-    return Survey(tuple(checks), details)
+    return Survey(tuple(checks), details, unfit_modes(facts, "criu", tree, details["tcp"]))
 
 
 def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:

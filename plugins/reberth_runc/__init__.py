@@ -29,11 +29,11 @@ __all__ = [
 
 @hookimpl
 def reberth_describe() -> Declaration:
-    """A backend that does stop-and-copy."""
+    """A backend whose memory travels before the freeze, in it, or after it."""
     return Declaration(
         summary="OCI containers of runc, by their id",
         roles=frozenset({Role.BACKEND}),
-        modes=frozenset({Mode.STOP_AND_COPY}),
+        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
         tools=("runc", "criu", "du", "systemctl"),
         options=frozenset({"root", "allow_hooks", "allow_mounts", "allow_devices"}),
     )

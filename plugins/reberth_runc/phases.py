@@ -16,16 +16,18 @@ from reberth_hooks import (
     Tree,
     hookimpl,
 )
+from reberth_hooks.modes import final_place, link_final, page_header, parent_of, pre_round
 from reberth_hooks.tasks import lazy_restore, memory_ahead
 from reberth_runc.survey import runc, runc_root
 
 FLAGS = {"tcp-established": "--tcp-established"}
 
 
-def _config(move: Move) -> list[str]:
+def _config(move: Move, lazy_dump: bool = False) -> list[str]:
     """CRIU's settings that runc has no words for; read by CRIU alone, for this one call (CRIU_CONFIG_FILE)."""
     lock = "nftables" if "tcp-established" in move.plan.details["tcp"] else "skip"
     lines = ["action-script @hook@", f"network-lock {lock}", "link-remap", "ghost-limit 67108864"]
+    lines += ["leave-stopped"] if lazy_dump else []
     return lines + [word for word in move.plan.details["tcp"] if word not in FLAGS]
 
 
@@ -75,34 +77,57 @@ def reberth_sync(move: Move) -> list[Tree]:
 
 @hookimpl
 def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
-    """Freeze and dump through runc; what changed on disk since the first copy travels while it is frozen."""
+    """Freeze and dump through runc; what changed on disk since the first copy travels while it is frozen.
+
+    Before that, rounds while it runs.
+    """
+    if not round.final:
+        return pre_round(move, round, _pre_dump_argv(move, round))
+    final_place(move, round)
     details, images = move.plan.details, move.recall("images.source")
     # runc 1.1.15 makes an empty file of this name when CRIU has dumped, and leaves it when that is vetoed.
     record = f"{runc_root(move.plan.source)}/{move.plan.workload.name}/checkpoint"
     move.source.call("undo", on="abort", do="rmtree", path=record)
     argv = [*runc(move.plan.source), "checkpoint"]
     argv += ["--image-path", images, "--work-path", images]
+    argv += ["--parent-path", parent_of(round)] if round.index else []
+    argv += ["--lazy-pages", "--page-server", "@pages@"] if round.lazy else []
     argv += ["--file-locks", *_flags(move), move.plan.workload.name]
     got = move.source.call(
         "dump",
+        **({"pages": "port"} if round.lazy else {}),
         argv=argv,
         work=images,
         path=details["cgroup"],
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
-        config=_config(move),
+        config=_config(move, round.lazy),
         locks_network="tcp-established" in details["tcp"] and details["node_network"],
         keeps_tcp="tcp-established" in details["tcp"],
         timeout_s=None,
     )
-    move.note("dump", got)  # one record: each is flushed to disk, and the container stands still
+    # one record: each is flushed to disk, and the container stands still
+    move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
     seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
-    iteration = Iteration(round.index, bytes=got["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    iteration = Iteration(
+        round.index,
+        pages_lazy=got.get("lazy_pages", 0),
+        bytes=got["pages_bytes"],
+        seconds=seconds,
+        frozen_us=int(seconds * 1e6),
+    )
     parcels = [Tree("images", images, move.recall("images.target"))]
     if not move.recall("shared"):
         bundle = details["bundle"]
         parcels.append(Tree("filesystem-delta", bundle, bundle, tuple(got["pids"])))
     return Checkpoint(tuple(parcels), iteration, got["frozen_ns"], got["held_ns"])
+
+
+def _pre_dump_argv(move: Move, round: Round) -> list[str]:
+    """runc's words for one round."""
+    argv = [*runc(move.plan.source), "checkpoint", "--pre-dump", "--image-path", "@images@", "--work-path", "@images@"]
+    argv += ["--parent-path", parent_of(round)] if round.index else []
+    return [*argv, *_flags(move), move.plan.workload.name]
 
 
 def _target_cgroup(move: Move) -> str:
@@ -125,11 +150,14 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     move.target.call("undo", on="abort", do="run", argv=[*tool, "delete", "--force", name])
     argv = [*tool, "restore", "--detach", "--bundle", move.plan.details["bundle"]]
     argv += ["--image-path", images, "--work-path", images]
+    link_final(move)
     dump = move.recall("dump")
-    lazy = lazy_restore(move.plan, "runc", dump["pages_bytes"])
+    remote = page_header(move, "runc")
+    lazy = bool(remote) or lazy_restore(move.plan, "runc", dump["pages_bytes"])
     argv += ["--file-locks", *_flags(move), *(["--lazy-pages"] if lazy else []), name]
     got = move.target.call(
         "restore",
+        **({"header_bytes": remote} if remote else {}),
         argv=argv,
         work=images,
         own_cgroup=False,

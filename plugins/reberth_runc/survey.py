@@ -12,6 +12,7 @@ from reberth_hooks import (
     Found,
     HelperError,
     Level,
+    Mode,
     Node,
     Options,
     Shell,
@@ -20,6 +21,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.modes import unfit_modes
 from reberth_hooks.objects import object_checks, terminals_outside
 from reberth_hooks.tasks import (
     both_ends,
@@ -36,6 +38,7 @@ from reberth_hooks.tasks import (
 from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)
+FEATURES = ("mem_dirty_track", "uffd-noncoop")
 SPARE_BYTES = 64 << 20
 RUNC_CONF = "/etc/criu/runc.conf"
 
@@ -64,8 +67,8 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         if version < least:
             reason = f"{tool} {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}"
             return {"usable": False, "reason": reason, "remedy": f"install a newer {tool}", **found}
-    lazy = has_feature(shell, "uffd-noncoop")
-    return {"usable": True, "features": {"uffd-noncoop": lazy}, "checks": criu_faults(version), **found}
+    features = {name: has_feature(shell, name) for name in FEATURES}
+    return {"usable": True, "features": features, "checks": criu_faults(version), **found}
 
 
 def containers(node: Node, shell: Shell) -> list[dict[str, Any]]:
@@ -135,7 +138,17 @@ def reberth_survey(
         "node_network": tree["namespaces"]["net"] == tree["helper_namespaces"]["net"],
         "loopback_up": tree["loopback_up"],
     }
-    return Survey(tuple(checks), details)
+    return Survey(tuple(checks), details, _unfit_modes(facts, tree, details))
+
+
+def _unfit_modes(facts: dict[str, Any], tree: dict[str, Any], details: dict[str, Any]) -> dict[str, Check]:
+    """As for a process tree; and runc's page server listens on a port, which only a network of its own protects."""
+    found = unfit_modes(facts, "runc", tree, details["tcp"])
+    if details["node_network"]:
+        text = "the container shares the node's network, where others would reach its page server"
+        check = Check("post-copy-network", Level.FAIL, text, "give it a network namespace, or --mode stop-and-copy")
+        found = {mode.value: check for mode in (Mode.POST_COPY, Mode.HYBRID)} | found
+    return found
 
 
 def _stdio_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:

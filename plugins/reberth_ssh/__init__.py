@@ -35,7 +35,7 @@ def reberth_describe() -> Declaration:
         summary="OpenSSH: reaches nodes and carries files",
         roles=frozenset({Role.CONNECTOR, Role.TRANSPORT}),
         carries=frozenset({Channel.FILES}),
-        modes=frozenset({Mode.STOP_AND_COPY}),
+        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
         options=frozenset({"user", "port", "identity", "known_hosts", "config", "direct"}),
     )
 
@@ -79,6 +79,8 @@ def reberth_receive(move: Move, round: Round) -> bool:
         move.open_pipe()
     for shell in (move.source, move.target):
         shell.call("pipe_ready")
+    if round.lazy:
+        move.open_pages()
     return True
 
 

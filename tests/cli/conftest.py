@@ -90,6 +90,9 @@ class FakeHost:
     def recover(self, run_id, how="auto", dry_run=False):
         return self._answer("recover", run_id, how, dry_run)
 
+    def change(self, run_id, values):
+        return self._answer("change", run_id, values)
+
     def abort(self, run_id):
         return self._answer("abort", run_id)
 

@@ -7,7 +7,7 @@ from reberth_hooks import Exit, Mode, UnreachableError
 REPORT_KEYS = [
     *("schema", "id", "started", "source", "target", "workload", "backend", "transports", "mode", "policy", "outcome"),
     *("owner", "exit_code", "downtime_s", "downtime_error_s", "frozen_s", "restore_s", "total_s", "bytes", "rounds"),
-    *("stop_reason", "phases", "checks", "warnings", "error", "versions"),
+    *("stop_reason", "predicted", "phases", "checks", "warnings", "error", "versions"),
 ]
 
 
@@ -88,7 +88,19 @@ def test_plan_touches_nothing(world, make, words):
     code, document = world.json(*words, "--json")
     assert code == document["exit_code"] == 10 and document["refused"] is True
     assert list(document) == [
-        *("schema", "id", "workload", "target_name", "mode", "why", "routes", "options", "checks"),
+        *(
+            "schema",
+            "id",
+            "workload",
+            "target_name",
+            "mode",
+            "why",
+            "routes",
+            "options",
+            "checks",
+            "measured",
+            "predicted",
+        ),
         *("source", "target", "refused", "exit_code"),
     ]
 

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import stat
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reberth.report import Report, render_text
+from reberth.report_html import render_html
 from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import UsageError
 
@@ -80,3 +83,23 @@ def test_units():
     ]
     assert [human_seconds(s) for s in (None, 0, 0.2431, 1.5, 600)] == ["-", "0 ms", "243 ms", "1.50 s", "10.0 min"]
     assert table(("A", "B"), [("", "x")]) == ["A  B", "-  x"]
+
+
+def test_a_page_with_pictures(make, tmp_path):
+    make.moved.rounds = [{"index": 0, "bytes": 900, "seconds": 1.0}, {"index": 1, "bytes": 90, "seconds": 0.1}]
+    make.moved.add_phase("pre-dump", 0.5, 1.0)
+    make.moved.add_phase("restore", 1.5, 0.2)
+    make.moved.warnings = ["<script>alert(1)</script>\x1b[31m"]
+    page = render_html(make.moved)
+    assert "<script" not in page and "\x1b" not in page and "&lt;script&gt;" in page
+    assert page.count("<svg") == 2 and page.count("<rect") == len(make.moved.phases) + 2
+    assert "http://" not in page and "https://" not in page and "src=" not in page, "it loads nothing"
+    tree = ElementTree.fromstring(re.search(r"<svg.*?</svg>", page, re.S)[0])
+    widths = [float(bar.get("width")) for bar in tree.iter("rect")]
+    assert max(widths) == 5 * min(widths)
+
+
+def test_the_rounds_are_drawn(make):
+    make.moved.rounds = [{"index": 0, "bytes": 900, "seconds": 1.0}, {"index": 1, "bytes": 90, "seconds": 0.1}]
+    lines = [line for line in render_text(make.moved).splitlines() if line.rstrip().endswith("#")]
+    assert [line.count("#") for line in lines] == [40, 4]

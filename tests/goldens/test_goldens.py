@@ -30,6 +30,7 @@ DUMPED = {
     "pids": [7, 8],
     "network_lock": "table inet CRIU-7 {}",
 }
+PRE_DUMPED = {"bytes": 4096, "seconds": 0.5, "pages_written": 1, "pages_skipped_parent": 9}
 RESTORED = {"pid": 7, "tasks": 2, "held_ns": 5}
 
 
@@ -71,7 +72,7 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
     """All phases of one move; what each node was asked, in order."""
     calls: list[Any] = []
     table = {"workdir": lambda need_bytes, **_: {"path": "/dev/shm/reberth-r1-images"}, "dump": DUMPED}
-    table |= {"restore": RESTORED, **answers}
+    table |= {"restore": RESTORED, "pre_dump": PRE_DUMPED, **answers}
     name = backend.__name__.removeprefix("reberth_")
     nodes = [Node(n, backends=(name,), options={name: more.get("settings", {})}) for n in ("a", "b")]
     plan = Plan(
@@ -80,7 +81,7 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
         source=nodes[0],
         target=nodes[1],
         target_name=more.get("target_name", more.get("name", "7")),
-        mode=Mode.STOP_AND_COPY,
+        mode=more.get("mode", Mode.STOP_AND_COPY),
         why="",
         options=more.get("options", Options()),
         routes={"files": "ssh"},
@@ -98,7 +99,11 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
     backend.reberth_prepare(move)
     for tree in backend.reberth_sync(move) if hasattr(backend, "reberth_sync") else []:
         calls.append(["sync", tree.kind, [tree.path, tree.into, list(tree.pids)]])
-    got = backend.reberth_checkpoint(move, Round(0))
+    final = Round(more.get("rounds", 0), lazy=more.get("lazy", False))
+    for index in range(final.index):
+        early = backend.reberth_checkpoint(move, Round(index, final=False))
+        calls += [["parcel", p.kind, [p.path, p.into, list(p.pids)]] for p in early.parcels]
+    got = backend.reberth_checkpoint(move, final)
     calls += [["parcel", p.kind, [p.path, p.into, list(p.pids)]] for p in got.parcels]
     assert (got.frozen_ns, got.held_ns, got.iteration.frozen_us) == (1_000_000_000, 1_250_000_000, 250_000)
     backend.reberth_restore(move, ())
@@ -128,6 +133,15 @@ NOT_SHARED = {
 @pytest.mark.parametrize("tcp", [[], ["tcp-established"], ["tcp-close"]], ids=["plain", "established", "close"])
 def test_criu(tcp):
     compare(f"criu-{'-'.join(tcp) or 'plain'}", phases(reberth_criu, {**CRIU, "tcp": tcp}, {}))
+
+
+MODES = {"post-copy": {"lazy": True}, "pre-copy": {"rounds": 2}, "hybrid": {"rounds": 1, "lazy": True}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes(mode):
+    compare(f"criu-{mode}", phases(reberth_criu, CRIU, {}, mode=Mode(mode), **MODES[mode]))
+    compare(f"runc-{mode}", phases(reberth_runc, RUNC, NOT_SHARED, name="web", mode=Mode(mode), **MODES[mode]))
 
 
 @pytest.mark.parametrize("backend", [reberth_criu, reberth_runc])
@@ -261,5 +275,6 @@ def test_local_needs_no_shell():
 def test_every_golden_has_its_test():
     known = {f"ssh-{name}" for name in SSH} | {f"{b}-{t}" for b in ("criu", "runc") for t in ("plain", "tcp-close")}
     known |= {f"{b}-tcp-established" for b in ("criu", "runc")}
+    known |= {f"{b}-{mode}" for b in ("criu", "runc") for mode in MODES}
     known |= {f"runc-{name}" for name in ("root-renamed", "shared", "old-copy", "node-network")}
     assert {path.stem for path in HERE.glob("*.json")} == known

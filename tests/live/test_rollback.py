@@ -224,7 +224,8 @@ def test_the_link_is_cut(
     running = watch.again()
     pull = ["ip", "link", "set", "dev", lab.site.veth(lab.node(cut).number), "down"]
     try:
-        done = reberth.move(word_of(node1, handle), "node2:", env=sabotage(hook, pull, delay_s))
+        env = sabotage(hook, pull, delay_s)
+        done = reberth.move(word_of(node1, handle), "node2:", "--mode", "stop-and-copy", env=env)
         healthy(node1, handle)  # it runs while the link is still down
     finally:
         lab.link_up(cut)

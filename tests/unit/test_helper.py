@@ -221,7 +221,7 @@ def test_the_program_is_stdlib_only():
 
 def test_no_word_of_a_command_line_holds_the_program():
     assert boot.control_argv()[:3] == ["python3", "-I", "-c"]
-    assert boot.bulk_argv("/a b/ctl")[-2:] == ["bulk", "/a b/ctl"]
+    assert boot.bulk_argv("/a b/ctl")[-2:] == ["/a b/ctl", "bulk"]
     compile(boot.BOOT, "boot", "exec")
 
 

@@ -178,3 +178,19 @@ def test_predicted_downtime(history, seconds):
 def test_pages_are_counted_when_bytes_are_not_known():
     history = [Iteration(0, pages_written=1000, seconds=10), Iteration(1, pages_written=100, seconds=1)]
     assert r.predict_downtime_s(history) == pytest.approx(1.0)
+
+
+def test_a_wish_makes_the_next_round_the_last_one():
+    history, wishes = [], [""]
+    walk = r.rounds(Mode.PRE_COPY, Options(policy="fixed", iterations=9), history, lambda: wishes[0])
+    assert not next(walk).final
+    history.append(Iteration(0, bytes=1 << 20, seconds=1.0))
+    wishes[0] = "post-copy"
+    assert list(walk) == [Round(1, final=True, lazy=True)]
+
+
+def test_the_lxd_rule_goes_on_at_exactly_its_goal():
+    """69 and 70 of 100 pages in sync: one more round; 71: it stops (LXD compares with >, and floors)."""
+    for share, stops in ((69, False), (70, False), (71, True)):
+        last = Iteration(1, pages_written=100 - share, pages_skipped_parent=share, bytes=1, seconds=1.0)
+        assert (r.why_stop(Options(policy="lxd", goal=70), [last]) == "goal") is stops, share

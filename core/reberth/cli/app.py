@@ -26,6 +26,7 @@ COMMANDS = {
     "checkpoint": "Write a workload into a directory and stop it.",
     "restore": "Start a workload from a directory on a node.",
     "status": "Show the migrations that are open.",
+    "set": "Change an open migration while it runs.",
     "abort": "Stop an open migration; the source runs on.",
     "recover": "Bring interrupted migrations to their end.",
     "history": "List past migrations.",

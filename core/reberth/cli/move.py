@@ -19,6 +19,11 @@ def command(
     source: params.Source,
     target: params.Target,
     mode: params.ModeName = None,
+    policy: params.Policy = None,
+    max_downtime: params.MaxDowntime = None,
+    iterations: params.Iterations = None,
+    goal: params.Goal = None,
+    bandwidth: params.Bandwidth = None,
     backend: params.Backend = "",
     transport: params.Transports = None,
     tcp_established: params.TcpEstablished = False,
@@ -48,6 +53,11 @@ def command(
     options = common.options_of(
         config,
         mode=mode,
+        policy=policy,
+        max_downtime=max_downtime,
+        iterations=iterations,
+        goal=goal,
+        bandwidth=bandwidth,
         tcp_established=tcp_established,
         tcp_close=tcp_close,
         move_address=move_address,
@@ -58,7 +68,7 @@ def command(
         on_failure=on_failure,
         no_lazy_restore=no_lazy_restore,
     )
-    request = Request(source, target, options, backend, tuple(transport or ()))
+    request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:
         plan = host.plan(request)
         if dry_run:

@@ -15,6 +15,35 @@ ModeName = Annotated[
     str | None,
     typer.Option("--mode", metavar="MODE", help="auto, or one mode that the backend offers.", show_default=False),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="NAME", help="When pre-copy ends: downtime, lxd or fixed.", show_default=False),
+]
+MaxDowntime = Annotated[
+    str | None,
+    typer.Option(
+        "--max-downtime", metavar="TIME", help="What the workload may stand still: 300ms.", show_default=False
+    ),
+]
+Iterations = Annotated[
+    str | None,
+    typer.Option("--iterations", metavar="N", help="At most so many rounds before the last one.", show_default=False),
+]
+Goal = Annotated[
+    str | None,
+    typer.Option(
+        "--goal",
+        metavar="PERCENT",
+        help="--policy lxd: end a round after more than this is copied.",
+        show_default=False,
+    ),
+]
+Bandwidth = Annotated[
+    str | None,
+    typer.Option(
+        "--bandwidth", metavar="RATE", help="Send at most this per second: 50MiB, 100Mbit.", show_default=False
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="The backend, if the name alone is not clear.", show_default=False),

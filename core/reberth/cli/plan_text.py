@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reberth.report import Report
-from reberth.text import safe
+from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import Check, Exit, Level, Plan, plain
 
 
@@ -17,9 +17,35 @@ def plan_lines(plan: Plan) -> list[str]:
         f"plan {safe(plan.id)}: {safe(plan.workload)} -> {safe(plan.target.name)}:{safe(plan.target_name)}",
         f"  mode   {safe(plan.why or plan.mode)}",
         f"  ways   {safe(routes or '-')}",
+        *(f"  {line}" for line in figure_lines(plan)),
         f"  checks {good} of {len(plan.checks)} fine",
         *(f"  {line}" for check in plan.checks if check.level is not Level.OK for line in check_lines(check)),
     ]
+
+
+def figure_lines(plan: Plan) -> list[str]:
+    """What was measured, and what each mode would cost by it; the one that is taken is marked."""
+    measured, predicted = plan.facts.get("measured") or {}, plan.facts.get("predicted") or {}
+    lines = []
+    if measured.get("link_bytes_s"):
+        lines.append(f"link   {human_bytes(measured['link_bytes_s'])}/s, measured")
+    if "dirty_bytes_s" in measured:
+        rate, size = human_bytes(measured["dirty_bytes_s"]), human_bytes(measured["set_bytes"])
+        memory = human_bytes(measured["resident_bytes"])
+        lines.append(f"memory {memory} private, {rate}/s of it written within {size}, by a sample of its pages")
+    if not measured or not predicted:
+        return lines
+    rows = [
+        (
+            ("* " if name == plan.mode else "  ") + safe(name),
+            f"{human_seconds(p['downtime_low_s'])} to {human_seconds(p['downtime_high_s'])}",
+            human_seconds(p["total_s"]),
+            human_bytes(p["bytes"]),
+            p["rounds"] + 1,
+        )
+        for name, p in predicted.items()
+    ]
+    return [*lines, *table(("  predicted", "downtime", "total", "bytes", "rounds"), rows)]
 
 
 def check_lines(check: Check) -> list[str]:
@@ -33,6 +59,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """The plan as JSON (schema 1); facts and details of plugins are left out, their shape is the plugins' own."""
     keys = ("id", "workload", "target_name", "mode", "why", "routes", "options", "checks")
     document = {key: plain(getattr(plan, key)) for key in keys}
+    document |= {key: plain(plan.facts.get(key) or {}) for key in ("measured", "predicted")}
     document |= {"source": plan.source.name, "target": plan.target.name, "refused": bool(plan.refused)}
     return {"schema": 1, **document, "exit_code": int(Exit.REFUSED if plan.refused else Exit.DONE)}
 

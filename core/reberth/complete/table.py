@@ -22,6 +22,11 @@ COMMANDS: dict[str, Command] = {
         ("SOURCE", "TARGET"),
         {
             "--mode": ("MODE", False, "auto, or one mode that the backend offers."),
+            "--policy": ("NAME", False, "When pre-copy ends: downtime, lxd or fixed."),
+            "--max-downtime": ("TIME", False, "What the workload may stand still: 300ms."),
+            "--iterations": ("N", False, "At most so many rounds before the last one."),
+            "--goal": ("PERCENT", False, "--policy lxd: end a round after more than this is copied."),
+            "--bandwidth": ("RATE", False, "Send at most this per second: 50MiB, 100Mbit."),
             "--backend": ("NAME", False, "The backend, if the name alone is not clear."),
             "--transport": ("NAME", True, "Carry the data by this; may be repeated."),
             "--tcp-established": ("", False, "Keep open TCP connections."),
@@ -55,6 +60,11 @@ COMMANDS: dict[str, Command] = {
         ("SOURCE", "TARGET"),
         {
             "--mode": ("MODE", False, "auto, or one mode that the backend offers."),
+            "--policy": ("NAME", False, "When pre-copy ends: downtime, lxd or fixed."),
+            "--max-downtime": ("TIME", False, "What the workload may stand still: 300ms."),
+            "--iterations": ("N", False, "At most so many rounds before the last one."),
+            "--goal": ("PERCENT", False, "--policy lxd: end a round after more than this is copied."),
+            "--bandwidth": ("RATE", False, "Send at most this per second: 50MiB, 100Mbit."),
             "--backend": ("NAME", False, "The backend, if the name alone is not clear."),
             "--transport": ("NAME", True, "Carry the data by this; may be repeated."),
             "--tcp-established": ("", False, "Keep open TCP connections."),
@@ -143,6 +153,11 @@ COMMANDS: dict[str, Command] = {
         ("[ID]",),
         {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
     ),
+    "set": (
+        "Change an open migration while it runs.",
+        ("ID", "KEY=VALUE......"),
+        {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
+    ),
     "abort": (
         "Stop an open migration; the source runs on.",
         ("ID",),
@@ -187,7 +202,11 @@ COMMANDS: dict[str, Command] = {
     "report": (
         "Show the report of one migration.",
         ("ID",),
-        {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
+        {
+            "--html": ("FILE", False, "Write a page with pictures, - for stdout."),
+            "--json": ("", False, "Print one JSON document to stdout."),
+            "--help": ("", False, "Show the help."),
+        },
     ),
     "node": ("Manage the nodes of the inventory.", (), {"--help": ("", False, "Show the help.")}),
     "node add": (

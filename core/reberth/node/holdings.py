@@ -15,6 +15,21 @@ MEM_MAJOR, TTY_MAJORS = 1, (4, 5, 136)  # /dev/null, zero, full, random and uran
 PTMX = (5, 2)
 # SCHED_NORMAL, FIFO, RR, BATCH and IDLE; CRIU restores no other (sched(7)).
 KNOWN_SCHEDULERS = (0, 1, 2, 3, 5)
+# Types of file systems that two nodes may share, as mountinfo names them (the beginning of the name).
+NETWORK_FILESYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "ceph",
+    "9p",
+    "fuse",
+    "gfs",
+    "ocfs",
+    "lustre",
+    "gluster",
+    "virtiofs",
+    "afs",
+)
 SCHEDULERS = {6: "SCHED_DEADLINE", 7: "SCHED_EXT"}
 
 
@@ -24,6 +39,7 @@ class Holdings:
     def __init__(self, pids: frozenset[int]) -> None:
         self.pids = pids
         self.files: dict[str, dict[str, Any]] = {}
+        self.shared_locks: set[str] = set()
         self.mounts: dict[str, str] = {}  # of all tasks: one that has changed its root sees fewer of them
         self.deleted: set[str] = set()
         self.ghosts: dict[str, int] = {}  # deleted files without any name left: bytes on disk
@@ -119,6 +135,8 @@ class Holdings:
         elif target.startswith("/"):
             self._file(path, "open")
             self._terminal(path, info)
+            if mounts[_mount_id(info)].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
+                self.shared_locks.add(target)
 
     def _socket(self, path: str, inode: str) -> None:
         if inode not in self.sockets:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from reberth.node import procs, strays, tools
@@ -99,10 +100,18 @@ class Job:
             text = text.replace(f"@{key}@", str(value))
         write_whole(self.script, text, 0o700)
 
-    def spawn(self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str = "/", cgroup: str = "") -> None:
-        """Start the tool and listen to its script."""
+    def spawn(
+        self,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: str = "/",
+        cgroup: str = "",
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start the tool and listen to its script; it inherits no descriptors but `pass_fds`."""
         marked = {**(env or {}), strays.MARK: self.run_id}
-        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup)
+        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=pass_fds)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._reap, daemon=True).start()
 
@@ -162,6 +171,25 @@ class Job:
                 self._hooks.put(("ended", 0, 0, stamp_ns))
                 code = self.process.returncode if self.process else None
                 raise OpError("tool-failed", f"{self.name} ended with {code} before {action}", tail=self.errors())
+
+    def run_to_end(self, stall_s: float) -> int:
+        """The exit status of a tool that no script holds; raises OpError `stalled` as `wait_hook` does."""
+        seen, since = self._pulse(), time.monotonic()
+        while True:
+            code = self.wait_end(0.2)
+            if code is not None:
+                return code
+            now = self._pulse()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > stall_s:
+                self.stop()
+                raise OpError("stalled", f"{self.name}: nothing moved for {stall_s:g} s", tail=self.errors())
+
+    def close(self) -> None:
+        """Give back the descriptors of a script that nobody calls any more."""
+        for fd in (self._report_w, self._answer_r, self._answer_w):
+            os.close(fd)
 
     def _pulse(self) -> tuple[Any, ...]:
         """What changes while the tool works: bytes in its directory, its processes and their processor time."""

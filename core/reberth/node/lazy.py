@@ -1,22 +1,36 @@
-"""Lazy restore: the copy runs at once and its pages come after it, from images that lie here already.
+"""Lazy restore: the copy runs at once and its pages come after it, from images that lie here or from the source.
 
 CRIU's lazy-pages daemon answers the page faults. When a userfaultfd loses its last holder, missing pages read as zeros:
 silently wrong memory. The guardian, this helper, holds a copy of each, so a daemon that dies makes the copy block
-instead (tried: 291 wrong lines without, none with it). Commit waits until the fill is complete.
+instead (tried: 291 wrong lines without, none with it). Commit waits until the fill is complete and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pkgutil
+import re
+import signal
 import subprocess
+import sys
+import threading
 import time
-from typing import Any
+from typing import Any, Callable
 
-from reberth.node import procs, tools
+from reberth.node import cgroup, guardian, procs, tools
 from reberth.node.errors import OpError
+from reberth.node.pagemap import lazy_pages
+from reberth.node.prefetch import Prefetch
 from reberth.node.run import Run
 
 SOCKET = "lazy-pages.socket"
+STALL_S = 60.0
+GUARD_S = 0.01
+GUARDIAN_S = 2.0
+# Lines of criu/uffd.c at -v4 (4.2.1, read 2026-11-25).
+DROPPED = re.compile(r"uffd: \d+-\d+: (?:REMOVE|UNMAP): [0-9a-f]+\(([0-9a-f]+)\)")
+ENDED = re.compile(r"uffd: \d+-\d+: EXIT")
 
 
 class Fill:
@@ -25,67 +39,144 @@ class Fill:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.filler: Filler | None = None
+        self.cgroup = ""
+        self._lock = threading.Lock()
 
-    def start(self, work: str, lazy: bool) -> None:
-        """Start the daemon, before the restore; nothing unless it is `lazy`."""
+    def start(self, work: str, lazy: bool, flow: Prefetch | None = None, guard: Guardian | None = None) -> None:
+        """Start the daemon, before the restore; nothing unless it is `lazy`. With a `flow` the source has the pages."""
         if not lazy:
             return
-        self.filler = Filler(work)
+        self.filler = Filler(work, flow, guard)
         pid, start_ticks = self.filler.start()
-        self.run.journal.write("lazy", pid=pid, start_ticks=start_ticks)
+        expected = sum(lazy_pages(work).values())
+        self.run.journal.write("lazy", pid=pid, start_ticks=start_ticks, pages=expected, remote=flow is not None)
 
     def guard(self, address_spaces: int) -> None:
         """Hold a copy of every userfaultfd, before the copy may run."""
         if self.filler is not None:
             self.filler.guard(address_spaces)
 
-    def fill(self, timeout_s: float = 3600.0) -> None:
-        """Wait until every page is in; raises OpError `fill` when the daemon died, `fill-slow` when it takes longer."""
-        if not self.run.journal.has("lazy") or self.run.journal.has("filled"):
-            return
-        if self.filler is None:
-            self._judge()
-            return
-        try:
-            self.run.journal.write("filled", **self.filler.wait(timeout_s))
-        except OpError as error:
-            if error.kind == "fill":
+    def watch(self, path: str) -> None:
+        """Before the copy runs: guard also what it forks from now on, and freeze it as soon as the daemon dies."""
+        self.cgroup = path
+        if self.filler is not None:
+            self.filler.watch(path, self._broke)
+
+    def _broke(self) -> None:
+        """Not all of the copy's memory is there, and nobody brings the rest."""
+        with contextlib.suppress(OSError, OpError):
+            cgroup.ask_freeze(self.cgroup)
+
+    def fill(self, told: Callable[..., None] | None = None) -> None:
+        """Wait until every page is in; raises OpError `fill` when the daemon died or nothing came for `STALL_S`."""
+        with self._lock:
+            if not self.run.journal.has("lazy") or self.run.journal.has("filled"):
+                return
+            failed = self.run.journal.last("fill-failed")
+            if failed is not None:
+                raise OpError("fill", failed["message"])
+            if self.filler is None:
+                self._judge()
+                return
+            try:
+                expected = (self.run.journal.last("lazy") or {}).get("pages", 0)
+                found = self.filler.wait(expected, told)
+            except OpError as error:
                 self.run.journal.write("fill-failed", message=error.message)
-            raise
+                self._broke()
+                raise
+            self.run.journal.write("filled", **found)
+            self.filler.release()
 
     def _judge(self) -> None:
         """The helper that guarded the fill has died: a daemon that lives goes on, of a dead one nothing is known."""
         record = self.run.journal.last("lazy") or {}
-        if procs.alive(record["pid"], record["start_ticks"]):
+        if not record.get("remote") and procs.alive(record["pid"], record["start_ticks"]):
             raise OpError("fill-slow", "pages are still missing", hint="recover again in a moment")
-        if not self.run.journal.has("fill-failed"):
-            self.run.journal.write("fill-failed", message="nobody saw how the fill ended")
+        self.run.journal.write("fill-failed", message="nobody saw how the fill ended")
         raise OpError("fill", "nobody saw how the fill of memory ended")
 
     def stop(self) -> None:
-        """End the daemon; its copy must be dead."""
+        """End the daemon, and the guardian that a dead helper has left; their copy must be dead."""
         if self.filler is not None:
             self.filler.stop()
+            return
+        left = self.run.journal.last("guardian")
+        deadline = time.monotonic() + GUARDIAN_S
+        while left and procs.alive(left["pid"], left["start_ticks"]):
+            if time.monotonic() > deadline:
+                os.kill(left["pid"], signal.SIGKILL)
+            time.sleep(GUARD_S)
 
-    def facts(self) -> dict[str, bool]:
-        """What the protocol decides from."""
-        return {name: self.run.journal.has(name.replace("_", "-")) for name in ("lazy", "filled", "fill_failed")}
+    def facts(self) -> dict[str, Any]:
+        """What the protocol decides from, and what the fill has cost."""
+        found: dict[str, Any] = {
+            n: self.run.journal.has(n.replace("_", "-")) for n in ("lazy", "filled", "fill_failed")
+        }
+        done = self.run.journal.last("filled") or {}
+        return {**found, "fill": {key: done[key] for key in ("pages", "bytes", "seconds") if key in done}}
+
+
+class Guardian:
+    """The process beside us that holds what we hold; started while the workload still runs."""
+
+    def __init__(self) -> None:
+        source = pkgutil.get_data("reberth.node", "guardian.py")
+        assert source is not None
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", source.decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=tools.clean_env(),
+            cwd="/",
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def say(self, line: str) -> int:
+        """Tell it something; answers how many descriptors it holds, 0 when it is gone."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(f"{line}\n".encode())
+            return int(self.process.stdout.readline())
+        return 0
+
+    def release(self) -> None:
+        """Let it end: nothing is left to guard."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(b"release\n")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5.0)
+        self.process.stdin.close()
+        self.process.stdout.close()
 
 
 class Filler:
     """The daemon of one restore and the copies of its descriptors."""
 
-    def __init__(self, work: str) -> None:
-        self.work = work
+    def __init__(self, work: str, flow: Prefetch | None = None, guard: Guardian | None = None) -> None:
+        self.work, self.flow, self.guardian = work, flow, guard
         self.log = os.path.join(work, "lazy-pages.log")
         self.process: subprocess.Popen[bytes] | None = None
         self.guarded: dict[int, int] = {}  # descriptor of the daemon -> our copy
+        self._guarding = threading.Lock()
 
     def start(self, timeout_s: float = 10.0) -> tuple[int, int]:
         """Start the daemon and wait for its socket; answers pid and start time."""
-        argv = ["criu", "lazy-pages", "--no-default-config", "-v2"]
+        # -v4 tells what was unmapped or forked meanwhile, which the count of the pages needs.
+        argv = ["criu", "lazy-pages", "--no-default-config", "-v4" if self.flow else "-v2"]
         argv += ["--images-dir", self.work, "--work-dir", self.work, "--log-file", "lazy-pages.log"]
-        self.process = tools.spawn(argv, output=os.path.join(self.work, "lazy-pages.out"), cwd=self.work)
+        fds: list[int] = []
+        if self.flow is not None:
+            fds = [self.flow.theirs.fileno()]
+            argv += ["--page-server", "--ps-socket", str(fds[0])]
+        output = os.path.join(self.work, "lazy-pages.out")
+        self.process = tools.spawn(argv, output=output, cwd=self.work, pass_fds=fds)
+        if self.flow is not None:
+            self.flow.load(self.work)
+            self.flow.start()
         deadline = time.monotonic() + timeout_s
         while not os.path.exists(os.path.join(self.work, SOCKET)):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -104,50 +195,107 @@ class Filler:
             while True:
                 self._copy_new(pidfd)
                 if len(self.guarded) >= expected:
-                    return len(self.guarded)
+                    break
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     text = f"criu lazy-pages holds {len(self.guarded)} of {expected} address spaces"
                     raise OpError("lazy-pages", text, tail=tools.first_errors(self.log))
                 time.sleep(0.001)
         finally:
             os.close(pidfd)
+        if self.guardian is not None and self.guardian.say(f"guard {self.process.pid}") < expected:
+            raise OpError("lazy-pages", "the guardian does not hold every address space")
+        return len(self.guarded)
 
     def _copy_new(self, pidfd: int) -> None:
         assert self.process is not None
-        directory = f"/proc/{self.process.pid}/fd"
-        for name in os.listdir(directory):
-            number = int(name)
-            if number not in self.guarded and procs.link(f"{directory}/{name}") == "anon_inode:[userfaultfd]":
-                try:
-                    self.guarded[number] = procs.copy_fd(pidfd, number)
-                except OSError as error:
-                    raise OpError("lazy-pages", f"a userfaultfd cannot be guarded: {error.strerror}") from error
+        try:
+            guardian.copy_new(pidfd, self.process.pid, self.guarded)
+        except OSError as error:
+            raise OpError("lazy-pages", str(error)) from error
 
-    def wait(self, timeout_s: float) -> dict[str, Any]:
-        """Wait until every page is in; answers the daemon's exit status and its warnings about missing pages.
+    def watch(self, path: str, broke: Callable[[], None]) -> None:
+        """Guard what the daemon is given later (a task that forks), and tell when it dies before all pages are in."""
+        if self.guardian is not None:
+            self.guardian.say(f"copy {path}")
 
-        Raises OpError `fill` when the daemon died: then the copy blocks at its next missing page, and the guardian
-        keeps it so.
+        def run() -> None:
+            assert self.process is not None
+            with contextlib.suppress(OSError, OpError):
+                pidfd = os.pidfd_open(self.process.pid)
+                while self.process.poll() is None:
+                    with self._guarding, contextlib.suppress(OSError, OpError):
+                        self._copy_new(pidfd)
+                    time.sleep(GUARD_S)
+                os.close(pidfd)
+            if self.process.wait() != 0:
+                broke()
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def wait(self, expected: int, told: Callable[..., None] | None = None) -> dict[str, Any]:
+        """Wait until every page is in, and count them; answers what came.
+
+        Raises OpError `fill` when the daemon died, when no page came for `STALL_S`, or when pages are missing: then
+        the copy blocks at its next missing page, and the guardian keeps it so.
         """
         assert self.process is not None
-        try:
-            code = self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise OpError("fill-slow", f"pages are still missing after {timeout_s:g} s") from None
+        started_s = time.monotonic()
+        while self.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)
+            if self.flow is not None:
+                if told is not None:
+                    told(bytes=self.flow.bytes)
+                if self.process.poll() is None and time.monotonic() - max(self.flow.moved_s, started_s) > STALL_S:
+                    tools.kill_group(self.process)
+                    raise OpError("fill", f"no page came for {STALL_S:g} s", hint="is the link cut?")
+        code = self.process.wait()
         if code != 0:
-            raise OpError("fill", f"criu lazy-pages ended with {code}", tail=tools.first_errors(self.log))
-        found = {"code": code, "guarded": len(self.guarded)}
-        self.release()
+            text = f"criu lazy-pages ended with {code}"
+            raise OpError("fill", text, tail=tools.first_errors(self.log) or (self.flow.failed if self.flow else ""))
+        seconds = time.monotonic() - started_s
+        found = {"code": code, "guarded": len(self.guarded), "seconds": seconds}
+        if self.flow is not None:
+            found.update(self._count(expected))
         return found
+
+    def _count(self, expected: int) -> dict[str, int]:
+        """CRIU's exit status alone proves nothing: each page has come, or was unmapped before it could."""
+        assert self.flow is not None
+        came = self.flow.pages
+        if self.flow.failed:
+            raise OpError("fill", f"the flow of pages failed: {self.flow.failed}")
+        dropped = dropped_pages(self.log)
+        if came + dropped < expected:
+            raise OpError("fill", f"{came} of {expected} pages came, {dropped} are known to be unmapped")
+        return {"pages": came, "dropped": dropped, "bytes": self.flow.bytes}
 
     def release(self) -> None:
         """Give the copies up: all pages are in, or the copy is dead."""
-        while self.guarded:
-            os.close(self.guarded.popitem()[1])
+        if self.guardian is not None:
+            self.guardian.release()
+        with self._guarding:
+            while self.guarded:
+                os.close(self.guarded.popitem()[1])
 
     def stop(self) -> None:
         """End the daemon; the copy must be dead before."""
         if self.process is not None and self.process.poll() is None:
             tools.kill_group(self.process)
             self.process.wait()
+        if self.flow is not None:
+            self.flow.end()
         self.release()
+
+
+def dropped_pages(log: str) -> int:
+    """Pages that the workload gave back before they came, as the daemon's log tells; all of them for an exit."""
+    dropped_bytes = 0
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            found = DROPPED.search(line)
+            if found:
+                dropped_bytes += int(found[1], 16)
+            elif ENDED.search(line):
+                return 1 << 62
+    return dropped_bytes // os.sysconf("SC_PAGE_SIZE")

@@ -27,7 +27,7 @@ def is_up(pid: int) -> bool:
 
 def set_up(pid: int) -> None:
     """Bring `lo` up there."""
-    inside(pid, _raise)
+    inside(pid, raise_here)
 
 
 def _flags() -> int:
@@ -36,7 +36,8 @@ def _flags() -> int:
     return int(struct.unpack("16sh14x", answer)[1])
 
 
-def _raise() -> int:
+def raise_here() -> int:
+    """Bring `lo` up in the calling thread's own namespace; answers the flags it had, with the new one."""
     flags = _flags() | IFF_UP
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, probe, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, measuring, predump, probe, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
@@ -121,6 +122,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     end_of_earlier_boots()
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
+    daemon.end.channel, daemon.end.bucket = functools.partial(transfer.pages_channel, daemon), daemon.bucket
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
@@ -271,11 +273,10 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
         return end.facts()
 
 
-def fill(daemon: Daemon, progress: Any) -> dict[str, Any]:
+def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
     """Wait until all memory of a lazy restore is in; answers the target's facts."""
-    end = _target(daemon)
-    end.filling.fill()
-    return end.facts()
+    _target(daemon).filling.fill(progress)
+    return _target(daemon).facts()
 
 
 def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
@@ -341,6 +342,7 @@ def _direct(name: str) -> Callable[..., Any]:
 
 
 OPS: dict[str, Callable[..., Any]] = {
+    **measuring.OPS,
     "hello": hello,
     "ping": ping,
     "run": run_tool,
@@ -361,6 +363,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "end": end_run,
     "log_tails": log_tails,
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
+    **predump.OPS,
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
@@ -374,6 +377,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "verify": probe.verify,
     "leftovers": leftovers,
     "pipe_ready": transfer.pipe_ready,
+    "pages_ready": transfer.pages_ready,
+    "limit": transfer.limit,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
     "address_find": address.address_find,

@@ -21,6 +21,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from reberth.node import cgroup, ops
+from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.line import Teller
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from reberth.node.treerecv import Earlier
 
 SILENCE_S = 10.0
+PROBE_S = 60.0
 LINE_LIMIT_BYTES = 64 << 20
 
 
@@ -68,6 +70,11 @@ class Daemon:
         self.control: Control | None = None
         self.bulk: tuple[int, int] | None = None
         self.bulk_ready = threading.Event()
+        self.pages: tuple[int, int] | None = None
+        self.pages_ready, self.pages_over = threading.Event(), threading.Event()
+        self.probe: tuple[int, int] | None = None
+        self.probe_ready, self.probe_over = threading.Event(), threading.Event()
+        self.bucket = Bucket()
         self.snapshots: dict[str, Any] = {}
         self.guess: Guess | None = None  # source: what the target has of the tasks' memory
         self.ahead_bytes = 0  # source: sent by the newest pass over memory
@@ -170,6 +177,15 @@ class Daemon:
             self.bulk = (fds[0], fds[1])
             self.bulk_ready.set()
             self.done.wait()
+        elif data == b"pages":
+            self.pages = (fds[0], fds[1])
+            self.pages_ready.set()
+            while not self.pages_over.wait(1.0) and not self.done.is_set():
+                pass
+        elif data == b"probe":
+            self.probe, self.probe_over = (fds[0], fds[1]), threading.Event()
+            self.probe_ready.set()
+            self.probe_over.wait(PROBE_S)  # the connection is there for as long as we hold this one
         elif data == b"control":
             old, control = self.control, Control(fds[0], fds[1])
             self.stop_transfers.clear()
@@ -214,9 +230,11 @@ class Daemon:
             cgroup.enter(path, os.getpid())
 
     def close(self) -> None:
-        """Leave nothing: cgroup, socket, directory; the other helper hears the end first."""
+        """Leave nothing: guardian, cgroup, socket, directory; the other helper hears the end first."""
         if self.teller is not None:
             self.teller.close()
+        if isinstance(self.end, Target) and self.end.guardian is not None:
+            self.end.guardian.release()
         with contextlib.suppress(OSError, OpError):
             mine = cgroup.of_pid(os.getpid())
             if self.home_cgroup and os.path.basename(mine).startswith("reberth-helper-"):

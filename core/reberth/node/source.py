@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any
+from typing import Any, Callable
 
 from reberth.node import cgroup, guard, heal, netlock, procs, strays
+from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
+from reberth.node.pagemap import lazy_pages
+from reberth.node.pages import Channel, no_channel
 from reberth.node.run import Run, boot_id, open_runs
+from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats
 
 
@@ -25,6 +29,9 @@ class Source:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: Job | None = None
+        self.serving: Serving | None = None
+        self.bucket = Bucket()
+        self.channel: Callable[[], Channel] = no_channel  # to the other node's daemon, for pages
         self.guard: guard.Guard | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
@@ -79,9 +86,13 @@ class Source:
         config: list[str] | None = None,
         locks_network: bool = False,
         keeps_tcp: bool = False,
+        pages: str = "",
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
         """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
+
+        With `pages` they stay behind, and the dump goes on to serve them when the other node asks for the first: by a
+        `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that nobody else can reach.
 
         `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
         becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are answered as
@@ -96,6 +107,7 @@ class Source:
         self._check_fence(root_pid)
         keeps_tcp = keeps_tcp or locks_network
         before = netlock.tables(root_pid) if keeps_tcp else set()
+        self.serving = Serving(self.channel(), self.bucket, by_port=pages == "port") if pages else None
         started_ns = boottime_ns()
         with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
             if self.run.vote() is not None:
@@ -114,7 +126,7 @@ class Source:
                 tables=sorted(before),
             )
             words = [w.replace("@hook@", job.script).replace("@cgroup@", self.cgroup) for w in argv]
-            job.spawn(words, env=variables)
+            self._start(job, words, variables)
             self.run.journal.write("tool", **job.identity())
         try:
             script_pid, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
@@ -123,6 +135,7 @@ class Source:
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
         except OpError as error:
             with self.lock:
+                self._end_flow()
                 job.stop()
                 self._end_strays(0.0)
                 self._heal()
@@ -133,20 +146,30 @@ class Source:
                 raise OpError("ended", f"process {root_pid} has ended", tail=error.tail) from error
             raise
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
+        if self.serving is not None:
+            self.serving.start(job)
         locks = netlock.tables() - before if locks_network else set()
         for name in locks:
             self.run.push_undo("always", "nft_delete", name=name)
         images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
-        pages = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
+        kept = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
         return {
             "started_ns": started_ns,
             "frozen_ns": frozen_ns,
             "held_ns": held_ns,
             "images_bytes": images,
-            "pages_bytes": pages,
+            "pages_bytes": kept,
+            "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
             "pids": cgroup.pids(self.cgroup),
             "network_lock": netlock.export(locks),
         }
+
+    def _start(self, job: Job, words: list[str], variables: dict[str, str]) -> None:
+        if self.serving is None:
+            job.spawn(words, env=variables)
+        else:
+            self.run.journal.write("serving", stopped=stopped(self.cgroup))
+            self.serving.spawn(job, words, env=variables)
 
     def _check_fence(self, root_pid: int) -> None:
         """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
@@ -175,7 +198,7 @@ class Source:
             if self.guard:
                 self.guard.off()
             code = self._finish("go", 60.0)
-            if self.job:
+            if self.job and self.serving is None:  # CRIU starts its counters anew when it serves pages
                 self.stats = read_dump_stats(os.path.join(self.job.work_dir, "stats-dump"))
             if self.cgroup and not cgroup.kill(self.cgroup):
                 raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
@@ -203,18 +226,26 @@ class Source:
 
     def _finish(self, word: str, timeout_s: float) -> int | None:
         """Answer the waiting script and wait for the tool's end; a tool that is not waiting is ended with SIGTERM."""
+        self._end_flow()
         if self.job is None:  # of an earlier helper: what it started may still work on the tasks
             self._end_strays(0.0)
             return None
         if self.job.waiting:
             self.job.answer(word)
+            if self.serving is not None:
+                self.serving.dismiss()
             code = self.job.wait_end(timeout_s)
         else:
-            code = self.job.wait_end(0.0)
+            code = self.job.wait_end(10.0 if self.serving is not None else 0.0)
         if code is None:
             self.job.stop()
         self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
         return code
+
+    def _end_flow(self) -> None:
+        """No page is served any more."""
+        if self.serving is not None:
+            self.serving.end()
 
     def _end_strays(self, patience_s: float) -> None:
         ended = strays.end(self.run.id, patience_s=patience_s)
@@ -239,7 +270,15 @@ class Source:
         if self.guard:
             self.guard.off()
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
+            if self.run.journal.has("serving"):
+                wake(self.cgroup, (self.run.journal.last("serving") or {})["stopped"])
             cgroup.thaw(self.cgroup)
+
+    def _holds(self) -> bool:
+        """Whether the tool holds the tasks: in its script, or since then as the server of their pages."""
+        if self.job is None:
+            return False
+        return self.job.waiting == "post-dump" or bool(self.serving and self.serving.holds(self.job))
 
     def _tasks(self) -> int:
         """How many processes there are to run."""
@@ -269,7 +308,7 @@ class Source:
             "tasks": self._tasks(),
             "gone": self._gone(),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
-            "holding": bool(self.job and self.job.waiting == "post-dump"),
+            "holding": self._holds(),
             "cgroup": self.cgroup,
             "stats": self.stats,
         }

@@ -65,6 +65,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
+        "shared_locks": sorted(found.shared_locks),
         "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
         "sysv_shm": found.sysv_shm,
         "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any
+from typing import Any, Callable
 
 from reberth.node import cgroup, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
+from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
-from reberth.node.lazy import Fill
+from reberth.node.lazy import Fill, Guardian
+from reberth.node.pages import Channel, no_channel
+from reberth.node.prefetch import Prefetch
 from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.source import write_config
 
@@ -25,6 +28,9 @@ class Target:
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
+        self.guardian: Guardian | None = None
+        self.bucket = Bucket()
+        self.channel: Callable[[], Channel] = no_channel  # to the source's page server
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
         self.cgroup = str(record["cgroup"]) if record else ""
@@ -41,12 +47,14 @@ class Target:
         network_lock: str = "",
         loopback: bool = False,
         lazy: bool = False,
+        header_bytes: int = 0,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
 
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
-        itself into it: tool and script are moved out before the copy may run. Raises OpError `decided`, `tool-failed`.
+        itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
+        CRIU) the pages come from the source. Raises OpError `decided`, `tool-failed`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -62,7 +70,8 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
-        self.filling.start(work, lazy)
+        flow = Prefetch(self.channel(), header_bytes) if header_bytes else None
+        self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
         job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
         self.run.journal.write("tool", **job.identity())
@@ -87,6 +96,13 @@ class Target:
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
         return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+
+    def guard(self) -> None:
+        """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
+        self.guardian = Guardian()
+        task = procs.task(self.guardian.process.pid)
+        ticks = task.start_ticks if task else 0
+        self.run.journal.write("guardian", pid=self.guardian.process.pid, start_ticks=ticks)
 
     def _claim(self, path: str) -> None:
         """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
@@ -193,6 +209,7 @@ class Target:
             return
         if cgroup.is_asked_to_freeze(self.cgroup):
             self.run.undo("landed")
+            self.filling.watch(self.cgroup)
             cgroup.thaw(self.cgroup)
         self.run.journal.write("running", running_ns=boottime_ns())
 

@@ -77,7 +77,13 @@ def kill_group(process: subprocess.Popen[bytes], with_signal: int = signal.SIGKI
 
 
 def spawn(
-    argv: Sequence[str], *, output: str, cwd: str = "/", env: Mapping[str, str] | None = None, cgroup: str = ""
+    argv: Sequence[str],
+    *,
+    output: str,
+    cwd: str = "/",
+    env: Mapping[str, str] | None = None,
+    cgroup: str = "",
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a tool in a session of its own, its output into a file of the run, inside `cgroup` when given."""
     words = resolve(argv)
@@ -93,6 +99,7 @@ def spawn(
             env=clean_env(env),
             cwd=cwd,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
         )
     finally:
         os.close(fd)

@@ -13,7 +13,10 @@ import time
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import procs
+from reberth.node.bucket import Bucket
 from reberth.node.errors import OpError
+from reberth.node.pages import Channel
+from reberth.node.target import Target
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -36,13 +39,39 @@ def pipe_ready(daemon: Daemon, progress: Any) -> None:
     _pipe(daemon)
 
 
-class _Teller:
-    """Passes progress on at most five times a second."""
+def pages_ready(daemon: Daemon, progress: Any) -> None:
+    """Wait until the connection for pages has reached this helper, and start the guardian of a copy to come.
 
-    def __init__(self, tell: Callable[..., None]) -> None:
+    Before the freeze: no process starts later but CRIU, runc and theirs.
+    """
+    pages_channel(daemon)
+    if isinstance(daemon.end, Target) and daemon.end.guardian is None:
+        daemon.end.guard()
+
+
+def pages_channel(daemon: Daemon) -> Channel:
+    """The connection for pages, both ways."""
+    if not daemon.pages_ready.wait(PIPE_WAIT_S) or daemon.pages is None:
+        raise OpError("protocol", "no connection for pages was opened")
+    return Channel(*daemon.pages, daemon.pages_over.set)
+
+
+def limit(daemon: Daemon, progress: Any, bytes_s: int) -> None:
+    """Send at most so many bytes per second from now on, trees and pages alike; 0: as fast as it goes."""
+    daemon.bucket.limit(bytes_s)
+
+
+class _Teller:
+    """Passes progress on at most five times a second; what is sent waits for its bucket."""
+
+    def __init__(self, tell: Callable[..., None], bucket: Bucket | None = None) -> None:
         self.tell, self.next_s = tell, 0.0
+        self.bucket, self.spent_bytes = bucket, 0
 
     def __call__(self, done_bytes: int, *_: Any) -> None:
+        if self.bucket is not None:
+            self.bucket.spend(done_bytes - self.spent_bytes)
+            self.spent_bytes = done_bytes
         now = time.monotonic()
         if now >= self.next_s:
             self.next_s = now + TELL_S
@@ -83,7 +112,7 @@ def tree_send(
             always=treeopen.open_inodes(tasks),
             flat=kind == "images",
             matchers=matchers,
-            on_progress=_Teller(progress),
+            on_progress=_Teller(progress, daemon.bucket),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:

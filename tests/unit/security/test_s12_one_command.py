@@ -16,7 +16,9 @@ HELLO = boot.program()
 
 def test_the_command_is_the_same_for_every_node_and_run():
     assert boot.control_argv() == ["python3", "-I", "-c", boot.BOOT, "control"]
-    assert boot.bulk_argv("/run/reberth/h-x/ctl")[:-1] == ["python3", "-I", "-c", boot.BOOT, "bulk"]
+    for what in ("bulk", "pages", "probe"):
+        argv = boot.bulk_argv("/run/reberth/h-x/ctl", what)
+        assert argv == ["python3", "-I", "-c", boot.BOOT, "bulk", "/run/reberth/h-x/ctl", what]
 
 
 def start(tmp_path, base_mode: int, kind: str = "folder") -> subprocess.CompletedProcess[bytes]:

@@ -1,0 +1,56 @@
+"""What a plan is made of: the way between the nodes and the workload's memory, measured while nothing is touched."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from reberth import boot, shell
+from reberth.helper import HelperShell
+from reberth.request import Request
+from reberth_hooks import Mode, ReberthError, Shell, Survey
+
+LINK_S = 0.5
+LEAST_BYTES = 16 << 20  # less memory than this is moved as soon as it is measured
+
+
+def link_bytes_s(source: HelperShell, target: HelperShell) -> float | None:
+    """Bytes per second from source to target, the way that a move's data would take; None when it cannot be told."""
+    processes: list[shell.Process] = []
+    try:
+        argv = [
+            shell.route_argv(e.route, boot.bulk_argv(e.call("socket"), "probe"), bulk=True) for e in (source, target)
+        ]
+        processes.append(shell.connect(argv[0], stdin=shell.NOWHERE, stderr=shell.NOWHERE))
+        feed = processes[0].stdout
+        assert feed is not None
+        processes.append(shell.connect(argv[1], stdin=feed, stdout=shell.NOWHERE, stderr=shell.NOWHERE))
+        feed.close()
+        receiving, sending = target.begin("link_recv"), source.begin("link_send", seconds=LINK_S)
+        sending.result(60.0)
+        got = receiving.result(60.0)
+        return got["bytes"] / got["seconds"] if got["seconds"] > 0 else None
+    except ReberthError:
+        return None
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            shell.end(process)
+
+
+def look(request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode]) -> dict[str, Any]:
+    """What can be told: for a plan all figures, for a move only those that its choice of a mode depends on.
+
+    Answers `link_bytes_s` and what `dirty_rate` says (docs/helper.md).
+    """
+    memory_bytes = survey.details.get("memory_bytes", 0)
+    open_choice = request.options.mode is Mode.AUTO and len(fit) > 1 and memory_bytes >= LEAST_BYTES
+    found: dict[str, Any] = {}
+    if (request.figures or open_choice) and isinstance(source, HelperShell) and isinstance(target, HelperShell):
+        found["link_bytes_s"] = link_bytes_s(source, target)
+    if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):
+        with contextlib.suppress(ReberthError):
+            found.update(source.call("dirty_rate", pid=survey.details["pid"]))
+    return {key: value for key, value in found.items() if value is not None}

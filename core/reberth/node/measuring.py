@@ -1,0 +1,163 @@
+"""Measurements before a move: how fast a workload writes to its memory, and how fast the way to the other node is.
+
+Both only read. The dirty rate is sampled by hashing pages, which works on every kernel; soft-dirty bits, where there
+are any, belong to CRIU.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node import procs
+from reberth.node.errors import OpError
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SAMPLE_PAGES = 4096
+LOOKS_S = (0.25, 0.5, 1.0, 2.0)
+PRESENT = 1 << 63
+PROBE_WAIT_S = 15.0
+PIECE = os.urandom(1 << 20)  # what a link or a disk cannot compress
+
+
+def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
+    """Watch a sample of a tree's private memory for two seconds.
+
+    Answers `resident_bytes` (of private writable memory), `dirty_bytes_s` (distinct pages, at first), `set_bytes` (the
+    size of what is written again and again) and `sample_pages`. Raises OpError `ended`.
+    """
+    tasks = procs.tree(pid)
+    if not tasks:
+        raise OpError("ended", f"there is no process {pid}")
+    places = [(t.pid, address) for t in tasks for address in _resident(t.pid)]
+    sample = places[:: max(1, len(places) // SAMPLE_PAGES)]
+    if not sample:
+        return {"resident_bytes": 0, "dirty_bytes_s": 0.0, "set_bytes": 0, "sample_pages": 0}
+    first, started_s = _hashes(sample), time.monotonic()
+    seen: list[tuple[float, float]] = []
+    for look_s in LOOKS_S:
+        time.sleep(max(0.0, started_s + look_s - time.monotonic()))
+        now = _hashes(sample)
+        share = sum(a != b for a, b in zip(first, now)) / len(sample)
+        seen.append((time.monotonic() - started_s, share * len(places) * PAGE_BYTES))
+    rate, size = fit(seen)
+    total = len(places) * PAGE_BYTES
+    return {
+        "resident_bytes": total,
+        "dirty_bytes_s": rate,
+        "set_bytes": min(int(size), total),
+        "sample_pages": len(sample),
+    }
+
+
+def fit(seen: list[tuple[float, float]]) -> tuple[float, float]:
+    """Rate and set of `(seconds, distinct bytes)`: W (1 - exp(-D t / W)), through the first and the last look."""
+    (t1, r1), (t2, r2) = seen[0], seen[-1]
+    if r2 <= 0:
+        return 0.0, 0.0
+    if r1 <= 0 or r1 / t1 <= r2 / t2 * 1.02:  # as good as straight: the set is larger than what was seen
+        return r2 / t2, r2 / t2 * 3600
+    low, high = r2, r2 * 1000.0
+    for _ in range(60):
+        size = math.sqrt(low * high)
+        rate = -math.log(max(1e-12, 1 - r2 / size)) * size / t2
+        if size * (1 - math.exp(-rate * t1 / size)) > r1:
+            low = size  # still too curved: the set is larger
+        else:
+            high = size
+    return rate, size
+
+
+def _resident(pid: int) -> list[int]:
+    """Addresses of the present pages of private writable memory."""
+    found: list[int] = []
+    try:
+        with (
+            open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines,
+            open(f"/proc/{pid}/pagemap", "rb", buffering=0) as table,
+        ):
+            for line in lines:
+                words = line.split(None, 5)
+                if words[1][:2] != "rw" or words[1][3] != "p":
+                    continue
+                begin, end = (int(word, 16) for word in words[0].split("-"))
+                table.seek(begin // PAGE_BYTES * 8)
+                data = table.read((end - begin) // PAGE_BYTES * 8)
+                entries = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+                found += [begin + i * PAGE_BYTES for i, entry in enumerate(entries) if entry & PRESENT]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return found
+
+
+def _hashes(sample: list[tuple[int, int]]) -> list[int]:
+    """A checksum of each page; -1 for one that is gone."""
+    found: list[int] = []
+    files: dict[int, int] = {}
+    try:
+        for pid, address in sample:
+            try:
+                if pid not in files:
+                    files[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                found.append(zlib.crc32(os.pread(files[pid], PAGE_BYTES, address)))
+            except OSError:
+                found.append(-1)
+    finally:
+        for fd in files.values():
+            os.close(fd)
+    return found
+
+
+def link_send(daemon: Daemon, progress: Any, seconds: float = 0.5, limit_bytes: int = 64 << 20) -> int:
+    """Send random bytes to the other helper; answers how many."""
+    read_fd, write_fd, over = _channel(daemon)
+    sent, deadline = 0, time.monotonic() + seconds
+    try:
+        while sent < limit_bytes and time.monotonic() < deadline:
+            sent += os.write(write_fd, PIECE)
+    except OSError as error:
+        raise OpError("transfer", f"the other node is gone: {error}") from error
+    finally:
+        _close(read_fd, write_fd, over)
+    return sent
+
+
+def link_recv(daemon: Daemon, progress: Any) -> dict[str, float]:
+    """Take what comes until it ends; answers `bytes` and the `seconds` from the first to the last of them."""
+    read_fd, write_fd, over = _channel(daemon)
+    got, first_s, last_s = 0, 0.0, 0.0
+    try:
+        while True:
+            piece = os.read(read_fd, 1 << 20)
+            last_s = time.monotonic()
+            if not piece:
+                break
+            first_s = first_s or last_s
+            got += len(piece)
+    finally:
+        _close(read_fd, write_fd, over)
+    return {"bytes": got, "seconds": max(0.0, last_s - first_s)}
+
+
+def _channel(daemon: Daemon) -> tuple[int, int, threading.Event]:
+    if not daemon.probe_ready.wait(PROBE_WAIT_S) or daemon.probe is None:
+        raise OpError("protocol", "no connection was opened")
+    daemon.probe_ready.clear()
+    return (*daemon.probe, daemon.probe_over)
+
+
+def _close(read_fd: int, write_fd: int, over: threading.Event) -> None:
+    os.close(write_fd)
+    os.close(read_fd)
+    over.set()
+
+
+OPS: dict[str, Callable[..., Any]] = {"dirty_rate": dirty_rate, "link_send": link_send, "link_recv": link_recv}

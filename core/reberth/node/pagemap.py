@@ -1,0 +1,88 @@
+"""How many pages a dump has left behind: CRIU's pagemap images, read without CRIU.
+
+An image is a magic of eight bytes, then messages of protobuf, each behind its length in four bytes. The first of a
+pagemap is its head; each other one is a run of pages (CRIU's images/pagemap.proto, read 2026-11-25: vaddr = 1,
+compat_nr_pages = 2, in_parent = 3, flags = 4, nr_pages = 5, the last one since 4.2).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reberth.node.errors import OpError
+
+PE_PARENT, PE_LAZY, PE_PRESENT = 1, 2, 4
+NAME = re.compile(r"pagemap-(\d+)\.img\Z")
+VADDR, OLD_COUNT, IN_PARENT, FLAGS, COUNT = 1, 2, 3, 4, 5
+
+
+class Extent(NamedTuple):
+    """A run of pages of one process: first address, number of pages, and the flags PE_*."""
+
+    vaddr: int
+    pages: int
+    flags: int
+
+
+def lazy_pages(directory: str) -> dict[int, int]:
+    """Pages that were left for later, by the pid in the workload's own namespace."""
+    found: dict[int, int] = {}
+    for pid, extent in lazy_extents(directory):
+        found[pid] = found.get(pid, 0) + extent.pages
+    return found
+
+
+def lazy_extents(directory: str) -> Iterator[tuple[int, Extent]]:
+    """Each run of them, with its process."""
+    for file in sorted(os.listdir(directory)):
+        name = NAME.match(file)
+        if name:
+            for extent in extents(os.path.join(directory, file)):
+                if extent.flags & PE_LAZY and not extent.flags & PE_PARENT:
+                    yield int(name[1]), extent
+
+
+def extents(path: str) -> Iterator[Extent]:
+    """The runs of one pagemap image; raises OpError `images` when it is none."""
+    with open(path, "rb") as file:
+        data = file.read()
+    at, first = 8, True
+    try:
+        while at < len(data):
+            (size,) = struct.unpack_from("<I", data, at)
+            at += 4
+            if at + size > len(data):
+                raise ValueError("cut off")
+            if not first:
+                fields = _fields(data[at : at + size])
+                flags = fields.get(FLAGS, PE_PARENT if fields.get(IN_PARENT) else PE_PRESENT)
+                yield Extent(fields[VADDR], fields.get(COUNT, fields.get(OLD_COUNT, 0)), flags)
+            at, first = at + size, False
+    except (ValueError, KeyError, IndexError, struct.error) as error:
+        raise OpError("images", f"{path} cannot be read: {error}") from error
+
+
+def _fields(message: bytes) -> dict[int, int]:
+    """The numbers of a message that has numbers only."""
+    found: dict[int, int] = {}
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        if key & 7:
+            raise ValueError(f"field {key >> 3} is no number")
+        found[key >> 3], at = _varint(message, at)
+    return found
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return value, at

@@ -1,0 +1,64 @@
+"""One round of pre-copy: what the workload has written since the last round, dumped while it runs on.
+
+The tool freezes it for a moment by itself. Whatever goes wrong here, the workload runs: CRIU lets it go when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node import procs
+from reberth.node.errors import OpError
+from reberth.node.jobs import Job
+from reberth.node.stats import read_dump_stats
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+
+def pre_dump(
+    daemon: Daemon, progress: Any, argv: list[str], work: str, root_pid: int, start_ticks: int, stall_s: float = 20.0
+) -> dict[str, Any]:
+    """Run the tool to its end in the new directory `work`; answers its counters, `bytes` and `seconds`.
+
+    Raises OpError `ended`, `tool-failed`, `stalled`.
+    """
+    if daemon.end is None or daemon.end.run.role != "source":
+        raise OpError("protocol", "this node is not the source of a run")
+    if not procs.alive(root_pid, start_ticks):
+        raise OpError("ended", f"process {root_pid} has ended")
+    os.mkdir(work, 0o700)
+    started_s = time.monotonic()
+    job = Job("pre-dump", daemon.end.run.dir, work)
+    try:
+        job.spawn(argv)
+        code = job.run_to_end(stall_s)
+    finally:
+        job.close()
+    if code != 0:
+        gone = not procs.alive(root_pid, start_ticks)
+        text = f"process {root_pid} has ended" if gone else f"pre-dump ended with {code}"
+        raise OpError("ended" if gone else "tool-failed", text, tail=job.errors())
+    pages = [os.path.getsize(os.path.join(work, name)) for name in os.listdir(work) if name.startswith("pages-")]
+    return {
+        **read_dump_stats(os.path.join(work, "stats-dump")),
+        "bytes": sum(pages),
+        "seconds": time.monotonic() - started_s,
+    }
+
+
+def parent_link(daemon: Daemon, progress: Any, directory: str, parent: str) -> None:
+    """On the target: say that the images of one round build on those of another; CRIU's own link never travels."""
+    if daemon.end is None:
+        raise OpError("protocol", "no run is open on this connection")
+    if os.path.isabs(parent) or not os.path.isdir(os.path.join(directory, parent)):
+        raise OpError("bad-argument", f"{parent!a} is no directory beside {directory!a}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, "parent"))
+    os.symlink(parent, os.path.join(directory, "parent"))
+
+
+OPS: dict[str, Callable[..., Any]] = {"pre_dump": pre_dump, "parent_link": parent_link}

@@ -1,0 +1,119 @@
+"""What a move will cost in each mode: a small model of few figures, all of which the plan prints.
+
+Symbols of docs/benchmark.md: memory M, link B, dirty rate D, written set W. After t seconds W (1 - exp(-D t / W)) bytes
+are dirty. The constants are what this project measured on its lab; a prediction is a range, not a figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reberth_hooks import Mode, Options
+
+LINK_BYTES_S = 110e6  # where nothing was measured: a gigabit link
+DUMP_BYTES_S = 2.5e9  # criu writes its images
+COMPARE_BYTES_S = 2.5e9  # each page with the copy that went ahead (docs/decisions/010)
+RESTORE_BYTES_S = 1.3e9
+LAZY_FROM_BYTES, LAZY_RESTORE_S = 64 << 20, 0.06
+FIXED_S = {"criu": 0.08, "runc": 0.3}  # freeze, dump and restore of what is not memory
+SETUP_S = 0.6
+ROUND_S = 0.15
+LOW, HIGH = 0.6, 1.7
+MIN_GAIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One mode: seconds of downtime with its range, seconds until the source is free, bytes, rounds before the last."""
+
+    mode: str
+    downtime_s: float
+    total_s: float
+    bytes: int
+    rounds: int = 0
+
+    @property
+    def low_s(self) -> float:
+        """The short end of the downtime."""
+        return LOW * self.downtime_s
+
+    @property
+    def high_s(self) -> float:
+        """The long end."""
+        return HIGH * self.downtime_s
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        spread = {"downtime_low_s": self.low_s, "downtime_high_s": self.high_s}
+        rest = {"total_s": self.total_s, "bytes": self.bytes, "rounds": self.rounds}
+        return {"mode": self.mode, "downtime_s": self.downtime_s, **spread, **rest}
+
+
+def dirty_bytes(seconds: float, rate_bytes_s: float, set_bytes: float) -> float:
+    """Distinct bytes written in a time."""
+    if rate_bytes_s <= 0 or set_bytes <= 0:
+        return 0.0
+    return set_bytes * (1 - math.exp(-rate_bytes_s * seconds / set_bytes))
+
+
+def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str, Any], options: Options) -> Prediction:
+    """One mode; `measured` may lack the link and the dirty rate (`reberth.measure`)."""
+    link = float(measured.get("link_bytes_s") or LINK_BYTES_S)
+    link = min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
+    fixed_s = FIXED_S.get(backend, FIXED_S["runc"])
+    sent, last, rounds, spent_s = 0.0, float(memory_bytes), 0, 0.0
+    if mode in (Mode.PRE_COPY, Mode.HYBRID):
+        sent, last, rounds, spent_s = _rounds(memory_bytes, link, measured, options, fixed_s)
+    if mode in (Mode.POST_COPY, Mode.HYBRID):
+        downtime_s = fixed_s + last / (4 * DUMP_BYTES_S)
+        total_s = SETUP_S + spent_s + downtime_s + 1.1 * last / link
+    else:
+        lazy = mode is Mode.STOP_AND_COPY and options.lazy_restore and last >= LAZY_FROM_BYTES
+        restore_s = LAZY_RESTORE_S if lazy else memory_bytes / RESTORE_BYTES_S
+        if mode is Mode.STOP_AND_COPY and options.memory_ahead:
+            fixed_s += last / DUMP_BYTES_S + last / COMPARE_BYTES_S
+            sent, last, spent_s = _ahead(last, link, measured)
+        downtime_s = fixed_s + last / DUMP_BYTES_S + last / link + restore_s
+        total_s = SETUP_S + spent_s + downtime_s
+    return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
+
+
+def _ahead(memory_bytes: float, link: float, measured: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Two passes over memory while it runs: bytes sent in them, bytes that changed since, and their seconds."""
+    rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
+    first_s = memory_bytes / link + ROUND_S
+    again = dirty_bytes(first_s, rate, size)
+    second_s = again / link + ROUND_S
+    return memory_bytes + again, dirty_bytes(second_s, rate, size), first_s + second_s
+
+
+def _rounds(
+    memory_bytes: float, link: float, measured: Mapping[str, Any], options: Options, fixed_s: float
+) -> tuple[float, float, int, float]:
+    """Bytes sent in the rounds, bytes left for the last one, how many rounds, and their seconds."""
+    rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
+    sent, amount, spent_s, rounds = 0.0, float(memory_bytes), 0.0, 0
+    while rounds < options.iterations:
+        seconds = amount / link + ROUND_S
+        sent, spent_s, rounds = sent + amount, spent_s + seconds, rounds + 1
+        left = dirty_bytes(seconds, rate, size)
+        gain = amount - left
+        amount = left
+        if options.policy == "downtime" and (
+            fixed_s + left / link <= options.max_downtime_s or gain < MIN_GAIN * amount
+        ):
+            break
+    return sent, amount, rounds, spent_s
+
+
+def table(
+    modes: Sequence[Mode], backend: str, details: Mapping[str, Any], measured: Mapping[str, Any], options: Options
+) -> dict[str, Prediction]:
+    """All of these modes; empty when the size of the workload is not known."""
+    size = details.get("memory_bytes")
+    if size is None:
+        return {}
+    return {mode.value: predict(mode, backend, float(size), measured, options) for mode in modes}

@@ -1,0 +1,103 @@
+"""The model of costs, the fit of the dirty rate, and the limit of bytes: pure, or by a clock of the test's own."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import pytest
+
+from reberth import predict
+from reberth.node.bucket import Bucket
+from reberth.node.measuring import fit
+from reberth.wishes import Wishes
+from reberth_hooks import Mode, Options
+
+MIB = 1 << 20
+LINK = {"link_bytes_s": 100 * MIB}
+
+
+def cost(mode, mib=1024, measured=LINK, backend="criu", **options):
+    return predict.predict(mode, backend, mib * MIB, measured, Options(**options))
+
+
+def test_downtime_grows_with_memory_only_where_it_stands_still():
+    small, large = (cost(Mode.STOP_AND_COPY, mib, memory_ahead=False) for mib in (256, 1024))
+    assert large.downtime_s > 3.5 * small.downtime_s
+    assert cost(Mode.STOP_AND_COPY).downtime_s < 0.2 * large.downtime_s
+    small, large = (cost(Mode.POST_COPY, mib) for mib in (256, 1024))
+    assert large.downtime_s < 4 * small.downtime_s
+    assert large.downtime_s < 0.3 * cost(Mode.STOP_AND_COPY).downtime_s
+    assert large.total_s > 10
+
+
+def test_rounds_help_a_slow_writer_and_not_one_that_outruns_the_link():
+    slow = {**LINK, "dirty_bytes_s": 5 * MIB, "set_bytes": 64 * MIB}
+    fast = {**LINK, "dirty_bytes_s": 400 * MIB, "set_bytes": 900 * MIB}
+    plain = cost(Mode.STOP_AND_COPY, memory_ahead=False)
+    assert cost(Mode.PRE_COPY, measured=slow).downtime_s < 0.2 * plain.downtime_s
+    worse = cost(Mode.PRE_COPY, measured=fast)
+    assert worse.bytes > 1.5 * plain.bytes
+    assert worse.rounds <= 2, "a round that gains nothing is the last"
+    assert cost(Mode.HYBRID, measured=fast).downtime_s < worse.downtime_s
+
+
+def test_a_fixed_number_of_rounds_and_a_limit():
+    quiet = {**LINK, "dirty_bytes_s": MIB, "set_bytes": 64 * MIB}
+    assert cost(Mode.PRE_COPY, measured=quiet, policy="fixed", iterations=3).rounds == 3
+    assert cost(Mode.STOP_AND_COPY, bandwidth_bytes_s=10 * MIB).total_s > 100
+
+
+def test_the_document_has_a_range():
+    found = cost(Mode.POST_COPY).document()
+    assert found["downtime_low_s"] < found["downtime_s"] < found["downtime_high_s"]
+    assert predict.table([Mode.POST_COPY], "criu", {}, LINK, Options()) == {}
+
+
+@pytest.mark.parametrize(("rate", "size"), [(20 * MIB, 64 * MIB), (5 * MIB, 512 * MIB), (200 * MIB, 100 * MIB)])
+def test_the_fit_finds_rate_and_set(rate, size):
+    seen = [(t, size * (1 - math.exp(-rate * t / size))) for t in (0.25, 0.5, 1.0, 2.0)]
+    found_rate, found_size = fit(seen)
+    assert found_rate == pytest.approx(rate, rel=0.05)
+    assert found_size > 0.9 * size
+
+
+def test_the_fit_of_a_quiet_and_of_a_straight_one():
+    assert fit([(0.25, 0.0), (2.0, 0.0)]) == (0.0, 0.0)
+    rate, size = fit([(0.25, 0.25 * MIB), (2.0, 2 * MIB)])
+    assert rate == pytest.approx(MIB)
+    assert size > 100 * MIB
+
+
+def test_a_limit_makes_who_sends_wait_and_a_new_one_lets_it_go():
+    bucket = Bucket()
+    bucket.spend(1 << 40)  # no limit: no wait
+    bucket.limit(1)
+    passed = threading.Event()
+    threading.Thread(target=lambda: (bucket.spend(1 << 20), passed.set()), daemon=True).start()
+    assert not passed.wait(0.2)
+    bucket.limit(0)
+    assert passed.wait(10)
+
+
+def test_a_limit_is_kept():
+    bucket = Bucket()
+    bucket.limit(1 << 20)
+    started_s = time.monotonic()
+    for _ in range(8):
+        bucket.spend(1 << 16)
+    assert time.monotonic() - started_s > 0.3
+
+
+def test_wishes_are_heard_once_and_add_up(tmp_path):
+    writer, reader = Wishes(tmp_path), Wishes(tmp_path)
+    assert reader.news() == {}
+    writer.add({"bandwidth_bytes_s": 5})
+    assert reader.news() == {"bandwidth_bytes_s": 5}
+    assert reader.news() == {}
+    time.sleep(0.01)
+    assert writer.add({"mode": "post-copy"}) == {"bandwidth_bytes_s": 5, "mode": "post-copy"}
+    assert reader.news() == {"bandwidth_bytes_s": 5, "mode": "post-copy"}
+    (tmp_path / "wishes.json").write_text("{")
+    assert reader.news() == {}

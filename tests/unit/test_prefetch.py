@@ -1,0 +1,202 @@
+"""Pages ahead of the daemon: in its order, each once, whatever the source answers; a false answer is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+
+import pytest
+
+from reberth.node import prefetch
+from reberth.node.pages import HEADERS, Channel
+from reberth.node.prefetch import Area, Ledger, Place, Prefetch
+
+BASE, OTHER = 0x7F0000000000, 0x7F0000800000
+GET, ADD, FORCE_CLOSE = 7, 0x40006, 0x1024
+HEAD = HEADERS[32]
+
+
+def page(owner: int, address: int) -> bytes:
+    return struct.pack("<QQ", owner, address) * 256
+
+
+class Source(threading.Thread):
+    """A page server as CRIU's: answers in order, at most `most` pages at once; `asked` is what it was asked for."""
+
+    def __init__(self, channel: Channel, most: int = 1 << 20) -> None:
+        super().__init__(daemon=True)
+        self.channel, self.most = channel, most
+        self.asked: list[tuple[int, int, int]] = []
+        self.closed = False
+
+    def run(self) -> None:
+        rest = b""
+        while True:
+            data = os.read(self.channel.read_fd, 1 << 16)
+            if not data:
+                break
+            rest += data
+            while len(rest) >= HEAD.size:
+                command, pages, address, owner = HEAD.unpack(rest[: HEAD.size])
+                rest = rest[HEAD.size :]
+                if command == FORCE_CLOSE:
+                    self.closed = True
+                    self.send(bytes(4))
+                    continue
+                self.asked.append((owner, address, pages))
+                pages = min(pages, self.most)
+                body = b"".join(page(owner, address + i * 4096) for i in range(pages))
+                self.send(HEAD.pack(ADD, pages, address, owner) + body)
+        os.close(self.channel.read_fd)
+        os.close(self.channel.write_fd)
+
+    def send(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the test is over
+            while data:
+                data = data[os.write(self.channel.write_fd, data) :]
+
+
+class Daemon:
+    """CRIU's end: asks, and takes what comes in the order of its requests."""
+
+    def __init__(self, flow: Prefetch) -> None:
+        self.sock = flow.theirs.dup()
+        self.sock.settimeout(10)
+
+    def ask(self, owner: int, address: int, pages: int) -> None:
+        self.sock.sendall(HEAD.pack(GET, pages, address, owner))
+
+    def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, "the flow has ended"
+            data += piece
+        return data
+
+    def take(self) -> tuple[int, int, int]:
+        command, pages, address, owner = HEAD.unpack(self.exactly(HEAD.size))
+        assert command == ADD
+        for i in range(pages):
+            assert self.exactly(4096) == page(owner, address + i * 4096)
+        return owner, address, pages
+
+
+@pytest.fixture
+def scene():
+    made = []
+
+    def make(*areas: tuple[int, int, int], most: int = 1 << 20) -> tuple[Prefetch, Daemon, Source]:
+        (a_r, a_w), (b_r, b_w) = os.pipe(), os.pipe()
+        flow = Prefetch(Channel(a_r, b_w), 32)
+        flow.ledger = Ledger([Area(*area) for area in areas])
+        daemon, source = Daemon(flow), Source(Channel(b_r, a_w), most)
+        source.start()
+        made.append((flow, daemon, source))
+        flow.start()
+        return made[-1]
+
+    yield make
+    for flow, daemon, source in made:
+        daemon.sock.close()
+        flow.end()
+        assert flow.ended.wait(5)
+        source.join(5)
+
+
+def test_nothing_is_fetched_before_the_daemon_asks(scene):
+    _, daemon, source = scene((30, BASE, 1000))
+    assert not source.asked
+    daemon.ask(30, BASE + 4096 * 500, 1)
+    assert daemon.take() == (30, BASE + 4096 * 500, 1)
+    assert source.asked[0] == (30, BASE + 4096 * 500, prefetch.NEAR_PAGES)
+
+
+@pytest.mark.parametrize("most", [1, 5, 1 << 20])
+def test_every_page_comes_once(scene, most):
+    """The daemon asks for all in steps of 32, as CRIU does; the source may answer less than it was asked for."""
+    flow, daemon, source = scene((30, BASE, 300), (31, OTHER, 77), most=most)
+    for owner, start, pages in ((30, BASE, 300), (31, OTHER, 77)):
+        at = 0
+        while at < pages:
+            daemon.ask(owner, start + at * 4096, min(32, pages - at))
+            got = daemon.take()
+            assert got[:2] == (owner, start + at * 4096)
+            at += got[2]
+    assert flow.pages == 377
+    daemon.sock.sendall(HEAD.pack(FORCE_CLOSE, 0, 0, 0))
+    assert daemon.exactly(4) == bytes(4)
+    assert source.closed
+    first = [ask for number, ask in enumerate(source.asked) if ask not in source.asked[:number]]
+    assert len(first) == len(source.asked), "a page was asked for twice"
+
+
+def test_answers_come_in_the_order_of_the_requests(scene):
+    flow, daemon, _ = scene((30, BASE, 2000), (31, OTHER, 2000))
+    places = [(30, BASE + 4096 * i) for i in (1999, 3, 700)] + [(31, OTHER + 4096 * 5)]
+    for owner, address in places:
+        daemon.ask(owner, address, 1)
+    assert [daemon.take()[:2] for _ in places] == places
+    assert flow.pages == 4
+
+
+def test_a_page_that_is_asked_for_again_counts_once(scene):
+    flow, daemon, _ = scene((30, BASE, 4))
+    for _ in range(3):
+        daemon.ask(30, BASE, 1)
+        assert daemon.take() == (30, BASE, 1)
+    assert flow.pages == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD.pack(ADD, 1, BASE + 4096, 30),  # another page
+        HEAD.pack(ADD, 99999, BASE, 30),  # more than was asked for
+        HEAD.pack(GET, 1, BASE, 30),
+        b"GET / HTTP/1.1\r\n" * 3,
+    ],
+)
+def test_what_criu_would_not_send_is_refused(answer):
+    (a_r, a_w), (b_r, b_w) = os.pipe(), os.pipe()
+    flow = Prefetch(Channel(a_r, b_w), 32)
+    flow.ledger = Ledger([Area(30, BASE, 4)])
+    daemon = Daemon(flow)
+    flow.start()
+    daemon.ask(30, BASE, 1)
+    os.read(b_r, 100)
+    os.write(a_w, answer)
+    assert flow.ended.wait(5)
+    assert "no page of CRIU's" in flow.failed
+    assert daemon.sock.recv(10) == b""
+    assert flow.pages == 0
+    daemon.sock.close()
+    os.close(a_w)
+    os.close(b_r)
+
+
+def test_a_source_that_goes_away_ends_the_flow(scene):
+    flow, daemon, _ = scene((30, BASE, 4))
+    flow.end()
+    assert flow.ended.wait(5)
+    with pytest.raises((AssertionError, socket.timeout)):
+        daemon.exactly(1)
+
+
+def test_the_ledger_finds_its_places():
+    ledger = Ledger([Area(31, OTHER, 2), Area(30, BASE, 3)])
+    assert ledger.find(Place(30, BASE + 4096 * 3)) is None
+    assert ledger.find(Place(31, BASE)) is None
+    assert ledger.state(Place(29, 0)) == prefetch.SERVED
+    ledger.mark(Place(30, BASE + 4096), 5, prefetch.ASKED)
+    assert ledger.next_run(9) == (Place(30, BASE), 1)
+    ledger.mark(Place(30, BASE), 1, prefetch.ASKED)
+    assert ledger.next_run(9) == (Place(31, OTHER), 2)
+    ledger.mark(Place(31, OTHER), 2, prefetch.SERVED)
+    assert ledger.next_run(9) is None
+    ledger.mark(Place(31, OTHER), 2, prefetch.UNASKED)
+    assert ledger.served == 2
+    assert ledger.state(Place(31, OTHER)) == prefetch.SERVED
