@@ -47,16 +47,26 @@ def _missing(cache: Path) -> list[str]:
 
 
 def unpack(cache: Path, into: Path) -> None:
-    """Put the modules into a folder, and the licence of each beside them as NAME.LICENSE."""
-    into.mkdir(parents=True)
+    """Put into a folder: `modules`, and `licenses/NAME`.
+
+    Of the metadata only the version stays, which pylxd reads: of the rest dh_python3 would make dependencies.
+    """
+    modules, licenses = into / "modules", into / "licenses"
+    for folder in (modules, licenses):
+        folder.mkdir(parents=True)
     for path in wheels(cache):
         name = path.name.partition("-")[0]
         with zipfile.ZipFile(path) as wheel:
             for member in sorted(wheel.namelist()):
                 if member.startswith(f"{name}/") and "/tests/" not in member and member.endswith(".py"):
-                    wheel.extract(member, into)
+                    wheel.extract(member, modules)
+                elif member.endswith(".dist-info/METADATA"):
+                    lines = wheel.read(member).decode().splitlines()
+                    kept = [line for line in lines if line.startswith(("Metadata-Version:", "Name:", "Version:"))]
+                    (modules / member).parent.mkdir()
+                    (modules / member).write_text("\n".join(kept) + "\n", encoding="utf-8")
                 elif member.endswith("/LICENSE"):
-                    with wheel.open(member) as source, (into / f"{name}.LICENSE").open("wb") as target:
+                    with wheel.open(member) as source, (licenses / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
     for path in (into, *into.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
