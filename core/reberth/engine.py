@@ -83,7 +83,7 @@ class Engine:
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
-        mode, options = session.plan.mode, session.plan.options
+        mode, options = session.plan.rounds_mode, session.plan.options
         receipts: list[Receipt] = []
         with self.phase("prepare", False):
             stage.prepare(session)
@@ -94,7 +94,8 @@ class Engine:
         self.final, carried = travel(stage, session, self.history, self.phase, self._carry)
         with self.phase("restore"):
             stage.restore(session, (*receipts, *carried))
-        self.report.stop_reason = session.why_switched or why_stop(options, self.history[:-1]) or "single round"
+        self.report.stop_reason = self.final.why or session.why_switched or why_stop(options, self.history[:-1])
+        self.report.stop_reason = self.report.stop_reason or "single round"
 
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)

@@ -26,7 +26,7 @@ def travel(
     """
     receipts: list[Receipt] = []
     plan, final = session.plan, Checkpoint((), Iteration(0))
-    for round_ in rounds(plan.mode, plan.options, history, lambda: session.switched):
+    for round_ in rounds(plan.rounds_mode, plan.options, history, lambda: session.switched):
         started_s = time.monotonic()
         with phase("final-dump" if round_.final else "pre-dump"):
             if round_.lazy:
@@ -36,5 +36,5 @@ def travel(
             with phase(PHASE_OF.get(parcel.kind, "final-transfer") if round_.final else "pre-transfer"):
                 receipts.append(carry(parcel))
         seconds = final.iteration.seconds if round_.final else time.monotonic() - started_s
-        history.append(replace(final.iteration, seconds=seconds))
+        history += [*final.earlier, replace(final.iteration, seconds=seconds)]
     return final, receipts

@@ -155,7 +155,7 @@ def test_runs_plugins_and_hosts(complete, tmp_path):
 def test_values_of_options(complete):
     assert complete("move", "--mode", "st") == (["stop-and-copy"], main.NO_FILES | main.KEEP_ORDER)
     assert complete("move", "--mode=st")[0] == ["--mode=stop-and-copy"]
-    assert complete("move", "--backend", "")[0] == ["criu", "runc"]
+    assert complete("move", "--backend", "")[0] == ["criu", "lxd", "runc"]
     assert complete("node", "add", "x", "--become", "")[0] == ["none", "sudo"]
     assert complete("lab", "up", "--kind", "a")[0] == ["android"]
     assert complete("android", "stop", "nod")[0] == ["node1", "node2"]

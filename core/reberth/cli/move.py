@@ -35,6 +35,7 @@ def command(
     verify: params.Verify = None,
     on_failure: params.OnFailure = None,
     no_lazy_restore: params.NoLazyRestore = False,
+    keep_source: params.KeepSource = False,
     dry_run: DryRun = False,
     json: params.Json = False,
     quiet: params.Quiet = False,
@@ -67,6 +68,7 @@ def command(
         verify=verify,
         on_failure=on_failure,
         no_lazy_restore=no_lazy_restore,
+        keep_source=keep_source,
     )
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, measuring, predump, probe, procs, run, survey, tools, transfer
+from reberth.node import address, bundles, cgroup, cpu, daemons, measuring, predump, probe, procs, run, survey, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
+from reberth.node.tools import run as run_program
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -77,7 +78,7 @@ def run_tool(
     daemon: Daemon, progress: Any, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/"
 ) -> dict[str, Any]:
     """Run a program to its end; answers code, out, err."""
-    return tools.run(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
+    return run_program(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
 
 
 def read(daemon: Daemon, progress: Any, path: str, limit_bytes: int = 8 << 20) -> str:
@@ -368,6 +369,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    **daemons.OPS,
     "fill": fill,
     "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
@@ -381,11 +383,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "limit": transfer.limit,
     "tree_send": transfer.tree_send,
     "tree_recv": transfer.tree_recv,
-    "address_find": address.address_find,
-    "address_probe": address.address_probe,
-    "address_announce": address.address_announce,
-    "address_del": address.address_del,
-    "address_add": address.address_add,
+    **address.OPS,
     "mark_left": bundles.mark_left,
     "is_left": bundles.is_left,
     "unmark_left": bundles.unmark_left,

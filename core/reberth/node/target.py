@@ -88,6 +88,10 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
+
+    def held(self, init: int) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
@@ -95,7 +99,7 @@ class Target:
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
-        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+        return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
     def guard(self) -> None:
         """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
@@ -162,8 +166,8 @@ class Target:
 
     def _holds(self) -> bool:
         """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
-        waits = self.job is not None and self.job.holds("post-restore")
-        return waits and procs.descends(self.script_pid, os.getpid())
+        job = self.job
+        return job is not None and job.holds("post-restore") and procs.descends(self.script_pid, job.above)
 
     def _land(self) -> None:
         """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
@@ -181,7 +185,7 @@ class Target:
             script_pid, _, _ = self.job.wait_hook("pre-resume", stall_s=30.0)
         except OpError as error:
             self._fail("the tool failed after PERMIT", error, never_ran=False)
-        never_ran = self._fence(script_pid)
+        never_ran = self._fence(script_pid, self.job.above)
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
@@ -196,13 +200,13 @@ class Target:
         strays.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
         return os.path.exists(os.path.join(self.run.dir, "vetoed"))
 
-    def _fence(self, script_pid: int) -> bool:
+    def _fence(self, script_pid: int, above: int) -> bool:
         """Freeze the copy; true when CRIU, that holds its tasks, still lives once they are frozen.
 
         CRIU that is killed lets go of them: before the fence they run, behind it they do not (trials M13 and E5).
         """
         cgroup.ask_freeze(self.cgroup)
-        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, os.getpid())
+        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, above)
 
     def _go(self) -> None:
         if self.run.journal.has("running"):
@@ -284,6 +288,8 @@ class Target:
                 self.filling.fill()
                 self.finish()
                 self.run.end("moved")
+            elif self.run.daemon_works():
+                return False  # asked again in a second
             else:
                 self.run.end("rolled-back")
             return True
