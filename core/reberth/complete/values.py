@@ -19,6 +19,7 @@ FIXED = {
     "--compress": ("auto", "zstd", "none"),
     "--on-failure": ("hold", "rollback"),
     "--timeout": ("30s", "90s", "5m"),
+    "--client": ("lxc", "incus"),
     "SHELL": ("bash", "zsh", "fish"),
 }
 LAB_KINDS = ("namespace", "vm", "android")
