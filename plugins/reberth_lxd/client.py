@@ -132,7 +132,7 @@ def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
 
         from reberth_lxd.adapter import HelperAdapter
     except ImportError as error:
-        hint = "apt-get install python3-requests-toolbelt python3-cryptography, or pip install 'reberth[lxd]'; on this machine"
+        hint = "pip install 'reberth[lxd]' on this machine; with the package: apt-get install python3-requests-toolbelt"
         raise PluginError(f"plugin lxd: it needs pylxd, and {error}", hint=hint) from error
     from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import sys
+from pathlib import Path
 
 LEAST = (2, 4)  # before it pylxd could not be told how to carry its requests
 
 
 def folder() -> str:
     """The folder, below the prefix that the running Python was installed to."""
-    return os.path.join(sys.prefix, "share/reberth/vendor")
+    return f"{sys.prefix}/share/reberth/vendor"
 
 
 def enable() -> None:
     """Let the bundled pylxd be imported, unless the system has one that is new enough."""
-    if folder() in sys.path or _version() >= LEAST or not os.path.isdir(folder()):
+    if folder() in sys.path or _version() >= LEAST or not Path(folder()).is_dir():
         return
     sys.path.insert(0, folder())
 

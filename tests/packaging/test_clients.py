@@ -148,7 +148,7 @@ def test_lxc_in_fish(stocked):
 
 
 def test_the_alias_goes_without_a_trace(stocked):
-    """Last in this file: the alias is gone afterwards."""
+    """After all that uses it: the alias is gone afterwards."""
     for client in ("incus", "lxc"):
         assert f"{client} move -> " in inside(stocked, "reberth", "lxd", "alias", "status", "--client", client)
         inside(stocked, "reberth", "lxd", "alias", "remove", "--client", client)
@@ -157,3 +157,17 @@ def test_the_alias_goes_without_a_trace(stocked):
         assert "reberth" not in text and ("node2" in text or client == "lxc")
     offered = inside(stocked, "incus", "__complete", "move", "--")
     assert "--instance-only" in offered and "--incremental-memory" not in offered
+
+
+def test_the_bundled_library_is_for_the_plugin_alone_and_goes_with_the_package(stocked):
+    """After the alias: the package is gone afterwards."""
+    program = (
+        "from reberth_lxd import vendor; vendor.enable(); import pylxd, ws4py; print(pylxd.__version__, pylxd.__file__)"
+    )
+    assert inside(stocked, "python3", "-c", program).split() == ["2.4.2", "/usr/share/reberth/vendor/pylxd/__init__.py"]
+    alone = "import importlib.util as u; print(u.find_spec('pylxd'), u.find_spec('ws4py'))"
+    assert inside(stocked, "python3", "-c", alone).split() == ["None", "None"]
+    text = (stocked.root / "usr/share/doc/reberth/copyright").read_text()
+    assert "Sylvain Hellegouarch" in text and "BSD-3-clause" in text and "Canonical Ltd" in text
+    inside(stocked, "apt-get", "-y", "-q", "purge", "reberth")
+    assert not (stocked.root / "usr/share/reberth").exists()
