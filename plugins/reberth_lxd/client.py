@@ -128,13 +128,16 @@ class Daemon:
 
 def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
     """A pylxd client whose requests the node's helper hands to the daemon's socket, or one over HTTPS."""
+    from reberth_lxd import vendor
+
+    vendor.enable()
     try:
         import pylxd
         import requests
 
         from reberth_lxd.adapter import HelperAdapter
     except ImportError as error:
-        hint = "pip install 'reberth[lxd]' on this machine (the nodes need nothing)"
+        hint = "pip install 'reberth[lxd]' on this machine; with the package: apt-get install python3-requests-toolbelt"
         raise PluginError(f"plugin lxd: it needs pylxd, and {error}", hint=hint) from error
     from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
