@@ -1,4 +1,4 @@
-"""Measurements before a move: how fast a workload writes to its memory, and how fast the way to the other node is.
+"""Measurements before a move: how fast a workload writes to its memory, how fast the node and the way to the other are.
 
 Both only read. The dirty rate is sampled by hashing pages, which works on every kernel; soft-dirty bits, where there
 are any, belong to CRIU.
@@ -26,6 +26,7 @@ LOOKS_S = (0.25, 0.5, 1.0, 2.0)
 PRESENT = 1 << 63
 PROBE_WAIT_S = 15.0
 PIECE = os.urandom(1 << 20)  # what a link or a disk cannot compress
+PACE_PIECES, PACE_TRIES = 16, 3
 
 
 def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
@@ -56,6 +57,24 @@ def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "set_bytes": min(int(size), total),
         "sample_pages": len(sample),
     }
+
+
+def pace(daemon: Daemon, progress: Any) -> dict[str, float]:
+    """How fast this node writes to memory through the kernel and reads it back, as CRIU does: `copy_bytes_s`."""
+    best_s = math.inf
+    buffer = bytearray(PIECE)
+    fd = os.memfd_create("pace")
+    try:
+        for _ in range(PACE_TRIES):  # the first one waits for the pages themselves
+            started_s = time.monotonic()
+            for number in range(PACE_PIECES):
+                os.pwrite(fd, PIECE, number * len(PIECE))
+            for number in range(PACE_PIECES):
+                os.preadv(fd, [buffer], number * len(PIECE))
+            best_s = min(best_s, time.monotonic() - started_s)
+    finally:
+        os.close(fd)
+    return {"copy_bytes_s": 2 * PACE_PIECES * len(PIECE) / best_s}
 
 
 def fit(seen: list[tuple[float, float]]) -> tuple[float, float]:
@@ -160,4 +179,9 @@ def _close(read_fd: int, write_fd: int, over: threading.Event) -> None:
     over.set()
 
 
-OPS: dict[str, Callable[..., Any]] = {"dirty_rate": dirty_rate, "link_send": link_send, "link_recv": link_recv}
+OPS: dict[str, Callable[..., Any]] = {
+    "dirty_rate": dirty_rate,
+    "pace": pace,
+    "link_send": link_send,
+    "link_recv": link_recv,
+}
