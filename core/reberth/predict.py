@@ -104,7 +104,9 @@ def _rounds(
     memory_bytes: float, link: float, measured: Mapping[str, Any], options: Options, fixed_s: float
 ) -> tuple[float, float, int, float]:
     """Bytes sent in the rounds, bytes left for the last one, how many rounds, and their seconds."""
-    rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
+    tracked = "tracked_" if "tracked_bytes_s" in measured else ""
+    rate = float(measured.get(f"{tracked or 'dirty_'}bytes_s") or 0)
+    size = float(measured.get(f"{tracked}set_bytes") or memory_bytes)
     sent, amount, spent_s, rounds = 0.0, float(memory_bytes), 0.0, 0
     while rounds < options.iterations:
         seconds = amount / link + ROUND_S
