@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reberth import measure, predict
@@ -146,6 +146,8 @@ def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: S
         raise UsageError(f"backend {backend} does not offer {asked}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
     measured = measure.look(request, source, target, survey, fit)
+    if any(check.id == "userfaultfd" for check in survey.unfit.values()):
+        options = replace(options, lazy_restore=False)
     predicted = predict.table(fit, backend, survey.details, measured, options)
     if survey.mode and asked in (Mode.AUTO, survey.mode):
         return Choice(survey.mode, survey.why, (), measured, predicted, tuple(survey.unfit))

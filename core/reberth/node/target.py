@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any, Callable
 
-from reberth.node import cgroup, netlock, procs, strays, yards
+from reberth.node import cgroup, chain, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
 from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns, write_whole
@@ -48,13 +48,15 @@ class Target:
         loopback: bool = False,
         lazy: bool = False,
         header_bytes: int = 0,
+        follow: bool = True,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
 
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
         itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
-        CRIU) the pages come from the source. Raises OpError `decided`, `tool-failed`.
+        CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
+        Raises OpError `decided`, `tool-failed`, `images`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -70,7 +72,10 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
-        flow = Prefetch(self.channel(), header_bytes) if header_bytes else None
+        flow = None
+        if header_bytes:
+            channel = self.channel() if follow else None
+            flow = Prefetch(channel, header_bytes, chain.join(work))
         self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
         job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
