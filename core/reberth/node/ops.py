@@ -13,7 +13,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, daemons, measuring, predump, probe, procs, run, survey, transfer
+from reberth.node import (
+    address,
+    bundles,
+    cgroup,
+    cpu,
+    daemons,
+    measuring,
+    predump,
+    probe,
+    procs,
+    run,
+    survey,
+    tools,
+    transfer,
+)
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.source import Source

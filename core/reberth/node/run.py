@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import address, cgroup, gate, netlock, tools, unixhttp, units, yards
+from reberth.node import address, cgroup, gate, netlock, tools, units, unixhttp, yards
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
