@@ -1,7 +1,8 @@
 """Every phase and step of the engine with every trouble, by the engine itself: a new one without a row fails here.
 
 The cells are what docs/protocol.md says: before the decision the source runs again, after it the copy runs; a source
-that restarted before its dump was held has lost its workload (21), afterwards the held copy is the only one (0).
+that restarted before its dump was held has lost its workload (21), afterwards the held copy is the only one (0). A node
+that could not be told of the end leaves the run pending (41), though the copy runs.
 
 A cell says how the command ends, and, where something is left open, what `recover` then makes of it, with everything
 in reach again: `20`, `0`, `40 moved`. Rows come from the code; who adds a phase or a step has to decide its cells.
@@ -45,8 +46,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "restore": ("20", "20", "20", "20", "40 rolled-back", "20", "0", "20"),
     "ask-ready": ("20", "0", "20", "20", "41 moved", "40 rolled-back", "0", "20"),
     "permit": ("20", "0", "0", "20", "41 moved", "41 moved", "0", "20"),
-    "commit": ("0", "0", "0", "0", "0", "41 moved", "0", "0"),
-    "finish": ("0", "0", "0", "0", "0", "0", "0", "0"),
+    "commit": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
+    "finish": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
 }
 # Where a phase or a step can be struck: the plugin's call, or the operation of an end.
 PHASES = {

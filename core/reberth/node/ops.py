@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import re
 import shutil
 import stat
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +23,11 @@ from reberth.node import (
     procs,
     run,
     survey,
-    tools,
     transfer,
 )
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.hello import hello
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
 from reberth.node.tools import run as run_program
@@ -52,35 +50,6 @@ def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[...
         raise OpError("missing", str(error)) from error
     except OSError as error:
         raise OpError("os", str(error)) from error
-
-
-def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
-    """Who and what this node is."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
-    return {
-        "hostname": platform.node(),
-        "arch": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "uid": os.getuid(),
-        "boot_id": run.boot_id(),
-        "pid_ns": procs.link("/proc/self/ns/pid"),
-        "cgroup2": cgroup.mount_point(),
-        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
-        "clock_realtime_ns": time.time_ns(),
-        "clock_boottime_ns": boottime_ns(),
-        "mem_available_bytes": memory.get("MemAvailable", 0),
-        "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
-        "cap_eff": procs.capabilities(),
-        "direct_lacks": tools.direct_lacks(),
-    }
-
-
-def _number(path: str) -> int:
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        return int(file.read())
-    return 0
 
 
 def ping(daemon: Daemon, progress: Any) -> dict[str, int]:

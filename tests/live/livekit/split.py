@@ -1,6 +1,6 @@
 """Runs inside a node: dumps a process, splits its image into two rounds, joins them, and restores it lazily.
 
-So CRIU's part of decision 016 is tried on every kernel, also on those that track no written pages. Argument: where the
+So CRIU's part of decision 018 is tried on every kernel, also on those that track no written pages. Argument: where the
 packages of reberth are. Prints what the process says of its own pages afterwards: `wrong 0`.
 """
 
