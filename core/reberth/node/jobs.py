@@ -51,6 +51,7 @@ back() { [ ! -e "$run/back.ip" ] || ip -force -batch "$run/back.ip"; :; }
 broken() {
   [ -n '@keeps@' ] && [ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || return 1
   pid=$$
+  sleep 0.1  # one that was killed a moment ago may still be there
   while [ "$pid" -gt 1 ]; do
     while read -r key value; do
       case "$key$value" in Name:criu) return 1 ;; PPid:*) pid=$value ;; esac
