@@ -45,8 +45,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "restore": ("20", "20", "20", "20", "40 rolled-back", "20", "0", "20"),
     "ask-ready": ("20", "0", "20", "20", "41 moved", "40 rolled-back", "0", "20"),
     "permit": ("20", "0", "0", "20", "41 moved", "41 moved", "0", "20"),
-    "commit": ("0", "0", "0", "0", "0", "41 moved", "0", "0"),
-    "finish": ("0", "0", "0", "0", "0", "0", "0", "0"),
+    "commit": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
+    "finish": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
 }
 # Where a phase or a step can be struck: the plugin's call, or the operation of an end.
 PHASES = {
