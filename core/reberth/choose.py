@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reberth import measure, predict
@@ -82,8 +82,15 @@ def find_backend(wanted: Workload, source: End, stage: Stage) -> str:
     return owners[0]
 
 
-def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage) -> dict[str, str]:
-    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused."""
+def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend: str = "") -> dict[str, str]:
+    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused.
+
+    A managed backend carries everything by itself.
+    """
+    if backend and stage.catalog.get(backend).declaration.managed:
+        if asked:
+            raise UsageError(f"{backend} carries the data by itself: --transport has no effect", hint="leave it out")
+        return {Channel.FILES: backend, Channel.MEMORY: backend}
     for name in asked:
         stage.require(_known(name, Role.TRANSPORT, stage), *nodes)
     routes: dict[str, str] = {}
@@ -139,7 +146,11 @@ def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: S
         raise UsageError(f"backend {backend} does not offer {asked}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
     measured = measure.look(request, source, target, survey, fit)
+    if any(check.id == "userfaultfd" for check in survey.unfit.values()):
+        options = replace(options, lazy_restore=False)
     predicted = predict.table(fit, backend, survey.details, measured, options)
+    if survey.mode and asked in (Mode.AUTO, survey.mode):
+        return Choice(survey.mode, survey.why, (), measured, predicted, tuple(survey.unfit))
     if asked is not Mode.AUTO:
         checks = tuple(check for word, check in survey.unfit.items() if word == asked)
         return Choice(asked, f"{asked}: as asked", checks, measured, predicted, tuple(survey.unfit))

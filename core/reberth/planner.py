@@ -59,12 +59,13 @@ def _make_plan(
     named = choose.named_backend(request, wanted, stage)
     for plugin in choose.asked_for(named, request.options):
         stage.require(plugin, *nodes)
-    routes = choose.routes(request.transports, nodes, stage)
+    routes = choose.routes(request.transports, nodes, stage, named)
     source, target = (preflight.greet(node, shells(node.name)) for node in nodes)
     if preflight.same_machine(source, target):
         both = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{both} are two names of the same machine", hint="name another node")
     workload = Workload(wanted.node, named or choose.find_backend(wanted, source, stage), wanted.name)
+    routes = choose.routes(request.transports, nodes, stage, workload.backend)
     plugins = tuple(dict.fromkeys((workload.backend, *routes.values())))
     facts: dict[str, object] = {
         side: {"hello": end.hello, **{name: stage.probe(name, end.node, end.shell) for name in plugins}}

@@ -25,6 +25,8 @@ class Declaration:
 
     `summary` is one line for `reberth plugin ls`; `modes` is what a backend can do; `carries` is what a transport
     can carry; `tools` are the programs it may run on a node; `options` the keys of its table in the configuration.
+    `managed` backends have daemons that freeze, do the rounds and carry the data by themselves: there is one round, no
+    transport, and the phases hold the daemons' criu by `gate` and `fence` (docs/protocol.md).
     """
 
     summary: str
@@ -33,3 +35,4 @@ class Declaration:
     carries: frozenset[Channel] = frozenset()
     tools: tuple[str, ...] = ()
     options: frozenset[str] = field(default_factory=frozenset)
+    managed: bool = False

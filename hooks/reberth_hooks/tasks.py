@@ -70,14 +70,13 @@ def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 
 
 def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
-    """Whether the copy should run before all its pages are read: worth it only where reading takes long.
+    """Whether the copy should run before all its `pages_bytes` are read: worth it only where reading takes long.
 
     CRIU reads all memory before it resumes: 727 ms at 1 GiB, 47 ms lazily (facts of this project, 2026-11-22). The
-    daemon itself takes some 20 ms. Images must be flat: pages that lie in a parent image are not lazy.
+    daemon itself takes some 20 ms.
     """
-    flat = plan.mode in (Mode.STOP_AND_COPY, Mode.POST_COPY)
     features = plan.facts["target"][backend].get("features") or {}
-    return plan.options.lazy_restore and flat and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
+    return plan.options.lazy_restore and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
 
 
 def memory_ahead(move: Move, pid: int) -> list[Tree]:

@@ -1,7 +1,8 @@
 """Every phase and step of the engine with every trouble, by the engine itself: a new one without a row fails here.
 
 The cells are what docs/protocol.md says: before the decision the source runs again, after it the copy runs; a source
-that restarted before its dump was held has lost its workload (21), afterwards the held copy is the only one (0).
+that restarted before its dump was held has lost its workload (21), afterwards the held copy is the only one (0). A node
+that could not be told of the end leaves the run pending (41), though the copy runs.
 
 A cell says how the command ends, and, where something is left open, what `recover` then makes of it, with everything
 in reach again: `20`, `0`, `40 moved`. Rows come from the code; who adds a phase or a step has to decide its cells.

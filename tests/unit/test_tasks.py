@@ -250,7 +250,7 @@ def test_space():
     [
         (LAZY_FROM_BYTES, {}, True),
         (LAZY_FROM_BYTES - 1, {}, False),
-        (LAZY_FROM_BYTES, {"mode": Mode.PRE_COPY}, False),
+        (LAZY_FROM_BYTES, {"mode": Mode.PRE_COPY}, True),
         (LAZY_FROM_BYTES, {"options": Options(lazy_restore=False)}, False),
         (LAZY_FROM_BYTES, {"facts": {"target": {"criu": {"features": {"uffd-noncoop": False}}}}}, False),
         (LAZY_FROM_BYTES, {"facts": {"target": {"criu": {}}}}, False),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reberth.helper import Asked, HelperShell
-from reberth.node import ops, run
+from reberth.node import hello, ops, run
 from reberth.node.durable import lay_ballots
 from reberth.node.errors import OpError
 from reberth.node.serve import Daemon
@@ -128,7 +128,7 @@ class LabShell(HelperShell):
     # Operations that ask the kernel, or that begin and end a run
 
     def _op_hello(self) -> dict[str, Any]:
-        facts: dict[str, Any] = ops.hello(self.daemon, None)
+        facts: dict[str, Any] = hello.hello(self.daemon, None)
         name = self._node.name
         return {**facts, "hostname": name, "uid": 0, "boot_id": f"boot-{name}", "cgroup2": CGROUPS, "cap_eff": -1}
 
