@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -93,17 +94,23 @@ def verify(session: Session) -> None:
 
 
 def _settled(session: Session) -> None:
-    """The target's own daemon must have taken the copy for good: until then it may still undo what it believes failed.
+    """Both daemons must stand by the copy: the target's undoes one of which it believes that it failed.
 
-    Raises VerifyError while it has not answered, CommandError when it has undone it: the source is the only one then.
+    Raises VerifyError while they do not say so, CommandError when it is undone: the source is the only one then.
     """
-    name = session.plan.target_name
-    found = session.target.call("gate_settled", name=name, limit_s=SETTLE_S, timeout_s=SETTLE_S + 60)
-    if found["state"] == "good":
-        return
-    if found["state"] == "undone":
-        session.target.call("note", event="verify-failed")
-        session.learn(1, session.target.call("discard", timeout_s=60.0))
-        raise CommandError(f"the target's daemon has undone the copy: {found['problem']}")
-    hint = f"when the daemon answers: reberth recover {session.id}"
-    raise VerifyError(f"the copy runs, but its daemon does not say so: {found['problem']}", hint=hint)
+    deadline, name = time.monotonic() + SETTLE_S, session.plan.target_name
+    while True:
+        for end in (session.target, session.source, session.target):  # the first word may be old by then
+            found = end.call("gate_settled", name=name, timeout_s=60.0)
+            if found["state"] != "good":
+                break
+        else:
+            return
+        if found["state"] == "undone":
+            session.target.call("note", event="verify-failed")
+            session.learn(1, session.target.call("discard", timeout_s=60.0))
+            raise CommandError(f"the target's daemon has undone the copy: {found['problem']}")
+        if time.monotonic() > deadline:
+            hint = f"when the daemons answer: reberth recover {session.id}"
+            raise VerifyError(f"the copy runs, but not all is said: {found['problem']}", hint=hint)
+        time.sleep(0.1)

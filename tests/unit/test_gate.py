@@ -132,14 +132,18 @@ def test_the_administrators_configuration_stays(tmp_path, before):
         assert path.read_text() == own
 
 
-def test_a_worker_that_stays_without_criu_has_failed():
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "c1"]) as idle:
+@pytest.mark.parametrize(("begun", "least"), [(True, 3), (False, 5)])
+def test_a_worker_that_stays_without_criu_has_failed(begun, least, tmp_path, monkeypatch):
+    """Once criu has begun its log three looks are enough; before that a slow machine has more time."""
+    monkeypatch.setattr(gate, "SLOW_LOOKS", 5)
+    if begun:
+        (tmp_path / "restore.log").write_text("")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "c1", str(tmp_path)]) as idle:
         worker = gate.Worker(["-c", "import time; time.sleep(60)", "c1"])
-        looks = 0
+        began = time.monotonic()
         while not worker.failed():
-            looks += 1
-            time.sleep(0.1)
-        assert looks > 3
+            time.sleep(0.01)
+        assert time.monotonic() - began >= 0.3 * (least - 1)
         assert gate.Worker(["nobody", "c1"]).failed() == []
         idle.kill()
 

@@ -58,12 +58,11 @@ def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
     return gated.gate_hold(end)
 
 
-def gate_settled(daemon: Daemon, progress: Any, name: str, limit_s: float) -> dict[str, str]:
-    """Whether the target's daemon has taken the running copy for good, has undone it, or leaves that open."""
+def gate_settled(daemon: Daemon, progress: Any, name: str) -> dict[str, str]:
+    """Whether the daemon of this end stands by the running copy, has undone it, or leaves that open."""
     end = _end(daemon)
-    if not isinstance(end, Target):
-        raise OpError("protocol", "only the target's daemon is asked")
-    return gated.settled(end, name, limit_s)
+    state, problem = gated.passed(end) if isinstance(end, Source) else gated.settled(end, name)
+    return {"state": state, "problem": problem}
 
 
 def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from reberth.node.jobs import Job
 from reberth.node.stats import read_dump_stats
 
 CONFIG = "/etc/criu/default.conf"
+IDLE_LOOKS, SLOW_LOOKS = 3, 100  # without a criu once it has begun its log, and before: half a minute, on slow machines
 LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # The cgroup that the daemon makes for the container's tasks; an init of systemd's kind is in one below it.
 MINE = """mine=
@@ -175,14 +176,15 @@ class Worker:
         self._idle = 0
 
     def failed(self) -> list[str]:
-        """Its command line when it has idled in three looks, 0.3 s apart; empty as long as it has not."""
+        """Its command line when it has idled in some looks, 0.3 s apart; empty as long as it has not."""
         if time.monotonic() - self._looked_s < 0.3:
             return []
         self._looked_s = time.monotonic()
         for pid, line in self._found():
             busy = any(below.comm == "criu" for below in procs.tree(pid))
             self._idle = 0 if busy else self._idle + 1
-            return line if self._idle >= 3 else []
+            begun = any(os.path.exists(os.path.join(word, "restore.log")) for word in line if word.startswith("/"))
+            return line if self._idle >= (IDLE_LOOKS if begun else SLOW_LOOKS) else []
         return []
 
     def _found(self) -> list[tuple[int, list[str]]]:

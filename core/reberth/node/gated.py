@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from reberth.node.source import Source
 from reberth.node.target import Target
 from reberth.node.tools import first_errors
 
-INSTANCE_RUNS = 103  # status codes of LXD and Incus
+INSTANCE_RUNS, OVER = 103, 200  # status codes of LXD and Incus; up to 200 an operation has not failed
 
 
 def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int) -> None:
@@ -96,32 +95,41 @@ def gate_hold(end: Target) -> dict[str, Any] | None:
         return {**end.held(init), "started_ns": 0, "held_ns": held_ns}
 
 
-def settled(end: Target, name: str, limit_s: float) -> dict[str, str]:
-    """Whether the daemon has taken the copy for good: `state` is good, undone or open, with the `problem` in words.
+def passed(end: Source) -> tuple[str, str]:
+    """Whether the source's daemon lives and has heard of the target's success: before that our script is not asked.
 
-    Open: it does not answer, still works, or says that it failed while the instance runs. LXD forgets an operation
-    seconds after its end; then the instance alone tells.
+    CRIU asks ours also when the daemon's own one has failed, as it does when its daemon dies.
+    """
+    record, job = end.run.journal.last("daemon"), end.job
+    if record is None or not isinstance(job, Gate):
+        return "good", ""  # a helper that died: nobody can tell any more
+    code, said = unixhttp.operation(record["socket"], record["url"])
+    if not code or code > OVER:
+        return "open", said or "the source's daemon has ended its part"
+    return ("good", "") if job.holds("post-dump") else ("open", "the source's daemon has not heard of a success")
+
+
+def settled(end: Target, name: str) -> tuple[str, str]:
+    """Whether the daemon stands by the running copy: good, undone or open, with the problem in words.
+
+    Its operation ends only after the source's daemon is through (LXD 5.0.2), so one that goes on is good; when that
+    daemon has died, this one undoes the copy within a moment. Open: it does not answer, or says that it failed
+    while the instance runs. LXD forgets an operation seconds after its end; then the instance alone tells.
     """
     record = end.run.journal.last("daemon")
     if record is None:
         raise OpError("protocol", "no daemon's operation is known here")
-    deadline = time.monotonic() + limit_s
-    while True:
-        state, problem = _look(record["socket"], record["url"], name)
-        if state != "open" or time.monotonic() > deadline:
-            end.run.journal.write("settled", state=state, problem=problem)
-            return {"state": state, "problem": problem}
-        time.sleep(0.1)
+    return _look(record["socket"], record["url"], name)
 
 
 def _look(socket: str, url: str, name: str) -> tuple[str, str]:
     code, said = unixhttp.operation(socket, url)
-    if code is None or 100 <= code < 200:
-        return "open", said or "it is still at work"
+    if code is None:
+        return "open", said
     answer = unixhttp.metadata(socket, f"/1.0/instances/{quote(name, safe='')}")
     if answer is None:
         return "open", "it does not answer"
     runs = answer.get("status_code") == INSTANCE_RUNS
-    if code in (200, 0):
+    if code <= OVER:
         return ("good", "") if runs else ("undone", f"{name} is {answer.get('status', 'not there')}")
     return ("open", said) if runs else ("undone", said)
