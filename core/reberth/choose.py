@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reberth import measure, predict
@@ -92,16 +92,37 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage) -> dict
         if not free:
             raise UsageError(f"transport {name} would carry nothing beside {' and '.join(routes.values())}")
         routes.update(dict.fromkeys(free, name))
-    return routes if Channel.FILES in routes else {Channel.FILES: _carrier(nodes, stage), **routes}
+    if Channel.FILES in routes:
+        return routes
+    carrier, before = _carrier(nodes, stage)
+    return {Channel.FILES: carrier, **({Channel.MEMORY: before} if before and not asked else {}), **routes}
 
 
-def _carrier(nodes: tuple[Node, Node], stage: Stage) -> str:
-    """The first transport enabled on both nodes that carries files."""
+def by_mode(routes: Mapping[str, str], choice: Choice, stage: Stage) -> tuple[Any, Choice]:
+    """Routes and choice that agree: memory goes with the files in a mode that its own transport does not do.
+
+    Where it has one, the run cannot become another mode that this does not do either.
+    """
+    memory = routes.get(Channel.MEMORY)
+    if memory is None:
+        return routes, choice
+    can = stage.catalog.get(memory).declaration.modes
+    if choice.mode not in can:
+        return {channel: name for channel, name in routes.items() if channel != Channel.MEMORY}, choice
+    unfit = tuple(dict.fromkeys([*choice.unfit, *(m.value for m in Mode if m not in can)]))
+    return routes, replace(choice, unfit=unfit)
+
+
+def _carrier(nodes: tuple[Node, Node], stage: Stage) -> tuple[str, str]:
+    """The first transport enabled on both nodes that carries files, and one before it that carries memory, if any."""
+    memory = ""
     fault = "no transport that carries files is enabled on both nodes"
     for name in (t for t in nodes[0].transports if t in nodes[1].transports):
         try:
-            if Channel.FILES in stage.catalog.get(name).declaration.carries:
-                return name
+            carries = stage.catalog.get(name).declaration.carries
+            if Channel.FILES in carries:
+                return name, memory
+            memory = memory or (name if Channel.MEMORY in carries else "")
         except PluginError as error:
             fault += f"; {error.message}"
     lacking = next((n for n in nodes if "ssh" not in n.transports), nodes[0])
@@ -131,12 +152,16 @@ class Choice:
 def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
     """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload."""
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
+    for name in request.transports:  # one that says nothing of modes does them all
+        can = stage.catalog.get(name).declaration.modes
+        offered = [mode for mode in offered if mode in can or not can]
     if not offered:
         raise PluginError(f"plugin {backend}: it declares no mode", hint=f"reberth plugin show {backend}")
     options = request.options
     asked = options.mode
     if asked not in (*offered, Mode.AUTO):
-        raise UsageError(f"backend {backend} does not offer {asked}", hint=f"it offers {', '.join(offered)}")
+        by = f" by transport {', '.join(request.transports)}" if request.transports else ""
+        raise UsageError(f"backend {backend} does not offer {asked}{by}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
     measured = measure.look(request, source, target, survey, fit)
     predicted = predict.table(fit, backend, survey.details, measured, options)

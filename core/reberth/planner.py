@@ -74,6 +74,7 @@ def _make_plan(
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
     choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
     usable = preflight.usable_checks(facts, plugins, *nodes)
+    routes, choice = choose.by_mode(routes, choice, stage)
     checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(
         id=names.check_name(new_id(), "run id"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reberth.node import address, bundles, cgroup, cpu, measuring, predump, probe, procs, run, survey, tools, transfer
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.inflow import OPS as PAGE_OPS
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
 
@@ -123,6 +124,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(transfer.pages_channel, daemon), daemon.bucket
+    daemon.end.pipe = functools.partial(transfer.data_pipe, daemon)
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
@@ -364,6 +366,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "log_tails": log_tails,
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
     **predump.OPS,
+    **PAGE_OPS,
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
@@ -376,11 +379,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "direct_connect": _direct("connect"),
     "verify": probe.verify,
     "leftovers": leftovers,
-    "pipe_ready": transfer.pipe_ready,
-    "pages_ready": transfer.pages_ready,
-    "limit": transfer.limit,
-    "tree_send": transfer.tree_send,
-    "tree_recv": transfer.tree_recv,
+    **transfer.OPS,
     "address_find": address.address_find,
     "address_probe": address.address_probe,
     "address_announce": address.address_announce,
