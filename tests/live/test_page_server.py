@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
+
 import pytest
 from livekit.arrival import check_twin
 from livekit.cases import Case
 from livekit.command import Command
-from livekit.rollback import check_source
+from livekit.rollback import check_rolled_back, check_source, move_at_last
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 from workloads import driver
@@ -47,3 +50,74 @@ def test_every_page_arrives(
     check_twin(node2, handle, Case("memory", (), "stale-page", "memory differs"))
     works.stop(handle)
     watch.check()
+
+
+SLOW_BIT_S = 40_000_000
+LIMIT_S = 40.0
+COUNT = "cat /dev/shm/reberth-*-images-*/pages-*.img 2>/dev/null | wc -c"
+
+
+def begun_bytes(node2: Node, least: int, process) -> None:
+    """Wait until the page server on the target has written so many bytes, while the dump goes on."""
+    end_s = time.monotonic() + LIMIT_S
+    while int(node2.run(["sh", "-c", COUNT]).stdout) < least:
+        assert process.poll() is None, "the move has ended"
+        assert time.monotonic() < end_s, "no page came"
+        time.sleep(0.05)
+
+
+@contextmanager
+def dumping(lab: Lab, reberth: Command, env, handle: Handle, node1: Node, node2: Node):
+    """A move over a slow link that is seen in the middle of its pages."""
+    lab.tbf(node1.name, SLOW_BIT_S)
+    process = reberth.start("move", *PAGED, "--json", "--", word_of(node1, handle), f"{node2.name}:", env=env)
+    try:
+        begun_bytes(node2, 4 << 20, process)
+        yield process
+    finally:
+        lab.tbf(node1.name, None)
+        lab.link_up(node2.name)
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def kill_page_server(lab: Lab, node1: Node, node2: Node) -> None:
+    node2.run(["pkill", "-KILL", "-f", "--", "^/usr/sbin/criu page-server"])
+
+
+def kill_dump(lab: Lab, node1: Node, node2: Node) -> None:
+    node1.run(["pkill", "-KILL", "-x", "criu"])
+
+
+def kill_helper_of_target(lab: Lab, node1: Node, node2: Node) -> None:
+    """The one that has the page server."""
+    said = node2.run(["pgrep", "-f", "--", "^/usr/sbin/criu page-server"]).stdout.split()[0]
+    parent = node2.run(["ps", "-o", "ppid=", "-p", said]).stdout.strip()
+    node2.run(["kill", "-KILL", parent])
+
+
+def cut_the_target(lab: Lab, node1: Node, node2: Node) -> None:
+    lab.link_down(node2.name)
+
+
+FAULTS = [kill_page_server, kill_dump, kill_helper_of_target, cut_the_target]
+CASES = [("criu", fault) for fault in FAULTS] + [("runc", kill_page_server)]
+
+
+@pytest.mark.parametrize(("kind", "fault"), CASES, ids=[f"{kind}-{fault.__name__}" for kind, fault in CASES])
+def test_it_breaks_off_and_the_source_runs(
+    kind: str, fault, lab: Lab, works: Stand, watch: Watch, reberth: Command, settings, node1: Node, node2: Node
+) -> None:
+    env = settings(listed)
+    handle = start(kind, works)
+    running = watch.again()
+    with dumping(lab, reberth, env, handle, node1, node2) as process:
+        fault(lab, node1, node2)
+        if fault is cut_the_target:
+            healthy(node1, handle)  # while nobody knows what became of the target
+            lab.link_up(node2.name)
+        done = reberth.finish(process)
+    check_rolled_back(done)
+    check_source(handle, node1, node2, running)
+    move_at_last(handle, works, watch, reberth, node1, node2)
