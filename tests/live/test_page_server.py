@@ -121,3 +121,37 @@ def test_it_breaks_off_and_the_source_runs(
     check_rolled_back(done)
     check_source(handle, node1, node2, running)
     move_at_last(handle, works, watch, reberth, node1, node2)
+
+
+def test_the_memory_of_the_target_is_full(
+    lab: Lab, works: Stand, watch: Watch, reberth: Command, settings, node1: Node, node2: Node
+) -> None:
+    handle = start("criu", works)
+    running = watch.again()
+    with dumping(lab, reberth, settings(listed), handle, node1, node2) as process:
+        node2.run(["mount", "-o", "remount,size=8m", "/dev/shm"])
+        done = reberth.finish(process)
+    node2.run(["mount", "-o", "remount,size=6291456k", "/dev/shm"])
+    check_rolled_back(done)
+    assert "No space left" in str(done), str(done)  # criu's own words, from the other node
+    check_source(handle, node1, node2, running)
+    works.stop(handle)
+    watch.check()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own network", "the node's network"])
+def test_nothing_listens_while_pages_flow(
+    shared: bool, lab: Lab, works: Stand, watch: Watch, reberth: Command, settings, node1: Node, node2: Node
+) -> None:
+    """Neither criu nor the helper: the one port under runc is closed again when its criu has come (test_outflow.py)."""
+    handle = works.container("memory", "--mib", str(MIB), "--rate", "1", host_net=shared)
+    before = [node.run(["ss", "-Hltn"]).stdout for node in (node1, node2)]
+    with dumping(lab, reberth, settings(listed), handle, node1, node2) as process:
+        assert [node.run(["ss", "-Hltn"]).stdout for node in (node1, node2)] == before
+        lab.tbf(node1.name, None)
+        done = reberth.finish(process)
+    assert done.code == 0, str(done)
+    healthy(node2, handle)
+    assert gone(node1, handle)
+    works.stop(handle)
+    watch.check()

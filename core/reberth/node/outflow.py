@@ -106,7 +106,8 @@ class Outflow:
         try:
             with self._lane:
                 if self.server is not None:
-                    self.ours = self._accept(self.server, job)
+                    with self.server as server:  # nothing listens any more when the one has come
+                        self.ours = self._accept(server, job)
                 assert self.ours is not None
                 self._flow(self.ours)
         except (OpError, TreeError, OSError) as error:
