@@ -107,9 +107,9 @@ def by_mode(routes: Mapping[str, str], choice: Choice, stage: Stage) -> tuple[An
     if memory is None:
         return routes, choice
     can = stage.catalog.get(memory).declaration.modes
-    if choice.mode not in can:
+    if can and choice.mode not in can:
         return {channel: name for channel, name in routes.items() if channel != Channel.MEMORY}, choice
-    unfit = tuple(dict.fromkeys([*choice.unfit, *(m.value for m in Mode if m not in can)]))
+    unfit = tuple(dict.fromkeys([*choice.unfit, *(m.value for m in Mode if can and m not in can)]))
     return routes, replace(choice, unfit=unfit)
 
 

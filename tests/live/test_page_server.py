@@ -12,7 +12,6 @@ from livekit.command import Command
 from livekit.rollback import check_rolled_back, check_source, move_at_last
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
-from workloads import driver
 from workloads.driver import Handle
 
 from reberth_lab.lab import Lab

@@ -131,8 +131,8 @@ class Outflow:
         raise OpError("pages", "the flow of pages was ended")
 
     def _flow(self, sock: socket.socket) -> None:
-        reader, out = Reader(sock.fileno(), self._ended.is_set), Output(self.pipe_fd, self._ended.is_set)
         head = self._first(sock)
+        reader, out = Reader(sock.fileno(), self._ended.is_set), Output(self.pipe_fd, self._ended.is_set)
         try:
             while True:
                 message = checked(Message(*self.header.unpack(head)))
@@ -199,8 +199,8 @@ def _inode_of(peer: tuple[str, int]) -> str:
 
 
 def _holds(pid: int, inode: str) -> bool:
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
             with contextlib.suppress(OSError):
                 if os.readlink(entry.path) == f"socket:[{inode}]":
                     return True
