@@ -208,7 +208,7 @@ def test_memory_has_its_own_way_where_it_stands_before_that_of_files(world, orde
 
 def test_a_mode_that_the_way_of_memory_does_not_do(world):
     """Listed: memory goes with the files. Named: refused, and `auto` keeps to what it does."""
-    world.modules["pages"] = world.make_plugin("pages", FEW_MODES)
+    world.modules["pages"] = world.make_plugin("pages", "MEMORY", FEW_MODES)
     world.modules["runc"] = world.make_plugin("runc", "BACKEND", ALL_MODES)
     for name in ("pi1", "pi2"):
         world.nodes[name] = Node(name, backends=("runc",), transports=("pages", "ssh"))
