@@ -255,14 +255,29 @@ class Session:
                     self.journal.keep_logs(f"{word}-{end.node.name}", logs)
 
     def end_all(self, outcome: str) -> list[str]:
-        """Write the end on both nodes; answers what could not be undone there, as far as they can be asked."""
+        """Write the end on both nodes; answers what could not be undone there, or that one could not be told."""
         left: list[str] = []
-        for end in self.ends:
-            with contextlib.suppress(ReberthError):
-                if end is not None:
-                    answer = end.call("end", outcome=outcome, timeout_s=15.0)
-                    left += [f"left on node {end.node.name}: {text}" for text in (answer or {}).get("left", ())]
+        for side, end in enumerate(self.ends):
+            if end is None:
+                continue
+            answer = self._write_end(side, outcome)
+            if answer is None:
+                left.append(f"node {end.node.name} could not be told that the run has ended")
+            else:
+                left += [f"left on node {end.node.name}: {text}" for text in answer.get("left", ())]
         return left
+
+    def _write_end(self, side: int, outcome: str) -> dict[str, Any] | None:
+        """Tell one end; once more through a new helper, as the old one may have died since its last answer."""
+        with contextlib.suppress(ReberthError):
+            return dict(self._end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
+        if (end := self.ends[side]) is not None:
+            end.kill()
+        self.ends[side] = None
+        with contextlib.suppress(ReberthError):
+            self.ends[side] = self.attach(side)
+            return dict(self._end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
+        return None
 
     def close_pipe(self) -> None:
         """End the data connections: at once, as they stay open by themselves for as long as the helpers serve."""

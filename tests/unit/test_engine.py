@@ -312,3 +312,24 @@ def test_an_end_that_answers_nonsense_is_an_end_out_of_reach(theatre):
     report = stage.run()
     assert report.exit_code in (0, 20)
     assert stage.events()[-1] == "end"
+
+
+def test_an_end_whose_helper_died_is_told_the_end_through_a_new_one(theatre):
+    stage = theatre()
+    stage.shells[1].broken["finish"] = [lambda: setattr(stage.source, "helper", False)]
+    report = stage.run()
+    assert (report.outcome, report.exit_code, report.warnings) == ("moved", 0, [])
+    assert stage.source.ended == "moved"
+
+
+def test_an_end_that_cannot_be_told_the_end_is_pending(theatre):
+    stage = theatre()
+    stage.shells[1].broken["finish"] = [lambda: setattr(stage.source, "reachable", False)]
+    report = stage.run()
+    assert (report.outcome, report.exit_code) == ("moved", 41)
+    assert "node a could not be told that the run has ended" in report.warnings[0]
+    stage.source.reachable = True
+    stage.session.ends = [stage.reconnect("a"), stage.reconnect("b")]
+    stage.session.forget()
+    again = Engine(stage.stage, stage.session, Report.of_plan(stage.plan)).resume(Want.BACK)
+    assert (again.outcome, again.exit_code) == ("moved", 0)

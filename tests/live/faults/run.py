@@ -217,7 +217,9 @@ class Trial:
         self.undo.append(reboot.crash(self.field.lab, self.target, place))
 
     def _disk_full(self, handle: Handle) -> None:
-        self.target.run(["mount", "-o", "remount,size=4m", "/dev/shm"])
+        # Memory went ahead of the freeze and is there already, so the place ends at what is used now.
+        used = int(self.target.run(["df", "--output=used", "-B1", "/dev/shm"]).stdout.split()[-1])
+        self.target.run(["mount", "-o", f"remount,size={max(used, 1 << 20)}", "/dev/shm"])
         self.undo.append(lambda: self.target.run(["mount", "-o", "remount,size=6291456k", "/dev/shm"]) and None)
 
     def _restore_fails(self, handle: Handle) -> None:
