@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from livekit.command import Command, Done
 from livekit.snapshot import Watch
@@ -33,18 +35,32 @@ def check_rounds(done: Done, pages_of_all: int) -> None:
     assert done.report["stop_reason"] == "iterations", str(done)
 
 
-@pytest.mark.parametrize("mode", ["pre-copy", "hybrid"])
-@pytest.mark.parametrize("kind", ["criu", "runc"])
+CASES = [(k, m, "ssh") for m in ("pre-copy", "hybrid") for k in ("criu", "runc")]
+CASES += [(kind, "pre-copy", "page-server") for kind in ("criu", "runc")]
+
+
+@pytest.mark.parametrize(("kind", "mode", "by"), CASES)
 def test_rounds(
-    kind: str, mode: str, vm_nodes: tuple[Node, Node], works: Stand, watch: Watch, reberth: Command
+    kind: str,
+    mode: str,
+    by: str,
+    vm_nodes: tuple[Node, Node],
+    works: Stand,
+    watch: Watch,
+    reberth: Command,
+    tmp_path: Path,
 ) -> None:
     node1, node2 = vm_nodes
     handle = works.raw(*WORDS) if kind == "criu" else works.container(*WORDS)
     healthy(node1, handle)
     options = ("--mode", mode, "--policy", "fixed", "--iterations", "3")
-    done = reberth.move(word_of(node1, handle), "node2:", *options)
+    listed = reberth.config.read_text("utf-8").replace('transports = ["ssh"]', 'transports = ["page-server", "ssh"]')
+    (tmp_path / "config.toml").write_text(listed, "utf-8")
+    env = {"REBERTH_CONFIG": str(tmp_path / "config.toml")}
+    done = reberth.move(word_of(node1, handle), "node2:", *options, env=env if by == "page-server" else None)
     assert done.code == 0, str(done)
     assert (done.report["outcome"], done.report["mode"]) == ("moved", mode), str(done)
+    assert by in done.report["transports"], str(done)
     print(
         [
             {k: r[k] for k in ("bytes", "seconds", "pages_written", "pages_skipped_parent", "pages_lazy")}
