@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from contextlib import contextmanager
 
@@ -118,6 +120,23 @@ def test_it_breaks_off_and_the_source_runs(
             lab.link_up(node2.name)
         done = reberth.finish(process)
     check_rolled_back(done)
+    check_source(handle, node1, node2, running)
+    move_at_last(handle, works, watch, reberth, node1, node2)
+
+
+def test_the_controller_is_killed(
+    lab: Lab, works: Stand, watch: Watch, reberth: Command, settings, node1: Node, node2: Node
+) -> None:
+    """Both nodes end the flow by themselves, and the source runs."""
+    handle = start("criu", works)
+    running = watch.again()
+    known = {path.name for path in reberth.state.glob("reberth/runs/*")}
+    with dumping(lab, reberth, settings(listed), handle, node1, node2) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    reberth.ids += [path.name for path in reberth.state.glob("reberth/runs/*") if path.name not in known]
+    healthy(node1, handle)
+    assert reberth.run("recover", reberth.ids[-1], "--json").code in (0, 20)
     check_source(handle, node1, node2, running)
     move_at_last(handle, works, watch, reberth, node1, node2)
 
