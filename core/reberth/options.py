@@ -123,6 +123,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "skip": ("skip", _words),
     "verify": ("verify", _probes),
     "move_address": ("move_address", address),
+    "unit": ("unit", _flag),
 }
 
 

@@ -73,7 +73,7 @@ def _make_plan(
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
     choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
-    usable = preflight.usable_checks(facts, plugins, *nodes)
+    usable = (*preflight.usable_checks(facts, plugins, *nodes), *preflight.unit_checks(request.options, survey))
     routes, choice = choose.by_mode(routes, choice, stage)
     checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(

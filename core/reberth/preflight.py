@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reberth.options import near
-from reberth_hooks import Check, Level, Node, Shell, UsageError
+from reberth_hooks import Check, Level, Node, Options, Shell, Survey, UsageError
 
 MAX_CLOCK_DIFFERENCE_S = 5.0
 MAX_UPTIME_DIFFERENCE_S = 1.0
@@ -97,6 +97,13 @@ def usable_checks(facts: Mapping[str, Any], plugins: Iterable[str], source: Node
                 reason = str(fact.get("reason") or ("usable" if fact["usable"] else "not usable"))
                 remedy = str(fact.get("remedy") or f"reberth check {node.name}")
                 yield _check(f"{plugin}-usable", bool(fact["usable"]), f"{plugin}: {reason}", remedy, node.name)
+
+
+def unit_checks(options: Options, survey: Survey) -> tuple[Check, ...]:
+    """A wish that the backend does not know is refused, never ignored; one that knows it has it in its details."""
+    if not options.unit or "unit" in survey.details:
+        return ()
+    return (Check("unit", Level.FAIL, "the backend does not know --unit", "leave out --unit"),)
 
 
 def skip(checks: Iterable[Check], ids: Iterable[str]) -> tuple[Check, ...]:

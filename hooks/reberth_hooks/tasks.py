@@ -1,4 +1,4 @@
-"""Checks that every CRIU backend needs beside those of `objects`: supervisors, connections, space, versions."""
+"""Checks that every CRIU backend needs beside those of `objects`: connections, space, versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from reberth_hooks.objects import some
 from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Channel, Check, Level, Mode, Options, Plan, Tree
 
-# Comms as /proc shows them, cut to 15 characters.
-SUPERVISORS = ("supervisord", "runsv", "s6-supervise", "containerd-shim", "conmon", "dockerd", "monit", "circusd")
-# Parents that adopt what others have left behind, and start nothing again.
-REAPERS = ("systemd", "init", "tini", "dumb-init", "catatonit", "docker-init")
 LAZY_FROM_BYTES = 64 << 20
 AHEAD_PASSES = 3  # each sends what changed during the one before; one that would gain little sends nothing
 SAFE_CRIU = (4, 2, 1)
@@ -23,52 +19,6 @@ SAFE_CRIU = (4, 2, 1)
 IMAGE_PLACES, IMAGE_SPARE_BYTES = ("/dev/shm", "/run", "/var/lib"), 16 << 20
 # Sockets of kernels from 6.16 on answer SO_PASSCRED with EOPNOTSUPP (CRIU commit 4b7398595, first in 4.2).
 LEAST_SOCKETS, KERNEL_SOCKETS = (4, 2), (6, 16)
-
-
-def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Who would start the workload anew when it ends: kind and name, both empty for nobody.
-
-    Kind `systemd` is a unit by the cgroup's path, `user` one of a user's own systemd, which the node's systemctl does
-    not know, `parent` a known supervisor or engine among its parents.
-    """
-    own = re.search(r"/user@[0-9]+\.service/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)", str(facts["cgroup"]))
-    if own:
-        return "user", own[1]
-    unit = re.search(r"/system\.slice/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)", str(facts["cgroup"]))
-    if unit and unit[1] not in ("ssh.service", "sshd.service"):
-        return "systemd", unit[1]
-    for comm in facts["parents"]:
-        if comm.startswith(SUPERVISORS):
-            return "parent", comm
-    return "", ""
-
-
-def restart_of(source: Shell, facts: Mapping[str, Any]) -> str:
-    """The `Restart=` of the unit that supervises the workload, empty when none does; asks the node's systemctl."""
-    kind, name = supervisor_of(facts)
-    if kind != "systemd":
-        return ""
-    return (
-        source.run(["systemctl", "show", "--property=Restart", "--value", "--", name], check=False).out.strip() or "?"
-    )
-
-
-def supervisor_checks(facts: Mapping[str, Any], restart: str, node: str) -> Iterator[Check]:
-    """A supervisor would see the source end at the commit and start a second one; `restart` is the unit's own word."""
-    kind, name = supervisor_of(facts)
-    if kind == "systemd" and restart in ("no", ""):
-        text = f"it is the systemd unit {ascii(name)[1:-1]}, which will show as ended; nobody supervises the copy"
-        yield Check("supervisor", Level.WARN, text, "", node)
-    elif kind:
-        text = f"{ascii(name)[1:-1]} would start it again on the source when it has moved: two would run"
-        remedy = "take it out of its supervisor's hands first (systemd: Restart=no)"
-        yield _fail("supervisor", text, remedy, node)
-    elif facts["parents"] and facts["parents"][0] not in REAPERS:
-        text = (
-            f"its parent {ascii(facts['parents'][0])[1:-1]} lives: one that starts it anew when it ends makes two of it"
-        )
-        remedy = "start it detached (setsid, nohup), or give --skip parent when its parent does no such thing"
-        yield _fail("parent", text, remedy, node)
 
 
 def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterator[Check]:

@@ -159,6 +159,7 @@ class Options:
     memory_ahead: bool = True
     on_failure: str = "hold"
     move_address: str = ""
+    unit: bool = False
     skip: tuple[str, ...] = ()
     verify: tuple[str, ...] = ()
     backend_args: Mapping[str, Any] = field(default_factory=dict)

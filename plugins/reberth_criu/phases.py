@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl, paging
 from reberth_hooks.modes import final_place, link_final, page_header, parent_of
+from reberth_hooks.supervisors import hold_unit
 from reberth_hooks.tasks import lazy_restore, memory_ahead
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
@@ -18,6 +19,7 @@ def reberth_prepare(move: Move) -> bool:
     for word, shell in (("source", move.source), ("target", move.target)):
         place = shell.call("workdir", need_bytes=need, keep=move.plan.options.keep_images)
         move.note(f"images.{word}", place["path"])
+    hold_unit(move, move.plan.details["pid"])
     move.source.call("enclose", pid=move.plan.details["pid"])
     return True
 

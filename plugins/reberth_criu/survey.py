@@ -21,14 +21,13 @@ from reberth_hooks import (
 )
 from reberth_hooks.modes import unfit_modes
 from reberth_hooks.objects import object_checks, some, terminals_outside
+from reberth_hooks.supervisors import supervisor_checks, unit_details
 from reberth_hooks.tasks import (
     both_ends,
     criu_faults,
     has_feature,
     image_space_checks,
-    restart_of,
     space_checks,
-    supervisor_checks,
     tcp_checks,
     tcp_words,
     version_of,
@@ -91,7 +90,7 @@ def reberth_survey(
         *_tree_checks(tree, source.node.name),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
-        *supervisor_checks(tree, restart_of(source, tree), source.node.name),
+        *supervisor_checks(tree, options, source.node.name),
         *both_ends(facts, "criu", "version", tree, options, source, target),
         *image_space_checks(need, source),
         *image_space_checks(need, target),
@@ -108,6 +107,7 @@ def reberth_survey(
         "need_bytes": need,
         "tcp": list(tcp_words(tree, options)),
         "comm": root["comm"],
+        **unit_details(tree, options),
     }
     return Survey(tuple(checks), details, unfit_modes(facts, "criu", tree, details["tcp"]))
 

@@ -18,6 +18,7 @@ from reberth_hooks import (
     paging,
 )
 from reberth_hooks.modes import final_place, link_final, page_header, parent_of
+from reberth_hooks.supervisors import hold_unit
 from reberth_hooks.tasks import lazy_restore, memory_ahead
 from reberth_runc.survey import runc, runc_root
 
@@ -45,6 +46,7 @@ def reberth_prepare(move: Move) -> bool:
     for word, shell in (("source", move.source), ("target", move.target)):
         place = shell.call("workdir", need_bytes=details["need_bytes"], keep=move.plan.options.keep_images)
         move.note(f"images.{word}", place["path"])
+    hold_unit(move, details["pid"])
     cgroup = _target_cgroup(move)
     if move.target.call("stats", paths=[cgroup])[0] is None:  # runc leaves an empty one when its restore fails
         move.target.call("undo", on="abort", do="cgroup_remove", path=cgroup)

@@ -23,14 +23,13 @@ from reberth_hooks import (
 )
 from reberth_hooks.modes import unfit_modes
 from reberth_hooks.objects import object_checks, terminals_outside
+from reberth_hooks.supervisors import supervisor_checks, unit_details
 from reberth_hooks.tasks import (
     both_ends,
     criu_faults,
     has_feature,
     image_space_checks,
-    restart_of,
     space_checks,
-    supervisor_checks,
     tcp_checks,
     tcp_words,
     version_of,
@@ -114,7 +113,7 @@ def reberth_survey(
         *config_checks(config, bundle, target.node.options_of("runc"), target.node.name),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
-        *supervisor_checks(tree, restart_of(source, tree), source.node.name),
+        *supervisor_checks(tree, options, source.node.name),
         *_stdio_checks(tree, source.node.name),
         *both_ends(facts, "runc", "criu", tree, options, source, target),
         *_runc_checks(facts),
@@ -137,6 +136,7 @@ def reberth_survey(
         "replaces": left["exists"],
         "node_network": tree["namespaces"]["net"] == tree["helper_namespaces"]["net"],
         "loopback_up": tree["loopback_up"],
+        **unit_details(tree, options),
     }
     return Survey(tuple(checks), details, _unfit_modes(facts, tree, details))
 

@@ -1,4 +1,4 @@
-"""Whoever starts again what ends would make two of a workload that moved: it is refused, and only one ever runs."""
+"""A parent that starts again what ends would make two of a workload that moved: refused, and only one ever runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from reberth_lab.node import Node
 
 # Starts its child anew whenever it ends, as Restart=always does.
 PARENT = "while :; do {child} --foreground & echo $! > {place}/child; wait; sleep 0.05; done"
-# What a node with systemd would say of the unit.
-SYSTEMCTL = "#!/bin/sh\necho always\n"
-UNIT = "/sys/fs/cgroup/system.slice/web.service"
 
 
 @dataclass
@@ -79,22 +76,3 @@ def test_a_child_of_a_restarting_parent_is_refused(supervised: Supervised, reber
     assert "its parent sh lives" in done.error, str(done)
     assert supervised.children() == [child]
     assert Supervised(node2, supervised.directory, 0).children() == []
-
-
-def test_a_unit_that_restarts_is_refused(supervised: Supervised, reberth: Command, node1: Node, node2: Node) -> None:
-    """A cgroup as systemd makes one for a service; the answer of systemctl is all that tells how it would go on."""
-    child = supervised.child()
-    node1.write("/usr/local/bin/systemctl", SYSTEMCTL, 0o755)
-    node1.run(["mkdir", "-p", UNIT])
-    try:
-        node1.run(["sh", "-c", f'echo "$1" > {UNIT}/cgroup.procs', "sh", str(child)])
-        done = reberth.move(f"node1:criu/{child}", "node2:")
-        assert done.code == 10, str(done)
-        assert "web.service would start it again" in done.error, str(done)
-        assert supervised.children() == [child]
-        assert Supervised(node2, supervised.directory, 0).children() == []
-    finally:
-        node1.run(["rm", "/usr/local/bin/systemctl"])
-        node1.run(["kill", "-KILL", str(supervised.parent), str(child)])
-        time.sleep(0.3)
-        node1.run(["sh", "-c", f"rmdir {UNIT} /sys/fs/cgroup/system.slice"], check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -14,12 +15,22 @@ import pytest
 
 from reberth.catalog import Catalog
 from reberth.config import Config
+from reberth.node import strays
 from reberth.planner import make_plan
 from reberth.request import Request
 from reberth.stage import Stage
 from reberth_hooks import Node, Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # fakes.py is shared by several tests
+
+
+@pytest.fixture(autouse=True)
+def own_mark(monkeypatch):
+    """Tools of these tests carry a mark of this session: another suite on this machine uses the same ids of runs."""
+    mark = f"{strays.MARK}_{os.getpid()}"
+    monkeypatch.setattr(strays, "MARK", mark)
+    monkeypatch.setenv("TEST_MARK", mark)  # for helpers that are processes of their own
+
 
 PRELUDE = "from __future__ import annotations\nfrom reberth_hooks import *\ncalls = []\n"
 

@@ -26,9 +26,10 @@ for action; do
 done
 """
 HELPER = """
-import sys, time
-from reberth.node import run
+import os, sys, time
+from reberth.node import run, strays
 from reberth.node.jobs import Job
+strays.MARK = os.environ["TEST_MARK"]
 run.STATE, run_id, work, fence, name, others, last = sys.argv[1:8]
 opened = run.Run.load(run_id)
 job = Job(name, opened.dir, work, fence=fence, others=others)

@@ -38,6 +38,14 @@ def start():
         process.stdout.close()
 
 
+def test_tools_of_another_suite_are_no_ones_here(start):
+    foreign = subprocess.Popen(SLEEP, stdout=subprocess.PIPE, env={**os.environ, "REBERTH_RUN": "r1"})
+    with foreign:
+        assert foreign.stdout.readline() == b"up\n"
+        assert strays.find("r1") == strays.end("r1") == []
+        foreign.kill()
+
+
 def test_only_what_carries_the_whole_mark_is_ended(start):
     ours, other, longer = start(SLEEP, "r1"), start(SLEEP), start(SLEEP, "r12")
     assert [task.pid for task in strays.find("r1")] == [ours.pid]

@@ -17,10 +17,7 @@ from reberth_hooks.tasks import (
     kernel_checks,
     lazy_restore,
     network_checks,
-    restart_of,
     space_checks,
-    supervisor_checks,
-    supervisor_of,
     taken_checks,
     tcp_checks,
     tcp_words,
@@ -53,7 +50,6 @@ def failed(checks):
 
 def test_an_ordinary_tree_has_nothing_against_it():
     assert list(object_checks(PLAIN, HELLO, "a")) == []
-    assert list(supervisor_checks(PLAIN, "", "a")) == []
     assert failed(tcp_checks(PLAIN, Options(), "a")) == set()
 
 
@@ -222,56 +218,6 @@ def test_connections(tcp, options, bad, words):
     assert bool(failed(tcp_checks(facts, options, "a"))) is bad
     if words is not None:
         assert tcp_words(facts, options) == words
-
-
-@pytest.mark.parametrize(
-    ("change", "who"),
-    [
-        ({}, ("", "")),
-        ({"cgroup": "/sys/fs/cgroup/system.slice/nginx.service"}, ("systemd", "nginx.service")),
-        ({"cgroup": "/sys/fs/cgroup/system.slice/system-getty.slice/x@1.service/sub"}, ("systemd", "x@1.service")),
-        ({"cgroup": "/sys/fs/cgroup/system.slice/ssh.service"}, ("", "")),
-        ({"parents": ["containerd-shim", "systemd"]}, ("parent", "containerd-shim")),
-        ({"parents": ["sh", "supervisord"]}, ("parent", "supervisord")),
-        (
-            {"cgroup": "/sys/fs/cgroup/user.slice/user-7.slice/user@7.service/app.slice/x.service"},
-            ("user", "x.service"),
-        ),
-        ({"cgroup": "/sys/fs/cgroup/user.slice/user-7.slice/session-2.scope"}, ("", "")),
-    ],
-)
-def test_supervisors_are_recognised(change, who):
-    assert supervisor_of({**PLAIN, **change}) == who
-
-
-@pytest.mark.parametrize(
-    ("said", "level"), [("no", Level.WARN), ("always", Level.FAIL), ("on-failure", Level.FAIL), ("?", Level.FAIL)]
-)
-def test_a_unit_that_restarts_is_refused(said, level):
-    facts = {**PLAIN, "cgroup": "/sys/fs/cgroup/system.slice/nginx.service"}
-    assert [check.level for check in supervisor_checks(facts, said, "a")] == [level]
-
-
-def test_a_parent_that_lives_may_be_one_that_restarts():
-    """No list of names can know every loop in a shell: who knows better says so."""
-    found = list(supervisor_checks({**PLAIN, "parents": ["sh", "sshd"]}, "", "a"))
-    assert [(check.id, check.level) for check in found] == [("parent", Level.FAIL)]
-    assert list(supervisor_checks({**PLAIN, "parents": ["systemd"]}, "", "a")) == []
-    assert list(supervisor_checks({**PLAIN, "parents": []}, "", "a")) == []
-
-
-def test_restart_is_asked_of_systemd_and_only_for_units():
-    asked = []
-
-    def run(argv, check=True):
-        asked.append(argv)
-        return SimpleNamespace(out="always\n")
-
-    source = SimpleNamespace(run=run)
-    assert restart_of(source, PLAIN) == ""
-    assert asked == []
-    assert restart_of(source, {**PLAIN, "cgroup": "/x/system.slice/-evil.service"}) == "always"
-    assert asked[0][-2:] == ["--", "-evil.service"]
 
 
 def test_space():

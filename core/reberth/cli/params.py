@@ -64,6 +64,10 @@ MoveAddress = Annotated[
         "--move-address", metavar="ADDR", help="Take this address along, ADDR or ADDR/PREFIX.", show_default=False
     ),
 ]
+Unit = Annotated[
+    bool,
+    typer.Option("--unit", help="It is a systemd unit: keep that from starting it again here.", show_default=False),
+]
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help="Roll back if not decided by then: 90s, 5m.", show_default=False),

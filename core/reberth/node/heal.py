@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterable
 
 from reberth.node import procs
+from reberth.node import sockets as tcp
 
 TCP_REPAIR = 19
 
@@ -31,6 +32,17 @@ def sockets(pids: Iterable[int]) -> int:
             finally:
                 os.close(pidfd)
     return healed
+
+
+def connections(pids: Iterable[int]) -> set[tuple[str, str]]:
+    """Both addresses of each connection that these processes have, this end first."""
+    found: set[tuple[str, str]] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            links = [procs.link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+            inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+            found |= tcp.connections(pid, inodes)
+    return found
 
 
 def _new_sockets(pid: int, seen: set[str]) -> list[int]:

@@ -364,6 +364,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "facts": facts,
     "end": end_run,
     "log_tails": log_tails,
+    "unit_hold": lambda daemon, progress, **a: _source(daemon).unit_hold(**a),
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
     **predump.OPS,
     **PAGE_OPS,
@@ -392,8 +393,5 @@ OPS: dict[str, Callable[..., Any]] = {
     "pluck": bundles.pluck,
     "cpu_dump": cpu.cpu_dump,
     "cpu_check": cpu.cpu_check,
-    "describe": survey.describe,
-    "taken": survey.taken,
-    "compare_files": survey.compare_files,
-    "processes": survey.processes,
+    **survey.OPS,
 }

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import address, cgroup, netlock, tools, yards
+from reberth.node import address, cgroup, netlock, tools, units, yards
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
@@ -147,7 +147,7 @@ class Run:
             try:
                 UNDO[record["do"]](record)
             except (OSError, OpError) as error:
-                what = record.get("path") or record.get("argv") or record.get("address")
+                what = record.get("unit") or record.get("path") or record.get("argv") or record.get("address")
                 failed[record["seq"]] = f"{record['do']} {what}: {error}"
         if failed:
             self.journal.write("undo-failed", records=list(failed), failed=list(failed.values()))
@@ -181,6 +181,13 @@ class Run:
             for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
                 shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
         return left
+
+
+def locks_of_others(run_id: str) -> set[str]:
+    """The network locks (nft tables) that other open runs of this node have journaled as theirs."""
+    known = [Run.load(name) for name in open_runs() if name != run_id]
+    records = [record for run in known if run is not None for record in run.journal.records]
+    return {str(record["name"]) for record in records if record.get("do") == "nft_delete"}
 
 
 def _rmtree(record: dict[str, Any]) -> None:
@@ -257,4 +264,5 @@ UNDO = {
     "cgroup_kill": _cgroup_kill,
     "cgroup_home": _cgroup_home,
     "cgroup_remove": _cgroup_remove,
+    "unit_free": units.free,
 }

@@ -54,6 +54,12 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
     return len(pairs) - len(outside), sorted(outside), sorted(listening)
 
 
+def connections(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
+    """Both addresses of each connection of these sockets, this end first."""
+    rows = (w for w in _table(pid) if w[9] in inodes and w[3] not in (LISTEN, *NOT_A_CONNECTION))
+    return {(address(words[1]), address(words[2])) for words in rows}
+
+
 def listening(pid: int) -> list[str]:
     """Every address that is listened on in this process's network namespace."""
     return sorted({address(words[1]) for words in _table(pid) if words[3] == LISTEN})

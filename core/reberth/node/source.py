@@ -10,7 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
-from reberth.node import cgroup, guard, heal, netlock, procs, strays
+from reberth.node import cgroup, guard, heal, netlock, procs, strays, units
 from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
@@ -18,7 +18,7 @@ from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
 from reberth.node.pagemap import lazy_pages
 from reberth.node.pages import Channel, no_channel
-from reberth.node.run import Run, boot_id, open_runs
+from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats
 
@@ -43,6 +43,10 @@ class Source:
         self.line: Listener | None = None  # what the target's helper says, where the nodes reach each other
         record = run.journal.last("freezing", "enclosed")
         self.cgroup = str(record["cgroup"]) if record else ""
+
+    def unit_hold(self, name: str, pid: int) -> None:
+        """Keep the workload's systemd unit from starting it again until the run has its end."""
+        units.hold(self.run, name, pid)
 
     def enclose(self, pid: int) -> dict[str, Any]:
         """Move a process tree into a cgroup of its own, as its present one may hold others (sshd, this helper).
@@ -158,7 +162,7 @@ class Source:
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
         if self.serving is not None:
             self.serving.start(job)
-        locks = netlock.tables() - before if locks_network else set()
+        locks = netlock.of_images(work, netlock.tables() - before) if locks_network else set()
         for name in locks:
             self.run.push_undo("always", "nft_delete", name=name)
         images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
@@ -285,10 +289,12 @@ class Source:
             return
         with contextlib.suppress(OpError, OSError):
             cgroup.freeze(self.cgroup, 2.0)
-        healed = heal.sockets(cgroup.pids(self.cgroup))
-        tables = netlock.tables(record["root_pid"]) - set(record["tables"])
+        pids, root = cgroup.pids(self.cgroup), record["root_pid"]
+        healed = heal.sockets(pids)
+        new = netlock.tables(root) - set(record["tables"]) - locks_of_others(self.run.id)
+        tables = netlock.of_connections(new, heal.connections(pids), root) if new else new
         for name in tables:
-            netlock.delete(name, record["root_pid"])
+            netlock.delete(name, root)
         if healed or tables:
             self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import cgroup, elf, ipc, loopback, procs, sockets
+from reberth.node import cgroup, elf, ipc, loopback, procs, sockets, units
 from reberth.node.errors import OpError
 from reberth.node.holdings import Holdings
 
@@ -61,6 +62,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "helper_namespaces": ours,
         "nested": _nested(pids, own),
         "cgroup": home,
+        "unit": units.of_tree(pids),
         "traced_by": found.tracers,
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
@@ -141,3 +143,11 @@ def processes(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "describe": describe,
+    "taken": taken,
+    "compare_files": compare_files,
+    "processes": processes,
+}

@@ -200,6 +200,7 @@ class LabShell(HelperShell):
             "namespaces": spaces,
             "helper_namespaces": spaces,
             "cgroup": task["cgroup"],
+            "unit": {},
             "loopback_up": False,
             "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
         }

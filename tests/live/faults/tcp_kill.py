@@ -1,6 +1,8 @@
 """How long kill -9 of criu can cost connections: kills at random moments of a dump, with and without the heal.
 
-Usage: python tests/live/faults/tcp_kill.py [--count N] [--seed N] [--without-heal]; prints a line a kill, then figures.
+Usage: python tests/live/faults/tcp_kill.py [--count N] [--seed N] [--without-heal] [--with-helper]
+prints a line a kill, then figures.
+With `--with-helper` the source's helper is killed in the same moment: the one that the controller sends next heals.
 The workload holds its connections to a child of its own, data always in flight: it notices every single one.
 """
 
@@ -34,7 +36,7 @@ MOST_DELAY_S = 0.12
 HEAL = [("node/source.py", "self._heal()", "pass")]
 
 
-def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str]) -> dict[str, Any]:
+def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str], with_helper: bool = False) -> dict[str, Any]:
     """One dump that is killed: what the source's journal says of it, and what the workload says."""
     handle = works.raw("tcp", "--count", str(CONNECTIONS))
     process = field.command.start("move", "--json", "--", word_of(node, handle), "node2:", env=env)
@@ -42,7 +44,7 @@ def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str]) -> di
     while not dumping(node) and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(delay_s)
-    victims = dumping(node)
+    victims = [*dumping(node), *(strike.helpers(node) if with_helper else [])]
     killed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for one in victims:
         with contextlib.suppress(ProcessLookupError):
@@ -80,6 +82,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--without-heal", action="store_true")
+    parser.add_argument("--with-helper", action="store_true")
     words = parser.parse_args()
     lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "soak", say=lambda _: None)
     lab.up(2)
@@ -90,7 +93,7 @@ def main() -> int:
         works = Stand(field.nodes)
         for number in range(words.count):
             field.watch()
-            row = kill_once(field, works, field.nodes[0], env)
+            row = kill_once(field, works, field.nodes[0], env, words.with_helper)
             rows.append(row)
             sys.stdout.write(f"{number + 1} {json.dumps(row)}\n")
             sys.stdout.flush()
