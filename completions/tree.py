@@ -17,6 +17,8 @@ HEAD = '''"""Every command with its arguments and options; made by `make complet
 
 Path of the command -> (help, words of the arguments, {option: (word of its value or empty, repeatable, help)}). An
 argument that may be missing stands in brackets, one that takes many values ends in `...`; a group has none.
+
+Reason for its length: it has a line for every option of every command.
 """
 
 from __future__ import annotations

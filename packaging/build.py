@@ -1,7 +1,8 @@
 """Builds the packages: python packaging/build.py deb|rpm, as root; they come to dist/.
 
-The tree that git knows is copied into a Debian 13 root of the cache and built there, without network, so that the same
-tree gives the same bytes on every machine. lintian or rpmlint judge the result; what they say is an error.
+The tree that git knows is copied into a Debian 13 root of the cache, with the libraries of vendor.txt, and built there,
+without network, so that the same tree gives the same bytes on every machine. lintian or rpmlint judge the result; what
+they say is an error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 
 import roots
+import vendor
 
 from reberth_lab.chroot import Chroot
 from reberth_lab.proc import LabError, run, say
@@ -43,12 +45,13 @@ def tree() -> list[Path]:
 
 
 def copy_tree(into: Path) -> None:
-    """Put the tree there, with modes and times that do not depend on this machine."""
+    """Put the tree and what is bundled there, with modes and times that do not depend on this machine."""
     for name in tree():
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
         target.chmod(0o755 if os.access(ROOT / name, os.X_OK) else 0o644)
+    vendor.unpack(Site.of().cache / "wheels", into / "packaging/vendor")
     for path in sorted(into.rglob("*"), reverse=True):
         if path.is_dir():
             path.chmod(0o755)

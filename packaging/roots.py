@@ -26,6 +26,9 @@ SUITE = "trixie"
 # What `apt install ./reberth.deb` brings along, what reads the man page, and the shell's own completion.
 WANTED = ("python3-pluggy", "python3-typer", "python3-sh", "python3-rich", "python3-tomlkit", "openssh-client")
 BESIDE = ("man-db", "bash-completion")
+# What the lxd plugin's bundled library needs, and the clients and shells in which its alias is tried.
+LXD = ("python3-requests", "python3-requests-toolbelt", "python3-dateutil", "python3-cryptography")
+CLIENTS = ("incus-client", "lxd-client", "zsh", "fish")
 DEB = ("dpkg-dev", "debhelper", "dh-python", "pybuild-plugin-pyproject", "python3-all", "python3-hatchling", "lintian")
 RPM = ("rpm", "rpmlint", "python3-pip", "python3-wheel")
 TOOLS = (*DEB, *RPM, "python3-docutils", "cpio")
@@ -34,7 +37,7 @@ APT = ("-y", "-q", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0")
 
 def home(cache: Path) -> Path:
     """Where the roots of the present recipe are, or will be."""
-    recipe = json.dumps([RECIPE, SUITE, WANTED, BESIDE, TOOLS])
+    recipe = json.dumps([RECIPE, SUITE, WANTED, BESIDE, LXD, CLIENTS, TOOLS])
     return cache / f"packages-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -67,7 +70,7 @@ def _make(work: Path, mirror: Mirror, say: Say) -> None:
     rootfs.configure_apt(base, mirror)
     base.inside(["apt-get", "clean"])
     base.inside(["apt-get", "update", "-q"])
-    base.inside(["apt-get", "install", *APT, "--download-only", *WANTED, *BESIDE])
+    base.inside(["apt-get", "install", *APT, "--download-only", *WANTED, *BESIDE, *LXD, *CLIENTS])
     say("installing the tools that make packages")
     run(["cp", "-a", "--reflink=auto", "--", str(base.root), str(work / "build")], timeout_s=300)
     build = Chroot(work / "build", log)

@@ -22,7 +22,7 @@ def rd(n):
         b += c
     return b
 def control():
-    import tempfile
+    import fcntl, tempfile
     os.umask(0o77)
     z = rd(int(rd(10)))
     u = os.getuid()
@@ -33,6 +33,7 @@ def control():
     s = os.lstat(base)
     if s.st_uid != u or (s.st_mode & 0o170077) != 0o040000: sys.exit("reberth: %s is not private" % base)
     d = tempfile.mkdtemp(prefix="h-", dir=base)
+    k = os.open(d, os.O_RDONLY); fcntl.flock(k, fcntl.LOCK_EX)
     p = os.path.join(d, "helper.zip")
     with open(p, "wb") as f: f.write(z)
     r, w = os.pipe()

@@ -82,8 +82,15 @@ def find_backend(wanted: Workload, source: End, stage: Stage) -> str:
     return owners[0]
 
 
-def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage) -> dict[str, str]:
-    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused."""
+def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend: str = "") -> dict[str, str]:
+    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused.
+
+    A managed backend carries everything by itself.
+    """
+    if backend and stage.catalog.get(backend).declaration.managed:
+        if asked:
+            raise UsageError(f"{backend} carries the data by itself: --transport has no effect", hint="leave it out")
+        return {Channel.FILES: backend, Channel.MEMORY: backend}
     for name in asked:
         stage.require(_known(name, Role.TRANSPORT, stage), *nodes)
     routes: dict[str, str] = {}
@@ -96,21 +103,6 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage) -> dict
         return routes
     carrier, before = _carrier(nodes, stage)
     return {Channel.FILES: carrier, **({Channel.MEMORY: before} if before and not asked else {}), **routes}
-
-
-def by_mode(routes: Mapping[str, str], choice: Choice, stage: Stage) -> tuple[Any, Choice]:
-    """Routes and choice that agree: memory goes with the files in a mode that its own transport does not do.
-
-    Where it has one, the run cannot become another mode that this does not do either.
-    """
-    memory = routes.get(Channel.MEMORY)
-    if memory is None:
-        return routes, choice
-    can = stage.catalog.get(memory).declaration.modes
-    if can and choice.mode not in can:
-        return {channel: name for channel, name in routes.items() if channel != Channel.MEMORY}, choice
-    unfit = tuple(dict.fromkeys([*choice.unfit, *(m.value for m in Mode if can and m not in can)]))
-    return routes, replace(choice, unfit=unfit)
 
 
 def _carrier(nodes: tuple[Node, Node], stage: Stage) -> tuple[str, str]:
@@ -131,7 +123,7 @@ def _carrier(nodes: tuple[Node, Node], stage: Stage) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mode of a plan, and why; the check that forbids it (only one that was asked for); what each would cost."""
+    """The mode and routes of a plan, and why; the check that forbids the mode asked for; what each would cost."""
 
     mode: Mode
     why: str
@@ -139,6 +131,7 @@ class Choice:
     measured: Mapping[str, Any] = field(default_factory=dict)
     predicted: Mapping[str, predict.Prediction] = field(default_factory=dict)
     unfit: tuple[str, ...] = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """What the plan keeps of it."""
@@ -149,8 +142,33 @@ class Choice:
         }
 
 
-def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
-    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload."""
+def mode(
+    request: Request,
+    backend: str,
+    stage: Stage,
+    survey: Survey,
+    source: Shell,
+    target: Shell,
+    routes: Mapping[str, str] | None = None,
+) -> Choice:
+    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload.
+
+    Its `routes` are the given ones without one for memory that the backend has no pages for, or that does not do this
+    mode; where it is there, the run cannot become another mode that it does not do either.
+    """
+    found, memory = _mode(request, backend, stage, survey, source, target), (routes or {}).get(Channel.MEMORY)
+    if memory is None:
+        return replace(found, routes=routes or {})
+    gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes
+    if Channel.MEMORY not in gives or (can and found.mode not in can):
+        if memory in request.transports:
+            raise UsageError(f"backend {backend} gives no pages to transport {memory} in mode {found.mode}")
+        return replace(found, routes={c: name for c, name in (routes or {}).items() if c != Channel.MEMORY})
+    unfit = dict.fromkeys([*found.unfit, *(m.value for m in Mode if can and m not in can)])
+    return replace(found, routes=routes or {}, unfit=tuple(unfit))
+
+
+def _mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
     for name in request.transports:  # one that says nothing of modes does them all
         can = stage.catalog.get(name).declaration.modes
@@ -164,7 +182,11 @@ def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: S
         raise UsageError(f"backend {backend} does not offer {asked}{by}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
     measured = measure.look(request, source, target, survey, fit)
+    if any(check.id == "userfaultfd" for check in survey.unfit.values()):
+        options = replace(options, lazy_restore=False)
     predicted = predict.table(fit, backend, survey.details, measured, options)
+    if survey.mode and asked in (Mode.AUTO, survey.mode):
+        return Choice(survey.mode, survey.why, (), measured, predicted, tuple(survey.unfit))
     if asked is not Mode.AUTO:
         checks = tuple(check for word, check in survey.unfit.items() if word == asked)
         return Choice(asked, f"{asked}: as asked", checks, measured, predicted, tuple(survey.unfit))

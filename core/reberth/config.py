@@ -19,7 +19,7 @@ from reberth_hooks import Node, UsageError
 
 LOCAL = "local"
 # The local node has every bundled backend without configuration; what is not installed is passed over when planning.
-BUNDLED_BACKENDS = ("criu", "runc")
+BUNDLED_BACKENDS = ("criu", "runc", "lxd")
 LISTS = ("backends", "transports", "wrappers")
 _BECOME = ("none", "sudo", "su")
 NODE_KEYS = ("address", "become", "connector", *LISTS)

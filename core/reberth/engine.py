@@ -16,11 +16,11 @@ from typing import Any
 from reberth import outcome
 from reberth.protocol import Decision, Step, Want, decide
 from reberth.report import Report
-from reberth.rounds import rounds, why_stop
+from reberth.rounds import rounds
 from reberth.session import Session
 from reberth.signals import DetachedRunError, Interrupts
 from reberth.stage import Stage
-from reberth.travel import travel
+from reberth.travel import travel, why_ended
 from reberth.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
 from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
@@ -83,7 +83,7 @@ class Engine:
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
-        mode, options = session.plan.mode, session.plan.options
+        mode, options = session.plan.rounds_mode, session.plan.options
         receipts: list[Receipt] = []
         with self.phase("prepare", False):
             stage.prepare(session)
@@ -94,7 +94,7 @@ class Engine:
         self.final, carried = travel(stage, session, self.history, self.phase, self._carry)
         with self.phase("restore"):
             stage.restore(session, (*receipts, *carried))
-        self.report.stop_reason = session.why_switched or why_stop(options, self.history[:-1]) or "single round"
+        self.report.stop_reason = why_ended(self.final, session, self.history)
 
     def _carry(self, tree: Tree) -> Receipt:
         receipt = self.stage.transfer(self.session, tree)
@@ -158,15 +158,16 @@ class Engine:
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
 
     def _tidy(self, decision: Decision) -> Decision:
-        """Let the backend clean up after a move; what fails there is pending, and `recover` tries it again."""
-        if decision.outcome != "moved" or self.session.recall("committed"):
+        """Let the backend clean up, also what nodes left that went back alone; `recover` tries what fails again."""
+        back = decision.outcome == "rolled-back" and self.session.plan.managed
+        if not back and (decision.outcome != "moved" or self.session.recall("committed")):
             return decision
         try:
-            self.stage.commit(self.session)
+            (self.stage.rollback if back else self.stage.commit)(self.session)
         except ReberthError as error:
             self._failed(error)
             return replace(decision, exit_code=Exit.CLEANUP_PENDING)
-        self.session.note("committed", True)
+        self.session.note("put-back" if back else "committed", True)
         return decision
 
     def _perform(self, step: Step) -> None:

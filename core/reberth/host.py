@@ -147,8 +147,8 @@ class Host:
         return recover(self, run_id, how, dry_run)
 
     def open_runs(self) -> list[str]:
-        """Runs of this controller without an end, or held."""
-        return [run_id for run_id in journals.runs() if outcome.is_open(Journal(run_id).last("end"))]
+        """Runs of this controller without an end, or held, or not tidied up."""
+        return [run_id for run_id in journals.runs() if outcome.is_unfinished(Journal(run_id))]
 
     def status(self, run_id: str | None) -> list[dict[str, Any]]:
         """What open runs (or this one) are doing."""

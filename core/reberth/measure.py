@@ -43,13 +43,15 @@ def link_bytes_s(source: HelperShell, target: HelperShell) -> float | None:
 def look(request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode]) -> dict[str, Any]:
     """What can be told: for a plan all figures, for a move only those that its choice of a mode depends on.
 
-    Answers `link_bytes_s` and what `dirty_rate` says (docs/helper.md).
+    Answers `link_bytes_s`, `copy_bytes_s` of the slower node, and what `dirty_rate` says (docs/helper.md).
     """
     memory_bytes = survey.details.get("memory_bytes", 0)
     open_choice = request.options.mode is Mode.AUTO and len(fit) > 1 and memory_bytes >= LEAST_BYTES
     found: dict[str, Any] = {}
     if (request.figures or open_choice) and isinstance(source, HelperShell) and isinstance(target, HelperShell):
         found["link_bytes_s"] = link_bytes_s(source, target)
+        with contextlib.suppress(ReberthError):
+            found["copy_bytes_s"] = min(end.call("pace")["copy_bytes_s"] for end in (source, target))
     if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):
         with contextlib.suppress(ReberthError):
             found.update(source.call("dirty_rate", pid=survey.details["pid"]))

@@ -151,4 +151,4 @@ def make_options(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Optio
         fields["policy"] = "lxd"
     if fields.get("tcp_established") and fields.get("tcp_close"):
         raise UsageError("--tcp-established keeps connections and --tcp-close cuts them", hint="give one of the two")
-    return dataclasses.replace(Options(), **fields)
+    return dataclasses.replace(Options(), **fields, given=tuple(sorted(words)))

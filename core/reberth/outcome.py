@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reberth.explain import explain
+from reberth.journal import Journal
 from reberth.protocol import Decision, Step
 from reberth.report import Report
 from reberth.session import Session
@@ -61,6 +62,17 @@ def _fill_times(report: Report, session: Session, final: Checkpoint, target: dic
 def is_open(end: Mapping[str, Any] | None) -> bool:
     """Whether a run with this last `end` in its journal goes on, is held, or is not cleaned up."""
     return end is None or end["outcome"] in ("held", "detached") or end["exit_code"] == Exit.CLEANUP_PENDING
+
+
+def is_unfinished(journal: Journal) -> bool:
+    """Whether there is something left for `recover`: the run is open, or its backend could not tidy up after it."""
+    return is_open(journal.last("end")) or is_untidy(journal)
+
+
+def is_untidy(journal: Journal) -> bool:
+    """Whether the last that the backend noted of its rollback is that something could not be put back."""
+    notes = [record["key"] for record in journal.records if record["event"] == "note"]
+    return [key for key in notes if key in ("untidy", "tidied")][-1:] == ["untidy"]
 
 
 def _name_leftovers(report: Report, session: Session) -> None:

@@ -59,12 +59,13 @@ def _make_plan(
     named = choose.named_backend(request, wanted, stage)
     for plugin in choose.asked_for(named, request.options):
         stage.require(plugin, *nodes)
-    routes = choose.routes(request.transports, nodes, stage)
+    routes = choose.routes(request.transports, nodes, stage, named)
     source, target = (preflight.greet(node, shells(node.name)) for node in nodes)
     if preflight.same_machine(source, target):
         both = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{both} are two names of the same machine", hint="name another node")
     workload = Workload(wanted.node, named or choose.find_backend(wanted, source, stage), wanted.name)
+    routes = choose.routes(request.transports, nodes, stage, workload.backend)
     plugins = tuple(dict.fromkeys((workload.backend, *routes.values())))
     facts: dict[str, object] = {
         side: {"hello": end.hello, **{name: stage.probe(name, end.node, end.shell) for name in plugins}}
@@ -72,9 +73,8 @@ def _make_plan(
     }
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
-    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
+    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell, routes)
     usable = (*preflight.usable_checks(facts, plugins, *nodes), *preflight.unit_checks(request.options, survey))
-    routes, choice = choose.by_mode(routes, choice, stage)
     checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(
         id=names.check_name(new_id(), "run id"),
@@ -85,7 +85,7 @@ def _make_plan(
         mode=choice.mode,
         why=choice.why,
         options=request.options,
-        routes=routes,
+        routes=choice.routes,
         checks=preflight.skip(checks, request.options.skip),
         facts=facts | choice.facts(),
         details=survey.details,

@@ -21,6 +21,8 @@ LAZY_FROM_BYTES, LAZY_RESTORE_S = 64 << 20, 0.06
 FIXED_S = {"criu": 0.08, "runc": 0.3}  # freeze, dump and restore of what is not memory
 SETUP_S = 0.6
 ROUND_S = 0.15
+COPY_BYTES_S = 3e9  # `pace` of the lab's nodes, from which the figures above are; a slower node needs longer for all
+NOISE = 2.0  # less than this is the machine's other work
 LOW, HIGH = 0.6, 1.7
 MIN_GAIN = 0.05
 
@@ -59,25 +61,33 @@ def dirty_bytes(seconds: float, rate_bytes_s: float, set_bytes: float) -> float:
     return set_bytes * (1 - math.exp(-rate_bytes_s * seconds / set_bytes))
 
 
+def slowness(measured: Mapping[str, Any]) -> float:
+    """How many times longer the slower node needs than those of the lab; 1 for one that is as fast, or faster."""
+    found = COPY_BYTES_S / float(measured.get("copy_bytes_s") or COPY_BYTES_S)
+    return found if found > NOISE else 1.0
+
+
 def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str, Any], options: Options) -> Prediction:
     """One mode; `measured` may lack the link and the dirty rate (`reberth.measure`)."""
     link = float(measured.get("link_bytes_s") or LINK_BYTES_S)
     link = min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
-    fixed_s = FIXED_S.get(backend, FIXED_S["runc"])
+    slow = slowness(measured)
+    fixed_s = slow * FIXED_S.get(backend, FIXED_S["runc"])
+    dump, restore = DUMP_BYTES_S / slow, RESTORE_BYTES_S / slow
     sent, last, rounds, spent_s = 0.0, float(memory_bytes), 0, 0.0
     if mode in (Mode.PRE_COPY, Mode.HYBRID):
         sent, last, rounds, spent_s = _rounds(memory_bytes, link, measured, options, fixed_s)
     if mode in (Mode.POST_COPY, Mode.HYBRID):
-        downtime_s = fixed_s + last / (4 * DUMP_BYTES_S)
-        total_s = SETUP_S + spent_s + downtime_s + 1.1 * last / link
+        downtime_s = fixed_s + last / (4 * dump)
+        total_s = slow * SETUP_S + spent_s + downtime_s + 1.1 * last / link
     else:
-        lazy = mode is Mode.STOP_AND_COPY and options.lazy_restore and last >= LAZY_FROM_BYTES
-        restore_s = LAZY_RESTORE_S if lazy else memory_bytes / RESTORE_BYTES_S
+        lazy = options.lazy_restore and memory_bytes >= LAZY_FROM_BYTES
+        restore_s = slow * LAZY_RESTORE_S if lazy else memory_bytes / restore
         if mode is Mode.STOP_AND_COPY and options.memory_ahead:
-            fixed_s += last / DUMP_BYTES_S + last / COMPARE_BYTES_S
+            fixed_s += last / dump + slow * last / COMPARE_BYTES_S
             sent, last, spent_s = _ahead(last, link, measured)
-        downtime_s = fixed_s + last / DUMP_BYTES_S + last / link + restore_s
-        total_s = SETUP_S + spent_s + downtime_s
+        downtime_s = fixed_s + last / dump + last / link + restore_s
+        total_s = slow * SETUP_S + spent_s + downtime_s
     return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
 
 
@@ -94,7 +104,9 @@ def _rounds(
     memory_bytes: float, link: float, measured: Mapping[str, Any], options: Options, fixed_s: float
 ) -> tuple[float, float, int, float]:
     """Bytes sent in the rounds, bytes left for the last one, how many rounds, and their seconds."""
-    rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
+    tracked = "tracked_" if "tracked_bytes_s" in measured else ""
+    rate = float(measured.get(f"{tracked or 'dirty_'}bytes_s") or 0)
+    size = float(measured.get(f"{tracked}set_bytes") or memory_bytes)
     sent, amount, spent_s, rounds = 0.0, float(memory_bytes), 0.0, 0
     while rounds < options.iterations:
         seconds = amount / link + ROUND_S

@@ -76,6 +76,9 @@ def _end_checks(end: End) -> Iterator[Check]:
     version = re.match(r"(\d+)\.(\d+)", str(hello.get("python", "")))
     good = version is not None and (int(version[1]), int(version[2])) >= LEAST_PYTHON
     yield _check("python", good, f"Python {hello.get('python') or 'missing'}", "install Python 3.9 or newer", name)
+    lacks = str(hello.get("direct_lacks", ""))
+    reason = f"no connection straight from node to node: {lacks} is missing" if lacks else "TLS 1.3 by certificates"
+    yield _check("tls", not lacks, reason, "install it: data goes through this machine", name, worst=Level.WARN)
     pipe_bytes = int(hello.get("pipe_max_bytes", 0))
     reason = f"pipes hold at most {pipe_bytes >> 10} KiB"
     remedy = f"sysctl fs.pipe-max-size={LEAST_PIPE_BYTES}: data goes faster through larger pipes"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reberth import journal as journals
 from reberth.journal import Journal
-from reberth.outcome import is_open
+from reberth.outcome import is_unfinished
 from reberth_hooks import ReberthError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Past:
 
 def past_runs() -> list[Past]:
     """Every run that has an end, newest first; open and held ones are none of these."""
-    return [_past(journal) for name in journals.runs() if not is_open((journal := Journal(name)).last("end"))]
+    return [_past(journal) for name in journals.runs() if not is_unfinished(journal := Journal(name))]
 
 
 def _past(journal: Journal) -> Past:

@@ -34,6 +34,7 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
     options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
     options["verify"] = tuple(options.get("verify", ()))
+    options["given"] = tuple(options.get("given", ()))
     return Plan(
         id=data["id"],
         workload=Workload(**data["workload"]),

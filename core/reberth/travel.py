@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from reberth.rounds import rounds
+from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.stage import Stage
 from reberth_hooks import Channel, Checkpoint, Iteration, Receipt, Tree
@@ -26,7 +26,7 @@ def travel(
     """
     receipts: list[Receipt] = []
     plan, final = session.plan, Checkpoint((), Iteration(0))
-    for round_ in rounds(plan.mode, plan.options, history, lambda: session.switched):
+    for round_ in rounds(plan.rounds_mode, plan.options, history, lambda: session.switched):
         started_s = time.monotonic()
         with phase("final-dump" if round_.final else "pre-dump"):
             if round_.lazy or Channel.MEMORY in plan.routes:
@@ -36,5 +36,10 @@ def travel(
             with phase(PHASE_OF.get(parcel.kind, "final-transfer") if round_.final else "pre-transfer"):
                 receipts.append(carry(parcel))
         seconds = final.iteration.seconds if round_.final else time.monotonic() - started_s
-        history.append(replace(final.iteration, seconds=seconds))
+        history += [*final.earlier, replace(final.iteration, seconds=seconds)]
     return final, receipts
+
+
+def why_ended(final: Checkpoint, session: Session, history: Sequence[Iteration]) -> str:
+    """Why there was no further round: in a daemon's own words, on the user's wish, or by the policy."""
+    return final.why or session.why_switched or why_stop(session.plan.options, history[:-1]) or "single round"

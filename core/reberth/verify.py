@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reberth.protocol import Decision
-from reberth_hooks import Exit, Owner, ReberthError, UsageError
+from reberth_hooks import CommandError, Exit, Owner, ReberthError, UsageError
 
 if TYPE_CHECKING:
     from reberth.session import Session
 
 HINT = "exec:COMMAND, tcp:PORT, tcp:HOST:PORT, http://HOST:PORT/PATH or processes"
 LIMIT_S = 5.0
+SETTLE_S = 15.0
 HERE = "127.0.0.1"  # inside the workload's own network namespace
 
 
@@ -68,8 +69,8 @@ def _port(text: str) -> int:
 
 
 def vote_ready(session: Session) -> Any:
-    """Ask the source for its vote; with probes it knows before that a copy which runs is not enough to end it."""
-    if session.plan.options.verify:
+    """Ask the source for its vote; with probes, or a daemon to be asked, it knows that a running copy is not enough."""
+    if session.plan.options.verify or session.plan.managed:
         session.source.call("note", event="verify")
     return session.source.call("vote", value="READY")
 
@@ -78,6 +79,8 @@ def verify(session: Session) -> None:
     """Run every probe of the plan on the target; raises VerifyError with what the first bad one saw."""
     if session.on_word and session.plan.options.verify:
         raise VerifyError("the copy runs, and is taken back on the operator's word")
+    if session.plan.managed and not session.recall("accepted"):
+        _settled(session)
     for text in () if session.recall("accepted") else session.plan.options.verify:
         kind, words = parse_probe(text)
         if kind == "processes":
@@ -87,3 +90,20 @@ def verify(session: Session) -> None:
             hint = f"see what is wrong there, then: reberth recover {session.id} --forward, or --rollback"
             raise VerifyError(f"the copy runs, but {text!a} failed: {found['problem']}", hint=hint)
         session.note("verified", text)
+
+
+def _settled(session: Session) -> None:
+    """The target's own daemon must have taken the copy for good: until then it may still undo what it believes failed.
+
+    Raises VerifyError while it has not answered, CommandError when it has undone it: the source is the only one then.
+    """
+    name = session.plan.target_name
+    found = session.target.call("gate_settled", name=name, limit_s=SETTLE_S, timeout_s=SETTLE_S + 60)
+    if found["state"] == "good":
+        return
+    if found["state"] == "undone":
+        session.target.call("note", event="verify-failed")
+        session.learn(1, session.target.call("discard", timeout_s=60.0))
+        raise CommandError(f"the target's daemon has undone the copy: {found['problem']}")
+    hint = f"when the daemon answers: reberth recover {session.id}"
+    raise VerifyError(f"the copy runs, but its daemon does not say so: {found['problem']}", hint=hint)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reberth_hooks.protocols import Move
+from reberth_hooks.tasks import lazy_restore
 from reberth_hooks.types import Check, Level, Mode, Round
 
 # Since 4.2 CRIU's page messages are 32 bytes long, before that 24, and nothing tells one from the other on the wire.
@@ -22,10 +23,21 @@ def header_bytes(criu_version: Any) -> int:
     return NEW_HEADER_BYTES if tuple(criu_version or ()) >= NEW_HEADER else OLD_HEADER_BYTES
 
 
-def page_header(move: Move, backend: str) -> int:
-    """The same of the move's target when pages follow the copy; 0 where none do."""
-    lazy = (move.recall("dump") or {}).get("lazy")
-    return header_bytes(criu_version(move.plan.facts, "target", backend)) if lazy else 0
+def lazy_words(move: Move, backend: str) -> dict[str, Any]:
+    """What the target's `restore` is told about pages that come when the copy runs already: all, or nothing lazy.
+
+    From the source (a lazy dump), from the rounds' images on the target, which CRIU itself would read before, or from
+    one whole image, which CRIU's daemon reads alone.
+    """
+    dump = move.recall("dump")
+    rounds, follow = dump.get("rounds", 0), bool(dump.get("lazy"))
+    size = move.plan.details.get("memory_bytes", 0) if rounds else dump["pages_bytes"]
+    if not follow and not lazy_restore(move.plan, backend, size):
+        return {"lazy": False}
+    if not follow and not rounds:
+        return {"lazy": True}
+    header = header_bytes(criu_version(move.plan.facts, "target", backend))
+    return {"lazy": True, "header_bytes": header, **({} if follow else {"follow": False})}
 
 
 def parent_of(round: Round) -> str:

@@ -117,6 +117,20 @@ RULES = (
         Level.WARN,
     ),
     Rule(
+        "shared-files",
+        _of("files_outside"),
+        "open files are shared with processes outside, one offset for both: {}; the copy has an offset of its own",
+        "let one of them open the file anew, or append to it",
+        Level.WARN,
+    ),
+    Rule(
+        "systemd",
+        lambda facts: [task["comm"] for task in facts["tasks"][:1] if task["comm"] == "systemd"],
+        "the first process is {}, which holds devices, mounts and cgroups of its machine",
+        "start the workload itself as the container's first process, or a small init",
+        Level.WARN,
+    ),
+    Rule(
         "confined",
         _of("confined"),
         "tasks are confined by a security module: {}",

@@ -70,14 +70,13 @@ def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 
 
 def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
-    """Whether the copy should run before all its pages are read: worth it only where reading takes long.
+    """Whether the copy should run before all its `pages_bytes` are read: worth it only where reading takes long.
 
     CRIU reads all memory before it resumes: 727 ms at 1 GiB, 47 ms lazily (facts of this project, 2026-11-22). The
-    daemon itself takes some 20 ms. Images must be flat: pages that lie in a parent image are not lazy.
+    daemon itself takes some 20 ms.
     """
-    flat = plan.mode in (Mode.STOP_AND_COPY, Mode.POST_COPY)
     features = plan.facts["target"][backend].get("features") or {}
-    return plan.options.lazy_restore and flat and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
+    return plan.options.lazy_restore and bool(features.get("uffd-noncoop")) and pages_bytes >= LAZY_FROM_BYTES
 
 
 def memory_ahead(move: Move, pid: int) -> list[Tree]:
@@ -144,6 +143,17 @@ def network_checks(words: tuple[str, ...], source: Shell, target: Shell) -> Iter
         if not has_feature(shell, "network_lock_nftables"):
             text = "criu there cannot lock the network by nftables, and connections are to be kept"
             yield _fail("network-lock", text, "install a criu with nftables, or use --tcp-close", shell.node.name)
+        if _missing(shell, "nft"):
+            text = "nft(8) is not installed there, and connections are to be kept: their lock goes with them"
+            yield _fail("firewall-tool", text, "install nftables, or use --tcp-close", shell.node.name)
+
+
+def _missing(shell: Shell, program: str) -> bool:
+    try:
+        shell.run([program, "--version"], check=False)
+    except HelperError:
+        return True
+    return False
 
 
 def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
@@ -160,8 +170,11 @@ def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
 def image_space_checks(need_bytes: int, shell: Shell) -> Iterator[Check]:
     """Whether one of the places for images has room: need plus a fifth, as the helper's `workdir` asks for."""
     free = shell.call("space", paths=list(IMAGE_PLACES))
-    room = max(free.values(), default=0)
-    if room < need_bytes * 1.2 + IMAGE_SPARE_BYTES:
+    room, wanted = max(free.values(), default=0), need_bytes * 1.2 + IMAGE_SPARE_BYTES
+    if room >= wanted > max(free.get(place, 0) for place in IMAGE_PLACES[:-1]):
+        text = f"{need_bytes >> 20} MiB of images do not fit in memory: they lie in {IMAGE_PLACES[-1]}, not encrypted"
+        yield Check("images-on-disk", Level.WARN, text, "free memory, or have an encrypted disk there", shell.node.name)
+    if room < wanted:
         text = f"{need_bytes >> 20} MiB of images, at most {room >> 20} MiB free in {', '.join(IMAGE_PLACES)}"
         yield _fail("image-space", text, "free memory or disk space on this node", shell.node.name)
 

@@ -141,7 +141,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for beyond source and target; everything has a default that is safe."""
+    """What the user asked for beyond source and target; everything has a default that is safe.
+
+    `given` are the words that stood on the command line itself, which count more than what a workload says of itself.
+    """
 
     mode: Mode = Mode.AUTO
     policy: str = "downtime"
@@ -163,6 +166,7 @@ class Options:
     skip: tuple[str, ...] = ()
     verify: tuple[str, ...] = ()
     backend_args: Mapping[str, Any] = field(default_factory=dict)
+    given: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,16 @@ class Plan:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def managed(self) -> bool:
+        """Whether the backend's own daemons carry it (`Declaration.managed`)."""
+        return self.workload.backend in self.routes.values()
+
+    @property
+    def rounds_mode(self) -> Mode:
+        """The mode by which we do the rounds: one final one where the backend carries, and goes round, by itself."""
+        return Mode.STOP_AND_COPY if self.managed else self.mode
+
+    @property
     def refused(self) -> tuple[Check, ...]:
         """The checks that forbid the move."""
         return tuple(c for c in self.checks if c.level is Level.FAIL)
@@ -196,12 +210,15 @@ class Plan:
 class Survey:
     """What a backend says about one planned move: its checks, and the details its phases need again.
 
+    `mode` and `why` are for a backend that chooses between its modes itself, where none was asked for.
     `unfit` maps a mode that the backend offers but not for this move to the check that says why.
     """
 
     checks: tuple[Check, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     unfit: Mapping[str, Check] = field(default_factory=dict)
+    mode: Mode | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +273,17 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Answer of a checkpoint: what must travel, what it cost, and when the freeze began (0: it did not freeze)."""
+    """Answer of a checkpoint: what must travel, what it cost, and when the freeze began (0: it did not freeze).
+
+    `earlier` are rounds that the backend's own tool went before this one, and `why` is why it went no more.
+    """
 
     parcels: tuple[Tree | Endpoint, ...]
     iteration: Iteration
     frozen_ns: int = 0
     held_ns: int = 0
+    earlier: tuple[Iteration, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl, paging
-from reberth_hooks.modes import final_place, link_final, page_header, parent_of
+from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.supervisors import hold_unit
-from reberth_hooks.tasks import lazy_restore, memory_ahead
+from reberth_hooks.tasks import memory_ahead
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
 COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")
@@ -94,17 +94,15 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += [f"--{word}" for word in move.plan.details["tcp"]]
     link_final(move)
     dump = move.recall("dump")
-    remote = page_header(move, "criu")
-    lazy = bool(remote) or lazy_restore(move.plan, "criu", dump["pages_bytes"])
-    argv += ["--lazy-pages"] if lazy else []
+    lazy = lazy_words(move, "criu")
+    argv += ["--lazy-pages"] if lazy["lazy"] else []
     got = move.target.call(
         "restore",
-        **({"header_bytes": remote} if remote else {}),
         argv=argv,
         work=images,
         own_cgroup=True,
         network_lock=dump["network_lock"],
-        lazy=lazy,
+        **lazy,
         timeout_s=None,
     )
     return Restored(str(got["pid"]), got["pid"], got["tasks"], got["held_ns"])

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reberth_lab import cgroups
@@ -27,10 +27,17 @@ def layer_bytes(nodes: int) -> int:
     return MOST_BYTES
 
 
-def start(node: NamespaceNode, root: Path, size_bytes: int, init: Mapping[str, object] | None = None) -> None:
-    """Starts the node's init (which waits for `release`); raises LabError with the launcher's reason.
+def start(
+    node: NamespaceNode,
+    root: Path,
+    size_bytes: int,
+    init: Mapping[str, object] | None = None,
+    layers: Sequence[Path] = (),
+) -> None:
+    """Starts the node's init (which waits for `release`) on `root` under `layers`, the topmost first.
 
-    `init` replaces the program for pid 1 by other words of the launcher (`command`, `uid`).
+    `init` replaces the program for pid 1 by other words of the launcher (`command`, `uid`). Raises LabError with the
+    launcher's reason.
     """
     mount = node.site.state / "mnt" / node.name
     mount.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,7 +45,7 @@ def start(node: NamespaceNode, root: Path, size_bytes: int, init: Mapping[str, o
     node.cgroup.mkdir(parents=True)
     arguments = {
         "name": node.name,
-        "root": str(root),
+        "root": ":".join(map(str, (*layers, root))),
         "mount": str(mount),
         "cgroup": str(node.cgroup),
         "size_bytes": size_bytes,

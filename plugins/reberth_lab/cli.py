@@ -33,6 +33,7 @@ Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and re
 OneConnection = Annotated[
     bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
 ]
+WithParts = Annotated[list[str] | None, typer.Option("--with", metavar="PART", help="lxd: LXD on every node.")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 
 
@@ -68,10 +69,17 @@ def _told(as_json: bool = False) -> Iterator[Lab]:
         raise typer.Exit(int(error.exit_code)) from error
 
 
-def up(nodes: Nodes = 2, kind: Kind = None, install: Install = False, rebuild: Rebuild = False) -> None:
+def up(
+    nodes: Nodes = 2,
+    kind: Kind = None,
+    with_parts: WithParts = None,
+    install: Install = False,
+    rebuild: Rebuild = False,
+) -> None:
     """Start the nodes; what runs already stays, and gets the present code of reberth."""
     with _told() as lab:
-        lab.up(nodes, kind=None if kind == "android" else kind, install=install, rebuild=rebuild)
+        plain = None if kind == "android" else kind
+        lab.up(nodes, kind=plain, install=install, rebuild=rebuild, with_parts=tuple(with_parts or ()))
         if kind == "android":
             from reberth_lab import android
 

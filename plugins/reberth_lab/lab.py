@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reberth_lab import android, boot, cgroups, deliver, keys, links, rootfs, sysctl
+from reberth_lab import android, boot, cgroups, deliver, keys, layers, links, lxd, rootfs, sysctl
 from reberth_lab.locks import locked
 from reberth_lab.node import Node
 from reberth_lab.node_namespace import NamespaceNode
@@ -64,10 +64,19 @@ class Lab:
         found = [self.node(name) for name in names]
         return sorted((node for node in found if node.alive), key=lambda node: node.number)
 
-    def up(self, nodes: int = 2, *, kind: str | None = None, install: bool = False, rebuild: bool = False) -> None:
+    def up(
+        self,
+        nodes: int = 2,
+        *,
+        kind: str | None = None,
+        install: bool = False,
+        rebuild: bool = False,
+        with_parts: Sequence[str] = (),
+    ) -> None:
         """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean.
 
         `kind` is one of KINDS; without it the lab stays what it is, which is a namespace lab when it is down.
+        `with_parts` are names of `layers.PARTS`; a node that runs already without them cannot get them.
         """
         require_root()
         if not 1 <= nodes <= MAX_NODES:
@@ -75,13 +84,19 @@ class Lab:
         for tool, package in TOOLS:
             need(tool, package)
         self._choose(kind or self.kind)
+        layers.check(with_parts)
         cgroups.mount_point()
+        above: list[Path] = []
         if self.kind == VM:
-            base = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild).disk
+            disk = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild, parts=with_parts)
+            base = disk.disk
         else:
             base = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
+            above = [layers.ensure(name, self.site.cache, base, self._say) for name in with_parts]
         with locked(self.site.lock_path, wait_s=UP_WAIT_S):
-            self._up(nodes, base)
+            every = self._up(nodes, base, above)
+            if "lxd" in with_parts:
+                lxd.up(self.site, every, self._say)
 
     def _choose(self, kind: str) -> None:
         if kind not in KINDS:
@@ -91,7 +106,7 @@ class Lab:
             raise LabError(f"the lab {self.site.name} is of kind {there}", "reberth lab down, then up again")
         self.kind = kind
 
-    def _up(self, count: int, base: Path) -> None:
+    def _up(self, count: int, base: Path, above: Sequence[Path]) -> list[Node]:
         self.site.state.mkdir(mode=0o700, exist_ok=True)
         self.site.state.chmod(0o700)
         running = {node.number for node in self.nodes()}
@@ -104,15 +119,16 @@ class Lab:
         if self.kind == VM:
             virtual.bring_up(image.Image(base.parent), only(VmNode, every), names, self._say)
         else:
-            self._up_namespaces(only(NamespaceNode, every), base)
+            self._up_namespaces(only(NamespaceNode, every), base, above)
         self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")
+        return every
 
-    def _up_namespaces(self, every: Sequence[NamespaceNode], root: Path) -> None:
+    def _up_namespaces(self, every: Sequence[NamespaceNode], root: Path, above: Sequence[Path]) -> None:
         sysctl.raise_limit(self.site)
         names = [node.name for node in every]
         for node in every:
             if not node.alive:
-                boot.start(node, root, boot.layer_bytes(len(names)))
+                boot.start(node, root, boot.layer_bytes(len(names)), layers=above)
             links.ensure_veth(self.site, node.number, node.pid)
             keys.write_node(self.site, names, node.name, node.root)
         self._deliver(every)

@@ -17,9 +17,9 @@ from reberth_hooks import (
     hookimpl,
     paging,
 )
-from reberth_hooks.modes import final_place, link_final, page_header, parent_of
+from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.supervisors import hold_unit
-from reberth_hooks.tasks import lazy_restore, memory_ahead
+from reberth_hooks.tasks import memory_ahead
 from reberth_runc.survey import runc, runc_root
 
 PAGED = ("--page-server", "@pages@")
@@ -167,19 +167,17 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     argv += ["--image-path", images, "--work-path", images]
     link_final(move)
     dump = move.recall("dump")
-    remote = page_header(move, "runc")
-    lazy = bool(remote) or lazy_restore(move.plan, "runc", dump["pages_bytes"])
-    argv += ["--file-locks", *_flags(move), *(["--lazy-pages"] if lazy else []), name]
+    lazy = lazy_words(move, "runc")
+    argv += ["--file-locks", *_flags(move), *(["--lazy-pages"] if lazy["lazy"] else []), name]
     got = move.target.call(
         "restore",
-        **({"header_bytes": remote} if remote else {}),
         argv=argv,
         work=images,
         own_cgroup=False,
         path=_target_cgroup(move),
         config=_config(move),
         network_lock=dump["network_lock"],
-        lazy=lazy,
+        **lazy,
         loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
         timeout_s=None,
     )

@@ -155,7 +155,7 @@ def test_runs_plugins_and_hosts(complete, tmp_path):
 def test_values_of_options(complete):
     assert complete("move", "--mode", "st") == (["stop-and-copy"], main.NO_FILES | main.KEEP_ORDER)
     assert complete("move", "--mode=st")[0] == ["--mode=stop-and-copy"]
-    assert complete("move", "--backend", "")[0] == ["criu", "runc"]
+    assert complete("move", "--backend", "")[0] == ["criu", "lxd", "runc"]
     assert complete("node", "add", "x", "--become", "")[0] == ["none", "sudo"]
     assert complete("lab", "up", "--kind", "a")[0] == ["android"]
     assert complete("android", "stop", "nod")[0] == ["node1", "node2"]
@@ -202,7 +202,14 @@ def test_only_the_standard_library_is_imported_and_nothing_is_waited_for(world, 
         "print(sorted(n for n in top - set(sys.stdlib_module_names) if sys.modules[n].__spec__ is not None\n"
         "    and getattr(sys.modules[n], '__file__', None)), 'subprocess' in sys.modules, file=sys.stderr)"
     )
-    for typed in (["mo"], ["move", "node1:"], ["plugin", "show", ""], ["report", ""], ["node", "add", "x", ""]):
+    for typed in (
+        ["mo"],
+        ["move", "node1:"],
+        ["plugin", "show", ""],
+        ["report", ""],
+        ["node", "add", "x", ""],
+        ["lxd", "shim", "lxc", ""],
+    ):
         env = {"REBERTH_COMPLETE_ASK": "0", "XDG_CACHE_HOME": str(tmp_path)}
         done = world.process("__complete", *typed, code=code, **env)
         assert done.returncode == 0

@@ -14,7 +14,8 @@ from reberth.cli.next_step import next_step
         (["crun"], "/usr/bin/zsh", 'eval "$(reberth shell-init zsh)"'),
         (["runc"], "/usr/bin/fish", "reberth shell-init fish | source"),
         (["runc"], "/bin/tcsh", 'eval "$(reberth shell-init bash)"'),
-        (["lxc"], "/bin/bash", "reberth lxd alias install"),
+        (["lxc"], "/bin/bash", "for `lxc move` run: reberth lxd alias install"),
+        (["incus"], "/bin/bash", "for `incus move` run: reberth lxd alias install --client incus"),
     ],
 )
 def test_it_fits_the_runtime_and_the_shell(tmp_path, there, shell, said):

@@ -162,9 +162,9 @@ def test_ls_show_enable_disable(world):
     assert code == 0 and document["nodes"][0]["name"] == "local"
     result = world.run("node", "disable", "local", "criu")
     assert result.exit_code == 0 and "criu disabled" in result.stderr
-    assert config.load().node("local").backends == ("runc",)
+    assert config.load().node("local").backends == ("runc", "lxd")
     assert "runc" in world.run("node", "show", "local").stdout
-    assert world.json("node", "show", "local", "--json")[1]["node"]["backends"] == ["runc"]
+    assert world.json("node", "show", "local", "--json")[1]["node"]["backends"] == ["runc", "lxd"]
     assert world.run("node", "disable", "local", "criu").exit_code == 2
     assert world.run("node", "show", "pi9").exit_code == 2
     assert world.run("node", "rm", "pi9").exit_code == 2

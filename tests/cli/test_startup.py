@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import statistics
+
 import pytest
 
 from reberth.cli.app import COMMANDS, LazyGroup, root
@@ -74,3 +77,27 @@ def test_every_listed_command_exists_and_has_one_line_of_help():
     for name, line in COMMANDS.items():
         command = root.get_command(None, name)
         assert command.name == name and command.help.splitlines()[0] == line
+
+
+def test_a_tab_costs_at_most_four_bare_interpreters(world, tmp_path):
+    """Processor time, in turns within one run: both suffer alike from what else the machine does."""
+    names = tmp_path / "reberth/complete"
+    names.mkdir(parents=True)
+    (names / "node-node1").write_text("".join(f"runc\tweb{n}\trunning\n" for n in range(100)))
+    env = {"XDG_CACHE_HOME": str(tmp_path), "REBERTH_COMPLETE_ASK": "0"}
+    code = "from reberth.__main__ import main; main()"
+    ways = {"bare": ((), "pass"), "names": (("__complete", "move", "no"), code), "word": (("__complete", "mo"), code)}
+
+    def median(rounds=9):
+        spent = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, (words, program) in ways.items():
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                assert world.process(*words, code=program, **env).returncode == 0
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return {name: statistics.median(values) for name, values in spent.items()}
+
+    found = median()
+    print(found)
+    assert max(found.values()) <= 4.0 * found["bare"], found

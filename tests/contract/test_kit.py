@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node import ops, survey
+from reberth.node import hello, ops, survey
 from reberth.testing.lab import Lab
 from reberth.testing.shell import LabShell
 from reberth_hooks import Node
@@ -108,7 +108,7 @@ def test_own_answers_have_the_keys_of_the_helpers(reberth_lab: Lab):
     shell = LabShell(Node("node1"), reberth_lab.machines["node1"])
     started = reberth_lab.process()
     assert shell.call("describe", pid=started.pid).keys() == survey.describe(None, None, pid=os.getpid()).keys()
-    assert shell.call("hello").keys() == ops.hello(None, None).keys()
+    assert shell.call("hello").keys() == hello.hello(None, None).keys()
     real = survey.processes(None, None)
     if real:
         assert shell.call("processes")[0].keys() == real[0].keys()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ from livekit.stand import Stand, gone, healthy
 
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
+from reberth_lab.proc import LabError
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/restrict-ssh.md"
+Settings = Callable[[Callable[[str], str]], dict[str, str]]
 
 
 @pytest.fixture
@@ -82,4 +88,30 @@ def test_a_node_that_has_changed_its_host_key(
     pinned.write_text(pinned.read_text().replace(node1.address, node2.address))
     refused = stranger.run("check", "one", "--json")
     assert refused.code == 12, str(refused)
+    watch.check()
+
+
+def test_s12_a_key_that_is_held_to_reberth(
+    settings: Settings, works: Stand, watch: Watch, reberth: Command, node1: Node, node2: Node
+) -> None:
+    """With the program of docs/how-to/restrict-ssh.md the key moves workloads, and does nothing else."""
+    (gate,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    keys = node2.read("/root/.ssh/authorized_keys")
+    node2.write("/usr/local/sbin/reberth-only", gate, 0o755)
+    held = f'restrict,command="/usr/local/sbin/reberth-only" {keys}'
+    handle = works.raw("memory", "--mib", "4")
+    through_here = settings(lambda text: "".join(x for x in text.splitlines(True) if not x.startswith("direct")))
+    node2.write("/root/.ssh/authorized_keys", held, 0o600)
+    try:
+        with pytest.raises(LabError) as caught:
+            node2.ssh(["id"])
+        assert "for reberth alone" in str(caught.value)
+        done = reberth.move(f"node1:criu/{handle.pid}", "node2:", env=through_here)
+        assert done.code == 0, str(done)
+        healthy(node2, handle)
+    finally:
+        node2.write("/root/.ssh/authorized_keys", keys, 0o600)
+        node2.run(["rm", "/usr/local/sbin/reberth-only"])
+    assert "uid=0" in node2.ssh(["id"]).stdout  # the twin: it was the gate
+    works.stop(handle)
     watch.check()

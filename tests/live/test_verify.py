@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from livekit import stand
 from livekit.command import Command
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
@@ -36,4 +37,25 @@ def test_a_bad_copy_waits_for_a_decision(
     assert back.code == 0, str(back)
     assert gone(node2, handle)
     works.stop(handle)
+    watch.check()
+
+
+def test_a_server_is_asked_over_tcp_and_http(watch: Watch, reberth: Command, node1: Node, node2: Node) -> None:
+    pid = node1.spawn(["python3", "-m", "http.server", "8099", "--bind", "127.0.0.1", "--directory", "/opt"])
+    words = (f"node1:criu/{pid}", "node2:", "--verify", "tcp:8099", "--verify")
+    page = "http://127.0.0.1:8099/"
+    try:
+        for _ in range(200):
+            if "8099" in node1.run(["ss", "-Hltn"]).stdout:
+                break
+        done = reberth.move(*words, f"{page}no-such", "--on-failure", "rollback")
+        assert (done.code, done.report["owner"]) == (20, "source"), str(done)
+        assert "404" in done.report["error"]["message"], str(done)
+        done = reberth.move(*words, page)
+        assert (done.code, done.report["owner"]) == (0, "target"), str(done)
+        assert "8099" not in node1.run(["ss", "-Hltn"]).stdout
+    finally:
+        for node in (node1, node2):
+            node.run(["kill", "-KILL", str(pid)], check=False)
+            stand.remove_empty_cgroups(node)
     watch.check()

@@ -11,6 +11,10 @@ SITE = "/scratch/usr/lib/python3.13/site-packages"
 EXPECTED = {
     "/etc/reberth/config.toml",
     "/usr/bin/reberth",
+    "/usr/share/reberth/vendor/pylxd/__init__.py",
+    "/usr/share/reberth/vendor/ws4py/__init__.py",
+    "/usr/share/licenses/reberth/pylxd",
+    "/usr/share/licenses/reberth/ws4py",
     "/usr/share/bash-completion/completions/reberth",
     "/usr/share/zsh/site-functions/_reberth",
     "/usr/share/fish/vendor_completions.d/reberth.fish",

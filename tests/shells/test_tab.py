@@ -100,3 +100,12 @@ def test_the_files_that_are_kept_are_what_the_command_prints(env):
     for shell, name in {"bash": "reberth.bash", "zsh": "_reberth", "fish": "reberth.fish"}.items():
         done = subprocess.run(["reberth", "completion", shell], env=env, capture_output=True, text=True, timeout=60)
         assert done.stdout == (top / name).read_text("utf-8"), "run: make completions"
+
+
+def test_a_folder_with_a_blank_is_quoted(shell, place):
+    (place / "two words").mkdir(exist_ok=True)
+    assert shell.line(f"reberth restore {place}/tw") == f"reberth restore {place}/two\\ words/"
+    assert shell.line(f"reberth restore '{place}/tw").startswith(f"reberth restore '{place}/two words")
+    assert shell.line(f"reberth checkpoint node1:web {place}/two\\ words/x") == (
+        f"reberth checkpoint node1:web {place}/two\\ words/x"
+    )

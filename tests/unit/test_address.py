@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -102,6 +103,8 @@ def job(happened, waiting):
         stop=lambda: None,
         errors=lambda: "",
         holds=lambda action: action == waiting,
+        fences=waiting == "post-dump",
+        above=os.getpid(),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MAKERS = {"Check", "Rule", "_check", "_fail", "_no"}
+MAKERS = {"Check", "Rule", "_check", "_fail", "_no", "_say"}
 LEVELS = ("fail", "warn", "ok")
 
 

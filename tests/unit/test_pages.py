@@ -26,6 +26,7 @@ class Wire:
         self.flows: list[Flow] = []
         self.socks: list[socket.socket] = []
         self.raw: list[int] = []
+        self.before = set(threading.enumerate())  # those of other tests may never end
 
     def flow(self, channel: Channel) -> tuple[Flow, socket.socket]:
         one = Flow(channel)
@@ -44,7 +45,7 @@ class Wire:
             os.close(fd)
         for flow in self.flows:
             flow.end()
-        for thread in [t for t in threading.enumerate() if t is not threading.current_thread()]:
+        for thread in set(threading.enumerate()) - self.before:
             thread.join(5)
 
 

@@ -189,7 +189,7 @@ ALL_MODES = """
 @hookimpl
 def reberth_describe():
     modes = frozenset({Mode.STOP_AND_COPY, Mode.POST_COPY, Mode.HYBRID})
-    return Declaration("a backend", frozenset({Role.BACKEND}), modes=modes)
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=modes, carries=frozenset({Channel.MEMORY}))
 """
 
 
@@ -220,6 +220,23 @@ def test_a_mode_that_the_way_of_memory_does_not_do(world):
     plan = world.plan("pi1:runc/web", "pi2:")
     assert plan.routes == {Channel.FILES: "ssh", Channel.MEMORY: "pages"}
     assert {"post-copy", "hybrid"} <= set(plan.facts["unfit"])  # `reberth set ID mode=post-copy` is told so
+
+
+NO_PAGES = """
+@hookimpl
+def reberth_describe():
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=frozenset({Mode.STOP_AND_COPY}))
+"""
+
+
+def test_a_backend_that_has_no_pages_for_a_transport(world):
+    """As LXD's, whose server starts criu: listed, memory goes with the files; named, it is refused."""
+    world.modules["runc"] = world.make_plugin("runc", "BACKEND", NO_PAGES)
+    for name in ("pi1", "pi2"):
+        world.nodes[name] = Node(name, backends=("runc",), transports=("pages", "ssh"))
+    assert world.plan("pi1:runc/web", "pi2:").routes == {Channel.FILES: "ssh"}
+    with pytest.raises(UsageError, match="gives no pages to transport pages"):
+        world.plan("pi1:runc/web", "pi2:", transports=("pages",))
 
 
 def test_a_named_transport_is_used_or_refused(world):

@@ -10,7 +10,7 @@ import pytest
 
 from reberth import predict
 from reberth.node.bucket import Bucket
-from reberth.node.measuring import fit
+from reberth.node.measuring import fit, tracked_bytes
 from reberth.wishes import Wishes
 from reberth_hooks import Mode, Options
 
@@ -41,6 +41,23 @@ def test_rounds_help_a_slow_writer_and_not_one_that_outruns_the_link():
     assert worse.bytes > 1.5 * plain.bytes
     assert worse.rounds <= 2, "a round that gains nothing is the last"
     assert cost(Mode.HYBRID, measured=fast).downtime_s < worse.downtime_s
+
+
+def test_in_huge_pages_a_written_byte_makes_two_mebibytes_dirty():
+    """Rounds then gain nothing, while what is compared by content, page by page, is as little as ever."""
+    assert tracked_bytes(0.01, 512 * MIB, 0) == pytest.approx(5.12 * MIB)
+    assert tracked_bytes(0.01, 512 * MIB, 512 * MIB) > 500 * MIB
+    assert tracked_bytes(0.0, 512 * MIB, 512 * MIB) == 0
+    slow = {**LINK, "dirty_bytes_s": 2 * MIB, "set_bytes": 200 * MIB}
+    huge = {**slow, "tracked_bytes_s": 500 * MIB, "tracked_set_bytes": 1000 * MIB}
+    assert cost(Mode.PRE_COPY, measured=huge).downtime_s > 10 * cost(Mode.PRE_COPY, measured=slow).downtime_s
+    assert cost(Mode.STOP_AND_COPY, measured=huge) == cost(Mode.STOP_AND_COPY, measured=slow)
+
+
+def test_a_slow_node_needs_longer_for_everything_but_the_link():
+    fast, slow = cost(Mode.POST_COPY), cost(Mode.POST_COPY, measured={**LINK, "copy_bytes_s": 300e6})
+    assert slow.downtime_s == pytest.approx(10 * fast.downtime_s)
+    assert cost(Mode.POST_COPY, measured={**LINK, "copy_bytes_s": 2e9}) == fast, "a busy machine is no slow one"
 
 
 def test_a_fixed_number_of_rounds_and_a_limit():

@@ -11,8 +11,10 @@ import threading
 import pytest
 
 from reberth.node import prefetch
+from reberth.node.chain import Local, Run
+from reberth.node.ledger import HERE, Area, Ledger, Place
 from reberth.node.pages import HEADERS, Channel
-from reberth.node.prefetch import Area, Ledger, Place, Prefetch
+from reberth.node.prefetch import Prefetch
 
 BASE, OTHER = 0x7F0000000000, 0x7F0000800000
 GET, ADD, FORCE_CLOSE = 7, 0x40006, 0x1024
@@ -89,9 +91,9 @@ class Daemon:
 def scene():
     made = []
 
-    def make(*areas: tuple[int, int, int], most: int = 1 << 20) -> tuple[Prefetch, Daemon, Source]:
+    def make(*areas: tuple[int, ...], most: int = 1 << 20, local=None) -> tuple[Prefetch, Daemon, Source]:
         (a_r, a_w), (b_r, b_w) = os.pipe(), os.pipe()
-        flow = Prefetch(Channel(a_r, b_w), 32)
+        flow = Prefetch(Channel(a_r, b_w), 32, local)
         flow.ledger = Ledger([Area(*area) for area in areas])
         daemon, source = Daemon(flow), Source(Channel(b_r, a_w), most)
         source.start()
@@ -132,6 +134,61 @@ def test_every_page_comes_once(scene, most):
     assert source.closed
     first = [ask for number, ask in enumerate(source.asked) if ask not in source.asked[:number]]
     assert len(first) == len(source.asked), "a page was asked for twice"
+
+
+class Held(Local):
+    """Pages that lie here: a run from its second page on, in a file that begins with another page."""
+
+    def __init__(self, folder, start: int, pages: int) -> None:
+        super().__init__()
+        path = folder / "pages-1.img"
+        path.write_bytes(bytes(4096) + b"".join(page(30, start + i * 4096) for i in range(pages)))
+        fd = os.open(path, os.O_RDONLY)
+        self.add(30, [Run(start, pages, 2, fd, 4096)], [fd])
+
+
+def test_pages_of_earlier_rounds_come_from_here(scene, tmp_path):
+    """Between pages of the source, in the order of the requests; the source is never asked for them."""
+    start = BASE + 100 * 4096
+    flow, daemon, source = scene((30, BASE, 100), (30, start, 50, HERE), local=Held(tmp_path, start, 50))
+    daemon.ask(30, start + 4096, 1)
+    daemon.ask(30, BASE, 1)
+    daemon.ask(30, start, 100)
+    assert daemon.take() == (30, start + 4096, 1)
+    assert daemon.take()[:2] == (30, BASE)
+    assert daemon.take() == (30, start, 50)
+    assert flow.pages >= 51
+    assert all(address < start for _, address, _ in source.asked)
+
+
+def test_without_a_source_all_pages_lie_here(tmp_path):
+    flow = Prefetch(None, 32, Held(tmp_path, BASE, 20))
+    flow.ledger = Ledger([Area(30, BASE, 20, HERE)])
+    daemon = Daemon(flow)
+    flow.start()
+    daemon.ask(30, BASE + 4096, 500)
+    assert daemon.take() == (30, BASE + 4096, 19)
+    daemon.ask(30, BASE, 1)
+    assert daemon.take() == (30, BASE, 1)
+    assert flow.pages == 20
+    daemon.sock.sendall(HEAD.pack(FORCE_CLOSE, 0, 0, 0))
+    assert daemon.exactly(4) == bytes(4)
+    daemon.sock.close()
+    assert flow.ended.wait(5)
+    assert not flow.failed and flow.local.find(30, BASE) is None
+
+
+def test_a_short_image_ends_the_flow(tmp_path):
+    local = Held(tmp_path, BASE, 20)
+    os.truncate(tmp_path / "pages-1.img", 4096 * 10)
+    flow = Prefetch(None, 32, local)
+    flow.ledger = Ledger([Area(30, BASE, 20, HERE)])
+    daemon = Daemon(flow)
+    flow.start()
+    daemon.ask(30, BASE, 20)
+    assert flow.ended.wait(5)
+    daemon.sock.close()
+    assert "shorter" in flow.failed
 
 
 def test_answers_come_in_the_order_of_the_requests(scene):

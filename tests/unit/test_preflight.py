@@ -22,6 +22,7 @@ def test_two_equal_machines_pass_every_check(world):
         ({"arch": "aarch64"}, "arch", "", Level.FAIL, "architecture: x86_64 on local, aarch64 on pi2"),
         ({"page_bytes": 16384}, "page-bytes", "", Level.FAIL, "page size: 4096 on local, 16384 on pi2"),
         ({"uid": 1000}, "root", "pi2", Level.FAIL, "user id 1000"),
+        ({"direct_lacks": "openssl(1)"}, "tls", "pi2", Level.WARN, "openssl(1) is missing"),
         ({"cgroup2": ""}, "cgroup2", "pi2", Level.FAIL, "cgroup v2: not mounted"),
         ({"python": "3.8.10"}, "python", "pi2", Level.FAIL, "Python 3.8.10"),
         ({"python": "None"}, "python", "pi2", Level.FAIL, "Python None"),

@@ -226,6 +226,25 @@ def test_a_listener_with_another_pid_of_old_is_not_taken_for_ours(monkeypatch):
     assert ipc.items_of({42: 5000.0}) == ipc.items_of({43: 0.0}) == []
 
 
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+def test_a_file_with_one_offset_here_and_outside_is_found_unless_it_is_appended_to(tmp_path, flags):
+    path = tmp_path / "shared"
+    path.touch()
+    fd = os.open(path, flags)
+    words = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    null = subprocess.DEVNULL
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=null, stderr=null, pass_fds=[fd]) as process:
+        shared = survey.describe(None, None, process.pid)["files_outside"]
+        os.close(fd)
+        alone = survey.describe(None, None, process.pid)["files_outside"]
+        other = os.open(path, flags)  # the twin: the same file by another description
+        same_file = survey.describe(None, None, process.pid)["files_outside"]
+        os.close(other)
+    assert len(shared) == (0 if flags & os.O_APPEND else 1)
+    assert all(name.startswith(f"{path} with ") and name.endswith(f"({os.getpid()})") for name in shared)
+    assert alone == same_file == []
+
+
 def test_the_build_id_of_this_python_and_of_no_elf_file(tmp_path):
     with open("/proc/self/maps") as maps:
         library = next(line.split()[-1] for line in maps if "libc.so" in line or "libc-" in line)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth_hooks import Level, Mode, Node, Options, Plan, Workload
+from reberth_hooks import HelperError, Level, Mode, Node, Options, Plan, Workload
 from reberth_hooks.objects import CAP_SYS_RESOURCE, GHOST_LIMIT_BYTES, RULES, object_checks, terminals_outside
 from reberth_hooks.tasks import (
     LAZY_FROM_BYTES,
@@ -33,6 +33,8 @@ PLAIN = {
     "protocols": {"TCP": 2, "UNIX-STREAM": 1, "NETLINK": 1},
     **{key: [] for key in ("unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "dead_leaders")},
     **{key: [] for key in ("sysv_items", "pipes_outside", "confined", "masters", "slaves", "terminals")},
+    "files_outside": [],
+    "tasks": [{"comm": "sh"}],
     "ghosts": {"/tmp/small": 4096},
     "frozen": False,
     "sysv_shm": False,
@@ -89,13 +91,16 @@ def test_other_users_need_the_capability():
     [
         ({"sysv_items": ["queue 3"]}, "sysv"),
         ({"pipes_outside": [99]}, "pipes"),
+        ({"files_outside": ["/srv/log with sh (99)"]}, "shared-files"),
+        ({"tasks": [{"comm": "systemd"}]}, "systemd"),
         ({"confined": ["docker-default (enforce)"]}, "confined"),
     ],
 )
 def test_what_criu_leaves_out_warns(change, id):
     found = list(object_checks({**PLAIN, **change}, HELLO, "a"))
     assert [(check.id, check.level) for check in found] == [(id, Level.WARN)]
-    assert str(next(iter(change.values()))[0]) in found[0].reason and found[0].remedy
+    (name,) = next(iter(change.values()))
+    assert str(name["comm"] if isinstance(name, dict) else name) in found[0].reason and found[0].remedy
 
 
 def test_shared_memory_in_an_ipc_namespace_of_its_own_travels():
@@ -172,12 +177,15 @@ class Asked:
 
     def __init__(self, code: int = 0, **answers: object) -> None:
         self.node, self.code, self.answers, self.ran = Node("a"), code, answers, []
+        self.missing: tuple[str, ...] = ()
 
     def call(self, op, **args):
         return self.answers[op]
 
     def run(self, argv, check=True):
         self.ran.append(argv)
+        if argv[0] in self.missing:
+            raise HelperError(f"{argv[0]} is not installed", kind="missing")
         return SimpleNamespace(code=self.code, out="")
 
 
@@ -187,6 +195,8 @@ def test_the_network_lock_is_asked_for_only_where_connections_are_kept():
     assert not good.ran
     assert failed(network_checks(("tcp-established",), good, bad)) == {"network-lock"}
     assert failed(network_checks(("tcp-established",), good, good)) == set()
+    good.missing = ("nft",)
+    assert failed(network_checks(("tcp-established",), Asked(0), good)) == {"firewall-tool"}
 
 
 def test_the_processor_is_compared_by_criu():
@@ -200,6 +210,13 @@ def test_images_need_one_place_with_room_for_all_of_them():
     space = {"/dev/shm": 100 << 20, "/run": 30 << 20, "/var/lib": 0}
     assert failed(image_space_checks(70 << 20, Asked(space=space))) == set()
     assert failed(image_space_checks(71 << 20, Asked(space=space))) == {"image-space"}
+
+
+@pytest.mark.parametrize(("free_bytes", "ids"), [(100 << 20, []), (90 << 20, ["images-on-disk"])])
+def test_s5_images_that_lie_on_a_disk_are_told_of(free_bytes, ids):
+    space = {"/dev/shm": free_bytes, "/run": 1 << 20, "/var/lib": 1 << 30}
+    found = list(image_space_checks(70 << 20, Asked(space=space)))
+    assert [(check.id, check.level) for check in found] == [(id, Level.WARN) for id in ids]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +247,7 @@ def test_space():
     [
         (LAZY_FROM_BYTES, {}, True),
         (LAZY_FROM_BYTES - 1, {}, False),
-        (LAZY_FROM_BYTES, {"mode": Mode.PRE_COPY}, False),
+        (LAZY_FROM_BYTES, {"mode": Mode.PRE_COPY}, True),
         (LAZY_FROM_BYTES, {"options": Options(lazy_restore=False)}, False),
         (LAZY_FROM_BYTES, {"facts": {"target": {"criu": {"features": {"uffd-noncoop": False}}}}}, False),
         (LAZY_FROM_BYTES, {"facts": {"target": {"criu": {}}}}, False),

@@ -40,6 +40,7 @@ COMMANDS = {
 OF_PLUGINS = {
     "android": "Set a LineageOS phone up as a node.",
     "lab": "Two nodes in a box, to try and to test with.",
+    "lxd": "Let `lxc move` be a safe live move.",
 }
 SETTINGS: dict[str, Any] = {
     "add_completion": False,

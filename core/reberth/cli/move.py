@@ -36,6 +36,8 @@ def command(
     verify: params.Verify = None,
     on_failure: params.OnFailure = None,
     no_lazy_restore: params.NoLazyRestore = False,
+    keep_source: params.KeepSource = False,
+    snapshot_first: params.SnapshotFirst = False,
     dry_run: DryRun = False,
     json: params.Json = False,
     quiet: params.Quiet = False,
@@ -69,6 +71,8 @@ def command(
         verify=verify,
         on_failure=on_failure,
         no_lazy_restore=no_lazy_restore,
+        keep_source=keep_source,
+        snapshot_first=snapshot_first,
     )
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:

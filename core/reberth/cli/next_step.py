@@ -19,8 +19,10 @@ def next_step(environ: Mapping[str, str], of_plugins: Mapping[str, str]) -> str:
     if _there(environ, "runc", "crun"):
         command = EVALUATE.get(shell, f'eval "$(reberth shell-init {shell})"')
         steps.append(f"for `runc migrate ID NODE:` put into your shell's start file: {command}")
-    if "lxd" in of_plugins and _there(environ, "lxc", "incus"):
-        steps.append("for `lxc move` run: reberth lxd alias install")
+    client = next((name for name in ("lxc", "incus") if _there(environ, name)), "")
+    if "lxd" in of_plugins and client:
+        other = " --client incus" if client == "incus" else ""
+        steps.append(f"for `{client} move` run: reberth lxd alias install{other}")
     return f"Next: {'; '.join(steps)}" if steps else ""
 
 

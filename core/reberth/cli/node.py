@@ -14,7 +14,7 @@ from reberth.cli.facts import fact_lines
 from reberth.cli.output import note, write, write_json
 from reberth.names import check_name
 from reberth.text import safe, table
-from reberth_hooks import Node, PluginError, Role, UntrustedError, UsageError, plain
+from reberth_hooks import Node, PluginError, Role, UnreachableError, UntrustedError, UsageError, plain
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Manage the nodes of the inventory.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a node.", show_default=False)]
@@ -43,15 +43,32 @@ def add(
     reberth node add pi2 192.0.2.2 --user pi --become sudo
     reberth node add pi2 --address pi2.lan --fingerprint SHA256:...
     """
-    from reberth import nodeadd
-
     if place and address:
         raise UsageError("the address is given twice", hint="ADDRESS or --address, not both")
+    ssh = {"user": user, "port": port, "identity": str(Path(identity).expanduser().absolute()) if identity else ""}
+    _add(name, address or place or name, become, ssh, {}, fingerprint=fingerprint, yes=yes, json=json)
+
+
+def _add(
+    name: str,
+    address: str,
+    become: str,
+    ssh: dict[str, Any],
+    tables: dict[str, dict[str, Any]],
+    *,
+    fingerprint: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin, probe, store and tell; `tables` are further plugins' tables of the node."""
+    from dataclasses import replace
+
+    from reberth import nodeadd
+
     config = common.load_config()
-    key_file = str(Path(identity).expanduser().absolute()) if identity else ""
-    ssh: dict[str, Any] = {"user": user, "port": port, "identity": key_file}
-    node = nodeadd.new_node(config, name, address or place or name, become, ssh)
-    key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, port), fingerprint)
+    node = nodeadd.new_node(config, name, address, become, ssh)
+    node = replace(node, options={**node.options, **tables})
+    key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, int(ssh["port"])), fingerprint)
     if not fingerprint:
         _confirm(node, key.kind, key.fingerprint, yes=yes)
     node = nodeadd.pin(node, key.line)
@@ -68,6 +85,37 @@ def add(
     write([f"node {name} is in {safe(path)}", f"  enabled      {', '.join(enabled)}"])
     for plugin, reason in unusable.items():
         note(f"  not enabled  {safe(plugin)}: {safe(reason)}")
+
+
+@app.command("import-lxd")
+def import_lxd(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="REMOTE...", help="These alone.", show_default=False)
+    ] = None,
+    client: Annotated[str, typer.Option("--client", metavar="PROGRAM", help="lxc or incus.")] = "lxc",
+    user: Annotated[str, typer.Option(help="Log in as this user.", show_default=False)] = "",
+    become: Annotated[str, typer.Option(metavar="HOW", help="Become root by: none or sudo.")] = "none",
+    yes: Annotated[bool, typer.Option("--yes", help="Trust the ssh keys that they show.", show_default=False)] = False,
+) -> None:
+    """Add the remotes of the lxc client as nodes: one ssh connection each, as `node add` makes it.
+
+    \b
+    reberth node import-lxd
+    reberth node import-lxd node2 --user root
+    """
+    from reberth import lxdremotes
+
+    have = common.load_config().nodes
+    found = {remote.name: remote for remote in lxdremotes.remotes(client)}
+    for name in names or [name for name in found if name not in have]:
+        if name not in found:
+            raise UsageError(f"{client} has no remote {name!a} that could be a node", hint=f"{client} remote list")
+        remote = found[name]
+        try:
+            ssh = {"user": user, "port": 0, "identity": ""}
+            _add(name, remote.host, become, ssh, {"lxd": {"url": remote.url}}, yes=yes)
+        except UnreachableError as error:
+            note(f"{safe(name)} is not added: {safe(error.message)}")
 
 
 def _confirm(node: Node, kind: str, fingerprint: str, *, yes: bool) -> None:

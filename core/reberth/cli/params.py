@@ -98,6 +98,13 @@ OnFailure = Annotated[
 NoLazyRestore = Annotated[
     bool, typer.Option("--no-lazy-restore", help="Read all memory before the copy runs.", show_default=False)
 ]
+KeepSource = Annotated[
+    bool, typer.Option("--keep-source", help="lxd: keep the old instance, stopped.", show_default=False)
+]
+SnapshotFirst = Annotated[
+    bool,
+    typer.Option("--snapshot-first", help="lxd: take a stateful snapshot before the move.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress on stderr.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to losses that were announced.", show_default=False)]

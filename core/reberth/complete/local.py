@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # importing typing takes a tenth of the whole time
     Tables = dict[str, dict[str, list[str]]]  # name of a node -> backends and transports -> names
 KINDS = ("backends", "transports")
 LOCAL = "local"
-LOCAL_BACKENDS = ("criu", "runc")
+LOCAL_BACKENDS = ("criu", "runc", "lxd")
 MOST_RUNS = 30
 
 

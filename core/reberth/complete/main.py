@@ -21,7 +21,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> 
     """Print the candidates for the last argument, given those before it."""
     env = os.environ if environ is None else environ
     try:
-        found = words.answer(in_order(list(arguments) or [""], env), env)
+        found = _found(list(arguments) or [""], env)
         lines = [f"{value}\t{text}" if text else value for value, text in found.candidates if _harmless(value)]
         lines.append(f":{directive(found)}")
     except Exception:
@@ -34,6 +34,15 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> 
         refresh.in_background(found.stale)
 
 
+def _found(arguments: list[str], env: Mapping[str, str]) -> words.Answer:
+    if arguments[0] == "lxd":
+        from reberth.complete import client
+
+        if client.is_alias(arguments):
+            return client.answer(arguments, env)
+    return words.answer(in_order(arguments, env), env)
+
+
 def in_order(arguments: list[str], environ: Mapping[str, str]) -> list[str]:
     """The words as typed: for an alias, the clients lxc and incus put the fragment before the words that precede it."""
     if len(arguments) > 2 and any(environ.get(name) == "1" for name in ALIASED):
@@ -43,6 +52,8 @@ def in_order(arguments: list[str], environ: Mapping[str, str]) -> list[str]:
 
 def directive(found: words.Answer) -> int:
     """The flags: what the shell does with a single candidate, and whether it may offer files beside."""
+    if found.flags is not None:
+        return found.flags
     if found.files:
         return ONLY_DIRS if found.files == "dirs" else 0
     open_ended = bool(found.candidates) and all(value.endswith((":", "=")) for value, _ in found.candidates)

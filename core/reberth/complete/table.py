@@ -2,6 +2,8 @@
 
 Path of the command -> (help, words of the arguments, {option: (word of its value or empty, repeatable, help)}). An
 argument that may be missing stands in brackets, one that takes many values ends in `...`; a group has none.
+
+Reason for its length: it has a line for every option of every command.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ COMMANDS: dict[str, Command] = {
                 "hold or rollback: what to do when the copy failed after it was permitted to run.",
             ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
+            "--keep-source": ("", False, "lxd: keep the old instance, stopped."),
+            "--snapshot-first": ("", False, "lxd: take a stateful snapshot before the move."),
             "--dry-run": ("", False, "As `reberth plan`."),
             "-n": ("", False, "As `reberth plan`."),
             "--json": ("", False, "Print one JSON document to stdout."),
@@ -86,6 +90,8 @@ COMMANDS: dict[str, Command] = {
                 "hold or rollback: what to do when the copy failed after it was permitted to run.",
             ),
             "--no-lazy-restore": ("", False, "Read all memory before the copy runs."),
+            "--keep-source": ("", False, "lxd: keep the old instance, stopped."),
+            "--snapshot-first": ("", False, "lxd: take a stateful snapshot before the move."),
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
             "-q": ("", False, "No plan and no progress on stderr."),
@@ -226,6 +232,17 @@ COMMANDS: dict[str, Command] = {
             "--help": ("", False, "Show the help."),
         },
     ),
+    "node import-lxd": (
+        "Add the remotes of the lxc client as nodes: one ssh connection each, as `node add` makes it.",
+        ("[REMOTE......]",),
+        {
+            "--client": ("PROGRAM", False, "lxc or incus."),
+            "--user": ("USER", False, "Log in as this user."),
+            "--become": ("HOW", False, "Become root by: none or sudo."),
+            "--yes": ("", False, "Trust the ssh keys that they show."),
+            "--help": ("", False, "Show the help."),
+        },
+    ),
     "node rm": (
         "Remove a node from the inventory, with its pinned key.",
         ("NAME",),
@@ -320,6 +337,7 @@ COMMANDS: dict[str, Command] = {
                 "namespace (default): this machine's kernel, native speed; vm: kernels of their own, by "
                 "QEMU, slow; android: two phones beside two nodes of namespaces.",
             ),
+            "--with": ("PART", True, "lxd: LXD on every node."),
             "--install": ("", False, "Install debootstrap (vm: QEMU) by apt if it is missing."),
             "--rebuild": ("", False, "Make the root filesystem anew."),
             "--help": ("", False, "Show the help."),
@@ -354,5 +372,34 @@ COMMANDS: dict[str, Command] = {
         "Log in to a node, or run a command there.",
         ("NODE", "[COMMAND...]"),
         {"--help": ("", False, "Show the help.")},
+    ),
+    "lxd": ("The lxc client and reberth.", (), {"--help": ("", False, "Show the help.")}),
+    "lxd alias": (
+        "An alias of the lxc client, so that `lxc move` is reberth's.",
+        (),
+        {"--help": ("", False, "Show the help.")},
+    ),
+    "lxd alias install": (
+        "Let the client hand `lxc move` to reberth, which leaves to it whatever is not a live move of ours.",
+        (),
+        {
+            "--name": ("NAME", False, "move shadows `lxc move`; live adds `lxc live`."),
+            "--client": ("PROGRAM", False, "lxc or incus."),
+            "--help": ("", False, "Show the help."),
+        },
+    ),
+    "lxd alias remove": (
+        "Take our alias away; one of another value stays.",
+        (),
+        {
+            "--name": ("NAME", False, "move shadows `lxc move`; live adds `lxc live`."),
+            "--client": ("PROGRAM", False, "lxc or incus."),
+            "--help": ("", False, "Show the help."),
+        },
+    ),
+    "lxd alias status": (
+        "Tell which aliases of the client are ours.",
+        (),
+        {"--client": ("PROGRAM", False, "lxc or incus."), "--help": ("", False, "Show the help.")},
     ),
 }

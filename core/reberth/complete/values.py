@@ -19,8 +19,10 @@ FIXED = {
     "--compress": ("auto", "zstd", "none"),
     "--on-failure": ("hold", "rollback"),
     "--timeout": ("30s", "90s", "5m"),
+    "--client": ("lxc", "incus"),
     "SHELL": ("bash", "zsh", "fish"),
 }
+ALIASES = ("move", "live")
 LAB_KINDS = ("namespace", "vm", "android")
 NODE_NAMES = ("node rm", "node show", "node enable", "node disable")  # where the argument NAME is a node's
 
@@ -38,6 +40,8 @@ def of_option(path: str, option: str, environ: Env) -> Answer:
     from reberth.complete.words import Answer
 
     word = COMMANDS[path][2].get(option, ("",))[0]
+    if option == "--name" and path.startswith("lxd alias"):
+        return _answer(ALIASES)
     if option in FIXED:
         return _answer(FIXED[option], ordered=True)
     if option in ("--backend", "--transport"):

@@ -13,7 +13,8 @@ class Answer:
     """Candidates with their descriptions.
 
     `files`: offer `files` or `dirs` of this machine instead; `closed`: a single candidate that ends in a colon is
-    complete; `ordered`: keep the order; `stale`: the nodes whose names are old or were never read.
+    complete; `ordered`: keep the order; `stale`: the nodes whose names are old or were never read; `flags`: the
+    protocol's, where another program has answered.
     """
 
     # plain classes here and in cache.py: importing dataclasses takes longer than all the rest
@@ -21,6 +22,7 @@ class Answer:
         self.candidates = candidates or []
         self.files, self.ordered, self.closed = files, ordered, False
         self.stale: list[str] = []
+        self.flags: int | None = None
 
 
 class Line:

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import neighbours, netlink
 from reberth.node.errors import OpError
@@ -186,3 +186,12 @@ def take_off(record: dict[str, Any]) -> None:
 def tell(record: dict[str, Any]) -> None:
     """The copy is about to run here: the peers' next packets must come here."""
     neighbours.announce(record["address"], record["ifname"])
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "address_find": address_find,
+    "address_probe": address_probe,
+    "address_announce": address_announce,
+    "address_del": address_del,
+    "address_add": address_add,
+}

@@ -40,6 +40,14 @@ def inside(path: str, cgroup: str) -> bool:
     return path == cgroup or path.startswith(cgroup.rstrip("/") + "/")
 
 
+def up_to(path: str, leaf: str) -> str:
+    """The part of a cgroup's path that ends with the directory `leaf`; raises OpError `no-cgroup2` without one."""
+    head, found, _ = (path + "/").partition(f"/{leaf}/")
+    if not found:
+        raise OpError("no-cgroup2", f"{path} is not below {leaf}", hint="does the daemon use cgroup v2?")
+    return f"{head}/{leaf}"
+
+
 def _write(cgroup: str, name: str, value: str) -> None:
     fd = os.open(os.path.join(cgroup, name), os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -41,6 +41,7 @@ class Holdings:
         self.files: dict[str, dict[str, Any]] = {}
         self.shared_locks: set[str] = set()
         self.mounts: dict[str, str] = {}  # of all tasks: one that has changed its root sees fewer of them
+        self.opened: dict[str, list[tuple[int, int]]] = {}  # files with an offset: (process, descriptor)
         self.deleted: set[str] = set()
         self.ghosts: dict[str, int] = {}  # deleted files without any name left: bytes on disk
         self.linked: set[str] = set()  # deleted names of files that have another name
@@ -137,6 +138,8 @@ class Holdings:
             self._terminal(path, info)
             if mounts[_mount_id(info)].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
                 self.shared_locks.add(target)
+            if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
+                self.opened.setdefault(target, []).append((int(base[6:]), int(name)))
 
     def _socket(self, path: str, inode: str) -> None:
         if inode not in self.sockets:
@@ -217,6 +220,11 @@ def _lines(path: str, word: str) -> list[list[str]]:
     with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as lines:
         return [line.split() for line in lines if line.startswith(word)]
     return []
+
+
+def _flags(path: str) -> int:
+    """How a descriptor was opened."""
+    return next((int(words[1], 8) for words in _lines(path, "flags:")), 0)
 
 
 def _mount_id(path: str) -> str:

@@ -16,7 +16,7 @@ USERS = (
 )
 NEVER = float("inf")
 GETPID = 11  # semctl(2): the process that did the last operation
-KCMP_VM = 1
+KCMP_FILE, KCMP_VM = 0, 1
 # kcmp(2) has a number of its own where the kernel's old tables are used.
 KCMP = {"x86_64": 312, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
 
@@ -29,6 +29,23 @@ def pipes_outside(pipes: set[str], pids: frozenset[int]) -> list[int]:
             if task.pid not in pids and _holds(task.pid, pipes):
                 found.append(task.pid)
     return found
+
+
+def files_outside(opened: dict[str, list[tuple[int, int]]], pids: frozenset[int]) -> list[str]:
+    """Files that a process outside the tree has open by the very description (one offset) that the tree has.
+
+    `opened` maps a path to the tree's (process, descriptor) that hold it.
+    """
+    found = set()
+    libc = ctypes.CDLL(None, use_errno=True)
+    for task in procs.all_tasks() if opened else ():
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{task.pid}/fd") if task.pid not in pids else ():
+                path = procs.link(f"/proc/{task.pid}/fd/{name}")
+                for pid, fd in opened.get(path, ()):
+                    if libc.syscall(ctypes.c_long(KCMP), pid, task.pid, KCMP_FILE, fd, int(name)) == 0:
+                        found.add(f"{path} with {task.comm} ({task.pid})")
+    return sorted(found)
 
 
 def _holds(pid: int, links: set[str]) -> bool:

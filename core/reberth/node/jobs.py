@@ -26,9 +26,9 @@ SCRIPT = """#!/bin/sh
 # Action script of one run of reberth, called by criu for every action; only a few concern us.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 trap '' PIPE
-run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
+@mine@run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
 case "$CRTOOLS_SCRIPT_ACTION" in
-pre-dump | post-dump)
+@freezes@)
   # pre-dump: frozen before CRIU polls its freezer (its sleep is 100 ms), and after it has loaded all it needs.
   # post-dump is the fence: CRIU thawed the cgroup to work in it, and now whatever happens to criu or to us, the
   # source does not wake by itself.
@@ -38,7 +38,7 @@ pre-dump | post-dump)
     while read -r key value; do [ "$key" = frozen ] && frozen=$value; done < "$cgroup/cgroup.events"
     tries=$((tries + 1)); [ "$tries" -gt 300000 ] && { echo 0 > "$cgroup/cgroup.freeze"; exit 1; }
   done ;;
-pre-resume)
+@fenced@)
   # CRIU ignores what fails here and would let the copy run: so it is fenced before anybody is asked, and if nobody is
   # there any more it stays so.
   read -r cgroup < "$run/fence" && echo 1 > "$cgroup/cgroup.freeze" ;;
@@ -74,7 +74,18 @@ read -r answer <&9 || alone
 class Job:
     """One held tool: `spawn`, then `wait_hook` for each action, `answer`, and `wait_end`."""
 
-    def __init__(self, name: str, run_dir: str, work_dir: str, fence: str = "", others: str = "never") -> None:
+    def __init__(
+        self,
+        name: str,
+        run_dir: str,
+        work_dir: str,
+        fence: str = "",
+        others: str = "never",
+        freezes: str = "pre-dump | post-dump",
+        fenced: str = "pre-resume",
+        mine: str = "",
+    ) -> None:
+        """Write the script: at which actions it freezes `fence`, fences a copy, only asks; `mine` may leave first."""
         self.name, self.run_id = name, os.path.basename(run_dir)
         self.output = os.path.join(work_dir, f"{name}.out")
         self.log = os.path.join(work_dir, f"{name}.log")
@@ -96,6 +107,9 @@ class Job:
             "answer": self._answer_r,
             "report": self._report_w,
             "others": others,
+            "freezes": freezes,
+            "fenced": fenced,
+            "mine": mine,
         }
         for key, value in words.items():
             text = text.replace(f"@{key}@", str(value))
@@ -218,6 +232,16 @@ class Job:
             return None
         self._ended.wait(timeout_s)  # Popen.wait with a time-out polls, up to 50 ms late
         return self.process.returncode
+
+    @property
+    def above(self) -> int:
+        """Pid from which the tool and its script descend as long as the tool lives."""
+        return os.getpid()
+
+    @property
+    def fences(self) -> bool:
+        """Whether the dump is complete and cannot end before we say so."""
+        return self.waiting == "post-dump"
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End the tool: SIGTERM, after which CRIU lets a source run on, then SIGKILL."""

@@ -5,20 +5,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import re
 import shutil
 import stat
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import address, bundles, cgroup, cpu, measuring, predump, probe, procs, run, survey, tools, transfer
+from reberth.node import (
+    address,
+    bundles,
+    cgroup,
+    cpu,
+    daemons,
+    measuring,
+    predump,
+    probe,
+    procs,
+    run,
+    survey,
+    transfer,
+)
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.hello import hello
 from reberth.node.inflow import OPS as PAGE_OPS
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
+from reberth.node.tools import run as run_program
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -40,35 +53,6 @@ def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[...
         raise OpError("os", str(error)) from error
 
 
-def hello(daemon: Daemon, progress: Any) -> dict[str, Any]:
-    """Who and what this node is."""
-    memory = {}
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
-    return {
-        "hostname": platform.node(),
-        "arch": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "uid": os.getuid(),
-        "boot_id": run.boot_id(),
-        "pid_ns": procs.link("/proc/self/ns/pid"),
-        "cgroup2": cgroup.mount_point(),
-        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
-        "clock_realtime_ns": time.time_ns(),
-        "clock_boottime_ns": boottime_ns(),
-        "mem_available_bytes": memory.get("MemAvailable", 0),
-        "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
-        "cap_eff": procs.capabilities(),
-    }
-
-
-def _number(path: str) -> int:
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        return int(file.read())
-    return 0
-
-
 def ping(daemon: Daemon, progress: Any) -> dict[str, int]:
     """A heartbeat; also the two clocks, for the controller's offset."""
     return {"boot_ns": boottime_ns()}
@@ -78,7 +62,7 @@ def run_tool(
     daemon: Daemon, progress: Any, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/"
 ) -> dict[str, Any]:
     """Run a program to its end; answers code, out, err."""
-    return tools.run(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
+    return run_program(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
 
 
 def read(daemon: Daemon, progress: Any, path: str, limit_bytes: int = 8 << 20) -> str:
@@ -372,6 +356,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    **daemons.OPS,
     "fill": fill,
     "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
@@ -381,11 +366,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "verify": probe.verify,
     "leftovers": leftovers,
     **transfer.OPS,
-    "address_find": address.address_find,
-    "address_probe": address.address_probe,
-    "address_announce": address.address_announce,
-    "address_del": address.address_del,
-    "address_add": address.address_add,
+    **address.OPS,
     "mark_left": bundles.mark_left,
     "is_left": bundles.is_left,
     "unmark_left": bundles.unmark_left,

@@ -48,22 +48,45 @@ def lazy_extents(directory: str) -> Iterator[tuple[int, Extent]]:
 
 def extents(path: str) -> Iterator[Extent]:
     """The runs of one pagemap image; raises OpError `images` when it is none."""
+    for fields in messages(path)[1:]:
+        flags = fields.get(FLAGS, PE_PARENT if fields.get(IN_PARENT) else PE_PRESENT)
+        yield Extent(fields[VADDR], fields.get(COUNT, fields.get(OLD_COUNT, 0)), flags)
+
+
+def messages(path: str) -> list[dict[int, int]]:
+    """The numbers of each message of such an image, its head first; raises OpError `images` when it is none."""
     with open(path, "rb") as file:
         data = file.read()
-    at, first = 8, True
+    at = 8
+    found: list[dict[int, int]] = []
     try:
         while at < len(data):
             (size,) = struct.unpack_from("<I", data, at)
             at += 4
             if at + size > len(data):
                 raise ValueError("cut off")
-            if not first:
-                fields = _fields(data[at : at + size])
-                flags = fields.get(FLAGS, PE_PARENT if fields.get(IN_PARENT) else PE_PRESENT)
-                yield Extent(fields[VADDR], fields.get(COUNT, fields.get(OLD_COUNT, 0)), flags)
-            at, first = at + size, False
-    except (ValueError, KeyError, IndexError, struct.error) as error:
+            found.append(_fields(data[at : at + size]))
+            if len(found) > 1 and VADDR not in found[-1]:
+                raise ValueError("a run without an address")
+            at += size
+        if not found:
+            raise ValueError("empty")
+    except (ValueError, IndexError, struct.error) as error:
         raise OpError("images", f"{path} cannot be read: {error}") from error
+    return found
+
+
+def pack(fields: dict[int, int]) -> bytes:
+    """A message of numbers."""
+    return b"".join(_number(key << 3) + _number(value) for key, value in fields.items())
+
+
+def _number(value: int) -> bytes:
+    packed = bytearray()
+    while value > 0x7F:
+        packed.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*packed, value])
 
 
 def _fields(message: bytes) -> dict[int, int]:

@@ -8,7 +8,6 @@ milliseconds of the link ahead. Pages count when they were handed to the daemon,
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import os
 import select
@@ -20,25 +19,20 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
+from reberth.node.chain import Local
 from reberth.node.errors import OpError
+from reberth.node.ledger import ASKED, HERE, SERVED, UNASKED, Area, Ledger, Place
 from reberth.node.pagemap import lazy_extents
 from reberth.node.pages import COMMAND_MASK, HEADERS, PAGE_BYTES, PS_IOV_ADD_F, Channel
 
 PS_IOV_GET, PS_IOV_CLOSE, PS_IOV_FORCE_CLOSE = 7, 0x1023, 0x1024
 STATUS_BYTES = 4
-UNASKED, ASKED, SERVED = 0, 1, 2
 CHUNK_PAGES, NEAR_PAGES = 64, 16
 CACHE_BYTES = 256 << 20
 FIRST_WINDOW_BYTES, LEAST_WINDOW_BYTES, MOST_WINDOW_BYTES = 512 << 10, 128 << 10, 8 << 20
 AHEAD_S = 0.004  # how much of the link may be queued before something urgent
 READ_BYTES = 1 << 20
-
-
-class Place(NamedTuple):
-    """One page of one process."""
-
-    owner: int
-    address: int
+MOST_WAITING_BYTES = 8 << 20  # of what the daemon has not taken yet
 
 
 class Ask(NamedTuple):
@@ -49,79 +43,11 @@ class Ask(NamedTuple):
     sent_s: float
 
 
-class Area:
-    """A run of pages that the source keeps, and what became of each."""
-
-    def __init__(self, owner: int, start: int, pages: int) -> None:
-        self.owner, self.start, self.state = owner, start, bytearray(pages)
-
-    def unasked_from(self, index: int, most: int) -> int:
-        """How many pages in a row from here nobody has asked for."""
-        end = min(len(self.state), index + most)
-        count = 0
-        while index + count < end and self.state[index + count] == UNASKED:
-            count += 1
-        return count
-
-
-class Ledger:
-    """All areas, found by address, walked in order."""
-
-    def __init__(self, areas: list[Area]) -> None:
-        self.areas = sorted(areas, key=lambda a: (a.owner, a.start))
-        self.keys = [(a.owner, a.start) for a in self.areas]
-        self.served = 0
-        self._next = (0, 0)
-
-    def find(self, place: Place) -> Optional[tuple[Area, int]]:
-        """The area of a page and its index there."""
-        at = bisect.bisect_right(self.keys, place) - 1
-        if at < 0 or self.areas[at].owner != place.owner:
-            return None
-        index = (place.address - self.areas[at].start) // PAGE_BYTES
-        return (self.areas[at], index) if index < len(self.areas[at].state) else None
-
-    def state(self, place: Place) -> int:
-        """What became of a page; SERVED for one that is in no area."""
-        found = self.find(place)
-        return found[0].state[found[1]] if found else SERVED
-
-    def mark(self, place: Place, pages: int, state: int) -> None:
-        """Note it for some pages in a row."""
-        found = self.find(place)
-        if found:
-            area, index = found
-            for i in range(index, min(index + pages, len(area.state))):
-                if state == SERVED:
-                    self.served += area.state[i] != SERVED
-                if area.state[i] != SERVED:  # once served, for ever counted
-                    area.state[i] = state
-
-    def next_run(self, most: int) -> Optional[tuple[Place, int]]:
-        """The next pages that nobody has asked for."""
-        number, index = self._next
-        while number < len(self.areas):
-            area = self.areas[number]
-            while index < len(area.state):
-                index = area.state.find(UNASKED, index)
-                if index < 0:
-                    break
-                self._next = (number, index)
-                return Place(area.owner, area.start + index * PAGE_BYTES), area.unasked_from(index, most)
-            number, index = number + 1, 0
-            self._next = (number, index)
-        return None
-
-    def rewind(self) -> None:
-        """Look again from the beginning: something was put back."""
-        self._next = (0, 0)
-
-
 class Prefetch:
-    """The flow on the target: same face as `pages.Flow`, in one thread."""
+    """The flow on the target: same face as `pages.Flow`, in one thread. Without a channel all pages lie here."""
 
-    def __init__(self, channel: Channel, header_bytes: int) -> None:
-        self.channel = channel
+    def __init__(self, channel: Optional[Channel], header_bytes: int, local: Optional[Local] = None) -> None:
+        self.channel, self.local = channel, local or Local()
         self.header = HEADERS[header_bytes]
         self.ours, self.theirs = socket.socketpair()
         self.ended = threading.Event()
@@ -140,7 +66,7 @@ class Prefetch:
         self._filled = 0
         self._reply: tuple[int, int, Place] = (0, 0, Place(0, 0))
         self._close = b""  # the daemon's last message, kept until all is answered
-        self._closed = False
+        self._closed = self._begun = False
         self._window, self._rate = float(FIRST_WINDOW_BYTES), 0.0
         self._least_trip_s = 1.0
 
@@ -150,8 +76,11 @@ class Prefetch:
         return self.ledger.served
 
     def load(self, directory: str) -> int:
-        """Read which pages the source keeps; answers how many."""
-        areas = [Area(pid, e.vaddr, e.pages) for pid, e in lazy_extents(directory)]
+        """Read which pages are to follow, from the source or from here; answers how many."""
+        areas = [
+            Area(pid, e.vaddr, e.pages, HERE if self.local.find(pid, e.vaddr) else UNASKED)
+            for pid, e in lazy_extents(directory)
+        ]
         self.ledger = Ledger(areas)
         return sum(len(area.state) for area in areas)
 
@@ -175,9 +104,11 @@ class Prefetch:
             self.failed = self.failed or str(error)
         finally:
             self.ended.set()
-            os.close(self.channel.read_fd)
-            os.close(self.channel.write_fd)
-            self.channel.hang_up()
+            if self.channel is not None:
+                os.close(self.channel.read_fd)
+                os.close(self.channel.write_fd)
+                self.channel.hang_up()
+            self.local.close()
             self.ours.close()
             self._wake_w, wake_w = -1, self._wake_w
             os.close(self._wake_r)
@@ -185,33 +116,40 @@ class Prefetch:
 
     def _loop(self) -> None:
         sock = self.ours.fileno()
-        for fd in (sock, self.channel.read_fd, self.channel.write_fd):
-            os.set_blocking(fd, False)
+        read_fd, write_fd = self.channel[:2] if self.channel else (-1, -1)
+        for fd in (sock, read_fd, write_fd):
+            if fd >= 0:
+                os.set_blocking(fd, False)
         while True:
             poll = select.poll()
             poll.register(self._wake_r, select.POLLIN)
-            poll.register(self.channel.read_fd, select.POLLIN)
             poll.register(sock, select.POLLIN | (select.POLLOUT if self._to_daemon else 0))
-            if self._to_source:
-                poll.register(self.channel.write_fd, select.POLLOUT)
+            if read_fd >= 0:
+                poll.register(read_fd, select.POLLIN)
+            if self._to_source and write_fd >= 0:
+                poll.register(write_fd, select.POLLOUT)
             ready = dict(poll.poll())
             if self._wake_r in ready:
                 return
             if sock in ready and ready[sock] & (select.POLLIN | select.POLLHUP) and not self._hear_daemon(sock):
                 return
-            if self.channel.read_fd in ready and not self._hear_source():
+            if read_fd in ready and not self._hear_source(read_fd):
                 return
             self._serve()
             self._fetch()
-            self._send(self.channel.write_fd, self._to_source)
-            self._send(sock, self._to_daemon)
+            self._send(write_fd, self._to_source)
+            if self._send(sock, self._to_daemon):
+                self.moved_s = time.monotonic()
 
     @staticmethod
-    def _send(fd: int, data: bytearray) -> None:
-        if data:
+    def _send(fd: int, data: bytearray) -> int:
+        if data and fd >= 0:
             with contextlib.suppress(BlockingIOError):
-                done = os.write(fd, memoryview(data)[:READ_BYTES])
+                with memoryview(data) as view:
+                    done = os.write(fd, view[:READ_BYTES])
                 del data[:done]
+                return done
+        return 0
 
     # The daemon
 
@@ -227,6 +165,7 @@ class Prefetch:
             del self._from_daemon[:size]
             command, pages, address, owner = self.header.unpack(message)
             if command == PS_IOV_GET:
+                self._begun = True
                 self._wanted.append((Place(owner, address), pages))
             elif command in (PS_IOV_CLOSE, PS_IOV_FORCE_CLOSE):
                 self._close = message
@@ -236,19 +175,37 @@ class Prefetch:
 
     def _serve(self) -> None:
         """Answer what the daemon wants from what is here, in its order; CRIU takes fewer pages than it asked for."""
-        while self._wanted and self._wanted[0][0] in self._cache:
-            place, pages = self._wanted.popleft()
-            got: list[memoryview] = []
-            for at in self._row(place, pages):
-                page = self._cache.pop(at, None)
-                if page is None:
-                    break
-                got.append(page)
+        while self._wanted and len(self._to_daemon) < MOST_WAITING_BYTES:
+            place, pages = self._wanted[0]
+            here = self.local.find(*place)
+            if here is None and place not in self._cache:
+                return
+            self._wanted.popleft()
+            got = self._read(here, pages) if here else self._cached(place, pages)
+            count = sum(map(len, got)) // PAGE_BYTES
             command = PS_IOV_ADD_F | (4 << 16)  # PE_PRESENT
-            self._to_daemon += self.header.pack(command, len(got), place.address, place.owner)
-            for page in got:
-                self._to_daemon += page
-            self.ledger.mark(place, len(got), SERVED)
+            self._to_daemon += self.header.pack(command, count, place.address, place.owner)
+            for piece in got:
+                self._to_daemon += piece
+            self.ledger.mark(place, count, SERVED)
+
+    @staticmethod
+    def _read(here: tuple[int, int, int], pages: int) -> list[bytes]:
+        fd, offset, most = here
+        size = min(pages, most) * PAGE_BYTES
+        data = os.pread(fd, size, offset)
+        if len(data) != size:
+            raise OpError("images", "an image of an earlier round is shorter than its pagemap says")
+        return [data]
+
+    def _cached(self, place: Place, pages: int) -> list[memoryview]:
+        got: list[memoryview] = []
+        for at in self._row(place, pages):
+            page = self._cache.pop(at, None)
+            if page is None:
+                break
+            got.append(page)
+        return got
 
     @staticmethod
     def _row(place: Place, pages: int) -> Iterator[Place]:
@@ -259,11 +216,11 @@ class Prefetch:
     def _fetch(self) -> None:
         """Ask for what the daemon waits for, then for what it will."""
         for place, pages in self._wanted:
-            if place not in self._cache and not self._is_asked(place):
+            if place not in self._cache and self.local.find(*place) is None and not self._is_asked(place):
                 found = self.ledger.find(place)
                 near = found[0].unasked_from(found[1], max(NEAR_PAGES, min(pages, CHUNK_PAGES))) if found else 0
                 self._ask(place, max(1, near))
-        if not self._asked and not self._wanted and not self.bytes:
+        if not self._begun:
             return  # the first fault comes while the copy is built: before it there is nobody who could use a page
         while not self._close and self._under_way() < self._window and len(self._cache) * PAGE_BYTES < CACHE_BYTES:
             run = self.ledger.next_run(CHUNK_PAGES)
@@ -271,8 +228,11 @@ class Prefetch:
                 break
             self._ask(*run)
         if self._close and not self._asked and not self._wanted and not self._closed:
-            self._to_source += self._close
             self._closed = True
+            if self.channel is None:
+                self._to_daemon += bytes(STATUS_BYTES)
+            else:
+                self._to_source += self._close
 
     def _is_asked(self, place: Place) -> bool:
         return any(
@@ -288,9 +248,9 @@ class Prefetch:
         self._asked.append(Ask(place, pages, time.monotonic()))
         self._to_source += self.header.pack(PS_IOV_GET, pages, place.address, place.owner)
 
-    def _hear_source(self) -> bool:
+    def _hear_source(self, fd: int) -> bool:
         try:
-            data = memoryview(os.read(self.channel.read_fd, READ_BYTES))
+            data = memoryview(os.read(fd, READ_BYTES))
         except BlockingIOError:
             return True
         if not data:

@@ -78,6 +78,15 @@ def tree(root: int) -> list[Task]:
     return order
 
 
+def command_line(pid: int) -> list[str]:
+    """The words of /proc/PID/cmdline, empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().decode("utf-8", "backslashreplace").rstrip("\0").split("\0")
+    except OSError:
+        return []
+
+
 def ancestors(pid: int, stop: int) -> list[int]:
     """The process and its parents up to and without `stop`."""
     chain: list[int] = []

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import address, cgroup, netlock, tools, units, yards
+from reberth.node import address, cgroup, gate, netlock, tools, units, unixhttp, yards
 from reberth.node.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
 from reberth.node.errors import OpError
 
@@ -21,8 +21,8 @@ STATE = "/var/lib/reberth"
 VOTES = ("READY", "RESUME")
 VERDICTS = ("PERMIT", "ABORT")
 KEEP_ENDED = 200
-# back: before the tool is answered on the way back; abort: after it; landed: before the copy is thawed.
-OCCASIONS = ("back", "abort", "commit", "always", "landed")
+# back: before the tool is answered on the way back; abort: after it; landed: before the copy is thawed; end: last.
+OCCASIONS = ("back", "abort", "commit", "always", "landed", "end")
 
 
 def state_dir() -> str:
@@ -153,6 +153,11 @@ class Run:
             self.journal.write("undo-failed", records=list(failed), failed=list(failed.values()))
         return list(failed.values())
 
+    def daemon_works(self) -> bool:
+        """Whether a daemon's own operation of this run goes on: until it is over, its criu must be held."""
+        record = self.journal.last("daemon")
+        return record is not None and not unixhttp.operation_ended(record["socket"], record["url"])
+
     def undo_again(self) -> list[str]:
         """Try once more what could not be undone; answers what is left now."""
         again = self.journal.last("undo-again")
@@ -171,6 +176,8 @@ class Run:
         """
         left = self.undo_again()
         if not self.ended:
+            with locked():
+                self.undo("end")
             self.journal.write("end", outcome=outcome)
         with locked():
             ended = os.path.join(STATE, "ended")
@@ -219,6 +226,14 @@ def _run(record: dict[str, Any]) -> None:
         raise OpError("tool-failed", f"ended with {found['code']}: {found['err'].strip()[-200:]}")
 
 
+def _gate_pluck(record: dict[str, Any]) -> None:
+    gate.pluck(record["path"])
+
+
+def _unix_request(record: dict[str, Any]) -> None:
+    unixhttp.request(record["path"], record["method"], record["url"], timeout_s=10.0)
+
+
 def _cgroup_kill(record: dict[str, Any]) -> None:
     if not cgroup.kill(record["path"]):
         raise OpError("leftover", "tasks survived cgroup.kill")
@@ -257,6 +272,8 @@ UNDO = {
     "address_announce": address.tell,
     "criu_roots": _criu_roots,
     "nft_delete": _nft_delete,
+    "gate_pluck": _gate_pluck,
+    "unix_request": _unix_request,
     "rmtree": _rmtree,
     "rmdir": _rmdir,
     "rename": _rename,

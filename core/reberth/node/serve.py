@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from reberth.node import cgroup, ops
+from reberth.node import cgroup, ops, remains
 from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
@@ -256,6 +256,7 @@ def main(directory: str, started: int) -> None:
     daemon = Daemon(directory)
     threading.Thread(target=daemon.listen, daemon=True).start()
     threading.Thread(target=daemon.watch, daemon=True).start()
+    threading.Thread(target=remains.sweep, args=(directory,), daemon=True).start()
 
     def first() -> None:
         daemon.serve(control)

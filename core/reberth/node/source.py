@@ -14,10 +14,11 @@ from reberth.node import cgroup, guard, heal, netlock, procs, strays, units
 from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
+from reberth.node.gate import Gate, end_left
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
 from reberth.node.pagemap import lazy_pages
-from reberth.node.pages import Channel, no_channel
+from reberth.node.pages import Channel, no_channel, no_pipe
 from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats
@@ -116,7 +117,7 @@ class Source:
             raise OpError("ended", f"process {root_pid} has ended")
         if cgroup.is_asked_to_freeze(self.cgroup):
             raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
-        self._check_fence(root_pid)
+        self.check_fence(root_pid)
         keeps_tcp = keeps_tcp or locks_network
         before = netlock.tables(root_pid) if keeps_tcp else set()
         self.serving = Serving(self.channel(), self.bucket, by_port=pages == "port") if pages else None
@@ -153,7 +154,7 @@ class Source:
                 job.stop()
                 self._end_strays(0.0)
                 self._heal()
-                self._thaw()
+                self.thaw()
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
             if gone:
@@ -199,7 +200,7 @@ class Source:
         self.outflow = Outflow(self.pipe()[1], self.bucket, header_bytes, through, self.outflow)
         return self.outflow
 
-    def _check_fence(self, root_pid: int) -> None:
+    def check_fence(self, root_pid: int) -> None:
         """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"this helper runs in the workload's cgroup {self.cgroup}")
@@ -245,8 +246,9 @@ class Source:
             # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
             failed = self.run.undo("back")
             code = self._finish("veto", 30.0)
+            self._end_left()
             self._heal()
-            self._thaw()
+            self.thaw()
             tasks = self._tasks()
             failed += self.run.undo("abort", "always")
             self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
@@ -258,6 +260,8 @@ class Source:
         if self.job is None:  # of an earlier helper: what it started may still work on the tasks
             self._end_strays(0.0)
             return None
+        if isinstance(self.job, Gate):
+            return self.job.finish(word, timeout_s)
         if self.job.waiting:
             self.job.answer(word)
             if self.serving is not None:
@@ -269,6 +273,12 @@ class Source:
             self.job.stop()
         self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
         return code
+
+    def _end_left(self) -> None:
+        """A daemon's criu whose gate died with its helper still holds the tasks."""
+        fencing = self.run.journal.last("fencing")
+        if self.job is None and fencing is not None:
+            end_left(*fencing["tool"])
 
     def _end_flow(self) -> None:
         """No page is served or sent any more."""
@@ -298,7 +308,7 @@ class Source:
         if healed or tables:
             self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
 
-    def _thaw(self) -> None:
+    def thaw(self) -> None:
         if self.guard:
             self.guard.off()
         if self.cgroup and os.path.isdir(self.cgroup) and self.run.journal.has("freezing"):
@@ -310,7 +320,7 @@ class Source:
         """Whether the tool holds the tasks: in its script, or since then as the server of their pages."""
         if self.job is None:
             return False
-        return self.job.waiting == "post-dump" or bool(self.serving and self.serving.holds(self.job))
+        return self.job.fences or bool(self.serving and self.serving.holds(self.job))
 
     def _tasks(self) -> int:
         """How many processes there are to run."""
@@ -359,6 +369,8 @@ class Source:
             if self.run.vote() == "READY" and not self.run.journal.has("resumed"):
                 return self._follow()
             self.release("resume", aborted=self.run.journal.has("resumed"))
+            if self.run.daemon_works():
+                return False  # asked again in a second
             self.run.end("rolled-back")
             return True
         return False
@@ -373,11 +385,6 @@ class Source:
         self.release(step, aborted=step == "resume")
         self.run.end("moved" if step == "kill" else "rolled-back")
         return True
-
-
-def no_pipe() -> tuple[int, int]:
-    """In place of the data connection, where none was opened; raises OpError `protocol`."""
-    raise OpError("protocol", "no data connection was opened")
 
 
 def write_config(job: Job, work: str, lines: list[str]) -> str:

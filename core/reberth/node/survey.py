@@ -69,6 +69,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "pipes": sorted(found.pipes),
         "shared_locks": sorted(found.shared_locks),
         "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
+        "files_outside": ipc.files_outside(found.opened, frozenset(pids)),
         "sysv_shm": found.sysv_shm,
         "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],
         "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),

@@ -7,17 +7,17 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
-from reberth.node import cgroup, netlock, procs, strays, yards
+from reberth.node import cgroup, chain, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
 from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.lazy import Fill, Guardian
-from reberth.node.pages import Channel, no_channel
+from reberth.node.pages import Channel, no_channel, no_pipe
 from reberth.node.prefetch import Prefetch
 from reberth.node.run import Run, boot_id, open_runs
-from reberth.node.source import no_pipe, write_config
+from reberth.node.source import write_config
 
 if TYPE_CHECKING:
     from reberth.node.inflow import Inflow
@@ -53,13 +53,15 @@ class Target:
         loopback: bool = False,
         lazy: bool = False,
         header_bytes: int = 0,
+        follow: bool = True,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
 
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
         itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
-        CRIU) the pages come from the source. Raises OpError `decided`, `tool-failed`.
+        CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
+        Raises OpError `decided`, `tool-failed`, `images`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -75,7 +77,10 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
-        flow = Prefetch(self.channel(), header_bytes) if header_bytes else None
+        flow = None
+        if header_bytes:
+            channel = self.channel() if follow else None
+            flow = Prefetch(channel, header_bytes, chain.join(work))
         self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
         job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
@@ -93,6 +98,10 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
+
+    def held(self, init: int) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
@@ -100,7 +109,7 @@ class Target:
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
         self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
-        return {"pid": init, "tasks": len(pids), "started_ns": started_ns, "held_ns": held_ns, "cgroup": self.cgroup}
+        return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
     def guard(self) -> None:
         """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
@@ -169,8 +178,8 @@ class Target:
 
     def _holds(self) -> bool:
         """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
-        waits = self.job is not None and self.job.holds("post-restore")
-        return waits and procs.descends(self.script_pid, os.getpid())
+        job = self.job
+        return job is not None and job.holds("post-restore") and procs.descends(self.script_pid, job.above)
 
     def _land(self) -> None:
         """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
@@ -188,7 +197,7 @@ class Target:
             script_pid, _, _ = self.job.wait_hook("pre-resume", stall_s=30.0)
         except OpError as error:
             self._fail("the tool failed after PERMIT", error, never_ran=False)
-        never_ran = self._fence(script_pid)
+        never_ran = self._fence(script_pid, self.job.above)
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
@@ -203,13 +212,13 @@ class Target:
         strays.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
         return os.path.exists(os.path.join(self.run.dir, "vetoed"))
 
-    def _fence(self, script_pid: int) -> bool:
+    def _fence(self, script_pid: int, above: int) -> bool:
         """Freeze the copy; true when CRIU, that holds its tasks, still lives once they are frozen.
 
         CRIU that is killed lets go of them: before the fence they run, behind it they do not (trials M13 and E5).
         """
         cgroup.ask_freeze(self.cgroup)
-        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, os.getpid())
+        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, above)
 
     def _go(self) -> None:
         if self.run.journal.has("running"):
@@ -291,6 +300,8 @@ class Target:
                 self.filling.fill()
                 self.finish()
                 self.run.end("moved")
+            elif self.run.daemon_works():
+                return False  # asked again in a second
             else:
                 self.run.end("rolled-back")
             return True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from reberth.node.errors import OpError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT_BYTES = 8 << 20
+LAST_WORDS_S = 1.0
 # criu says this first wherever root lacks CAP_SYS_RESOURCE, and goes on.
 NOISE = "rlimit: Can't setup RLIMIT_NOFILE for self"
 
@@ -38,6 +41,13 @@ def resolve(argv: Sequence[str]) -> list[str]:
     return [found, *argv[1:]]
 
 
+def direct_lacks() -> str:
+    """What a TLS connection from node to node needs and is not here, empty when all is; loading ssl takes too long."""
+    if importlib.util.find_spec("_ssl") is None:
+        return "Python's ssl module"
+    return "" if shutil.which("openssl", path=PATH) else "openssl(1)"
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -57,17 +67,29 @@ def run(
         cwd=cwd,
         start_new_session=True,
     ) as process:
+        said = threading.Event()
+        threading.Thread(target=_end_of_words, args=(process, said), daemon=True).start()
         try:
             out, err = process.communicate(stdin.encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             kill_group(process)
             process.communicate()
             raise OpError("timeout", f"{argv[0]} did not end within {timeout_s:g} s") from error
+        finally:
+            said.set()
     return {
         "code": process.returncode,
         "out": out[:OUTPUT_LIMIT_BYTES].decode("utf-8", "backslashreplace"),
         "err": err[-OUTPUT_LIMIT_BYTES:].decode("utf-8", "backslashreplace"),
     }
+
+
+def _end_of_words(process: subprocess.Popen[bytes], said: threading.Event) -> None:
+    """End the children that a killed tool leaves: they would keep its output open, and nobody asks them any more."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if not said.wait(LAST_WORDS_S):
+        kill_group(process)
 
 
 def kill_group(process: subprocess.Popen[bytes], with_signal: int = signal.SIGKILL) -> None:

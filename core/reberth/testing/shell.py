@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reberth.helper import Asked, HelperShell
-from reberth.node import ops, run
+from reberth.node import hello, ops, run
 from reberth.node.durable import lay_ballots
 from reberth.node.errors import OpError
 from reberth.node.serve import Daemon
@@ -30,7 +30,7 @@ PATHS = ("path", "into", "directory", "work", "to")
 NOTHING_OF = (
     *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
     *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
-    *("abstract", "dead_leaders", "sysv_items", "confined", "shared_locks"),
+    *("abstract", "dead_leaders", "sysv_items", "files_outside", "confined", "shared_locks"),
 )
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
@@ -128,7 +128,7 @@ class LabShell(HelperShell):
     # Operations that ask the kernel, or that begin and end a run
 
     def _op_hello(self) -> dict[str, Any]:
-        facts: dict[str, Any] = ops.hello(self.daemon, None)
+        facts: dict[str, Any] = hello.hello(self.daemon, None)
         name = self._node.name
         return {**facts, "hostname": name, "uid": 0, "boot_id": f"boot-{name}", "cgroup2": CGROUPS, "cap_eff": -1}
 

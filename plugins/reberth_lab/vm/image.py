@@ -10,10 +10,11 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reberth_lab import rootfs
+from reberth_lab import layers, rootfs
 from reberth_lab.apt import find_mirror
 from reberth_lab.chroot import Chroot
 from reberth_lab.locks import locked
@@ -31,6 +32,8 @@ DISK_BYTES = 6 << 30  # as the nodes see it; the file has holes
 NEED_BYTES = 2560 << 20  # while it is made: the copied tree and the image; the image stays with 0.8 GB
 DOWNLOAD = "about 60 MB"  # 37 MB kernel and tools, 20 MB package lists
 DURATION = "1 minute"
+# The mount ends with the program's own mount namespace.
+MERGE = 'mkdir "$2" "$2.all" && mount -t overlay lab -o "lowerdir=$1" "$2.all" && cp -a -- "$2.all/." "$2"'
 
 
 @dataclass(frozen=True)
@@ -62,28 +65,35 @@ def recipe_hash() -> str:
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
-def cached(cache: Path) -> Image | None:
+def kind_of(parts: Sequence[str]) -> str:
+    """How the images with these parts of `layers.PARTS` are called, so that one kind never prunes another."""
+    return "+".join([PREFIX, *parts])
+
+
+def cached(cache: Path, parts: Sequence[str] = ()) -> Image | None:
     """The finished image of the present recipe, if it is there."""
-    homes = sorted(path.parent for path in cache.glob(f"{PREFIX}-{recipe_hash()}-*/{rootfs.STAMP}"))
+    homes = sorted(path.parent for path in cache.glob(f"{kind_of(parts)}-{recipe_hash()}-*/{rootfs.STAMP}"))
     return Image(homes[-1]) if homes else None
 
 
-def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = False) -> Image:
+def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = False, parts: Sequence[str] = ()) -> Image:
     """The image, made now if it must be; raises LabError with the remedy when it cannot."""
-    found = cached(cache)
+    found = cached(cache, parts)
     if found and not rebuild:
         return found
     cache.mkdir(mode=0o755, parents=True, exist_ok=True)
     with locked(cache / "vm-build.lock", wait_s=1800, remove=False):
-        found = cached(cache)
+        found = cached(cache, parts)
         if found and not rebuild:
             return found
         _check_space(cache)
         root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
-        return _build(cache, root, say)
+        above = [layers.ensure(name, cache, root, say) for name in parts]
+        return _build(cache, [*above, root], kind_of(parts), say)
 
 
-def _build(cache: Path, root: Path, say: Say) -> Image:
+def _build(cache: Path, trees: Sequence[Path], kind: str, say: Say) -> Image:
+    """Makes it of the trees, the topmost first."""
     for old in cache.glob(f"{PREFIX}build-*"):  # of a build that was killed; the lock says that nobody is at it
         shutil.rmtree(old, ignore_errors=True)
     work = cache / f"{PREFIX}build-{os.getpid()}"
@@ -92,25 +102,30 @@ def _build(cache: Path, root: Path, say: Say) -> Image:
     started = time.monotonic()
     chroot = Chroot(work / "root", work / "build.log")
     try:
-        _fill(chroot, root)
+        _fill(chroot, trees)
         _write_stamp(work, rootfs.versions(chroot))
         size = f"{DISK_BYTES >> 20}M"
         # No journal: a node's disk is thrown away with the node.
-        kind = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-F"]
-        chroot.outside(["mke2fs", *kind, "-d", str(chroot.root), str(work / "disk.img"), size])
+        format_words = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-F"]
+        chroot.outside(["mke2fs", *format_words, "-d", str(chroot.root), str(work / "disk.img"), size])
     except LabError:
         shutil.copyfile(work / "build.log", cache / "failed-build.log")
         raise
     shutil.rmtree(chroot.root)
-    home = cache / f"{PREFIX}-{recipe_hash()}-{int(time.time())}"
+    home = cache / f"{kind}-{recipe_hash()}-{int(time.time())}"
     work.rename(home)
-    _prune(cache, home)
+    _prune(cache, kind, home)
     say(f"the disk of virtual nodes is ready after {time.monotonic() - started:.0f} s")
     return Image(home)
 
 
-def _fill(chroot: Chroot, root: Path) -> None:
-    chroot.outside(["cp", "-a", "--reflink=auto", "--", str(root), str(chroot.root)])
+def _fill(chroot: Chroot, trees: Sequence[Path]) -> None:
+    words = [str(tree) for tree in trees]
+    if len(words) > 1:
+        chroot.outside(["sh", "-c", MERGE, "sh", ":".join(words), str(chroot.root)])
+        chroot.root.with_name(f"{chroot.root.name}.all").rmdir()
+    else:
+        chroot.outside(["cp", "-a", "--reflink=auto", "--", words[0], str(chroot.root)])
     rootfs.configure_apt(chroot, find_mirror())
     chroot.inside(["apt-get", "update", "-q"])
     chroot.inside(["env", "INITRD=No", "apt-get", "install", *rootfs.APT_OPTIONS, KERNEL])
@@ -137,12 +152,12 @@ def _write_stamp(work: Path, packages: dict[str, str]) -> None:
     (work / rootfs.STAMP).write_text(text + "\n", encoding="utf-8")
 
 
-def _prune(cache: Path, newest: Path) -> None:
-    """Removes older images on which no lab of this machine runs."""
+def _prune(cache: Path, kind: str, newest: Path) -> None:
+    """Removes older images of this kind on which no lab of this machine runs."""
     used = {
         Path(disk).parent for state in Path("/run").glob("reberth-*") for disk in rootfs.state_roots(state).values()
     }
-    for home in cache.glob(f"{PREFIX}-*"):
+    for home in cache.glob(f"{kind}-*"):
         if home.is_dir() and home != newest and home not in used:
             shutil.rmtree(home, ignore_errors=True)
 

@@ -30,7 +30,7 @@ BOOT_LIMIT_S = 240  # emulated nodes need 10 to 30 s; more of them, or others at
 REFRESH = 'rm -rf "$1.old"; mv "$1" "$1.old"; tar -x -C / --no-overwrite-dir && rm -rf "$1.old"'
 
 
-def prepare(site: Site, say: Say, *, install: bool = False, rebuild: bool = False) -> Image:
+def prepare(site: Site, say: Say, *, install: bool = False, rebuild: bool = False, parts: Sequence[str] = ()) -> Image:
     """Programs and disk image, installed and made now if they must be; raises LabError with the remedy."""
     if install and (missing := missing_tools()):
         packages = [package for _, package, _ in TOOLS if package in missing]
@@ -39,7 +39,7 @@ def prepare(site: Site, say: Say, *, install: bool = False, rebuild: bool = Fals
         run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], timeout_s=600)
     for tool, package, _ in TOOLS:
         need(tool, f"{package} (or reberth lab up --kind vm --install)")
-    return image.ensure(site.cache, say=say, install=install, rebuild=rebuild)
+    return image.ensure(site.cache, say=say, install=install, rebuild=rebuild, parts=parts)
 
 
 def missing_tools() -> list[str]:

@@ -1,5 +1,7 @@
 """Start one of the programs in a session of its own: `python3 -S -B -m doubtful KIND PLACE`, prints its pid.
 
+With a third word, `here`, it is this very process: the first one of a container.
+
 PLACE is a folder for its files, with a file `beats` of eight bytes. The program writes `ready` there when its state
 stands, or `error` with the reason; then it counts in `beats`, by which one sees that it runs.
 """
@@ -19,9 +21,12 @@ from doubtful.base import STATES
 PAUSE_S = 0.02
 
 
-def main(kind: str, place: str) -> None:
+def main(kind: str, place: str, where: str = "") -> None:
     """Fork, answer the child's pid, and be the program there."""
     os.chdir("/")
+    if where == "here":
+        quiet()
+        run(kind, place)
     outside = STATES[kind].keeps_session  # then the leader of its session stays outside the tree
     if outside:
         if os.fork():

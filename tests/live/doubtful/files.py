@@ -98,6 +98,43 @@ def other_name(place: str) -> Any:
     return file
 
 
+@state()
+def lock_waits(place: str) -> Any:
+    """A child waits for a lock that its parent has: both travel."""
+    file = open_file(f"{place}/one", "r+b")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    ready, done = os.pipe()
+    if os.fork() == 0:
+        other = open_file(f"{place}/one", "r+b")
+        os.write(done, b"+")
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for_ever()
+    os.read(ready, 1)
+    time.sleep(0.1)  # from the word to the wait
+    return file
+
+
+@state(warns=("shared-files",))
+def shared_offset(place: str) -> Any:
+    """A process outside has a file open by the same description: it was forked off and its parent ended."""
+    file = open_file(f"{place}/one", "r+b")
+    ready, done = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        if os.fork() == 0:
+            os.setsid()
+            os.write(done, b"+")
+            os.close(ready)
+            os.close(done)
+            for_ever()
+        os._exit(0)
+    os.waitpid(middle, 0)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(done)
+    return file
+
+
 @state("files")
 def only_here(place: str) -> Any:
     """A file that the target has not."""

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import signal
 import socket
 import stat
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from reberth.controller import Controller
+from reberth_android import cli, device
 from reberth_hooks import Node
 from reberth_lab.android import Phone
 
 LIMIT_S = 30
+CHANGES = (
+    device.KEEP,
+    device.MAKE_DIR,
+    device.MAKE_KEY,
+    device.SET_MODE,
+    device.WRITE,
+    device.START,
+    device.STOP,
+)
+# As they look in a quoted line: any piece without a quote will do.
+MARKS = tuple(max(text.split("'"), key=len) for text in CHANGES)
 
 
 def free_port() -> int:
@@ -32,6 +49,7 @@ class Adb:
 
     home: Path
     port: int = field(default_factory=free_port)
+    server: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -48,7 +66,7 @@ class Adb:
         """Let the server see exactly these phones."""
         self.run("disconnect")
         for phone in phones:
-            said = self.run("connect", phone.serial)
+            said = self.reach(phone)
             assert "connected to" in said, said
         wanted = {phone.serial for phone in phones}
         deadline = time.monotonic() + LIMIT_S
@@ -56,18 +74,41 @@ class Adb:
             assert time.monotonic() < deadline, self.run("devices")
             time.sleep(0.05)
 
+    def wait_for(self, phone: Phone, state: str) -> None:
+        """Until `adb devices` shows the phone in this state."""
+        deadline = time.monotonic() + LIMIT_S
+        while f"{phone.serial}\t{state}" not in (said := self.run("devices")):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+
+    def reach(self, phone: Phone) -> str:
+        """Connect to a phone whose adbd may be starting just now; answers what adb says in the end."""
+        deadline = time.monotonic() + LIMIT_S
+        while "refused" in (said := self.run("connect", phone.serial)):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        return said
+
     def seen(self) -> set[str]:
         """Serial numbers of the devices that can be used."""
         lines = self.run("devices").splitlines()
         return {line.split()[0] for line in lines if line.endswith("\tdevice")}
 
-    def stop(self) -> None:
-        """End the server, also one that is busy with a phone that has just gone."""
+    def start(self) -> None:
+        """Start the server, as a child of the test: one whose phone has gone is deaf to `adb kill-server` for long."""
+        env = {**os.environ, **self.environment}
+        argv = ["adb", "nodaemon", "server"]
+        self.server = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + LIMIT_S
-        while self.listens():
-            assert time.monotonic() < deadline, "the adb server does not end"
-            self.run("kill-server")
+        while not self.listens():
+            assert time.monotonic() < deadline and self.server.poll() is None, "the adb server does not start"
             time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server."""
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait(LIMIT_S)
 
     def listens(self) -> bool:
         """Whether the server is there; asking adb itself would start one."""
@@ -126,3 +167,65 @@ class Mortal(Controller):
     def remove_node(self, name: str) -> bool:
         """Forget it."""
         return self.inventory.pop(name, None) is not None
+
+
+def undo(serial: str, controller: Mortal) -> None:
+    """Undo in this process, to its end."""
+    controller.die_after = -1
+    cli.do_undo(controller, *cli.find_phone(controller, serial), yes=True)
+
+
+def make_key(path: Path) -> Path:
+    """A key without a passphrase."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "it's me", "-f", str(path)], check=True)
+    return path
+
+
+def ssh(
+    known_hosts: Path, port: str, user: str, *words: str, host: str = "127.0.0.1"
+) -> subprocess.CompletedProcess[str]:
+    """The user's own ssh; without `host` through the way over USB."""
+    options = [f"UserKnownHostsFile={known_hosts}", "HostKeyAlias=phone", "StrictHostKeyChecking=yes", "BatchMode=yes"]
+    flags = [word for option in options for word in ("-o", option)]
+    argv = ["ssh", "-F", "none", *flags, "-p", port, "-l", user, *words, host, "/system/bin/id -u"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+def adbd_pid(phone: Phone) -> int:
+    """Pid of the phone's adbd, as this machine counts."""
+    for path in Path("/proc").glob("[0-9]*/root"):
+        try:
+            same = path.samefile(phone.root) and path.with_name("comm").read_text() == "adbd\n"
+        except OSError:
+            continue
+        if same:
+            return int(path.parent.name)
+    raise AssertionError("no adbd runs on the phone")
+
+
+@contextmanager
+def offline(phone: Phone) -> Iterator[None]:
+    """The phone's adbd ends, and nothing starts another as long as this lasts."""
+    os.kill(phone.pid, signal.SIGSTOP)
+    try:
+        os.kill(adbd_pid(phone), signal.SIGKILL)
+        yield
+    finally:
+        os.kill(phone.pid, signal.SIGCONT)
+
+
+# In Debian's adbd, right before it reads ADB_EXTERNAL_STORAGE: `auth_required = false`, which no phone's adbd has.
+NO_AUTH = re.compile(rb"(\x48\x8d\x05....\xc6\x00)\x00(?=\x48\x8d\x3d....\xe8....\x48\x85\xc0)", re.S)
+
+
+def authenticate(phone: Phone) -> None:
+    """Have the phone's adbd ask for keys, as a phone's does: the one instruction that turns this off, turned round."""
+    program = phone.root / "usr/lib/android-sdk/platform-tools/adbd"
+    changed, count = NO_AUTH.subn(lambda found: found[1] + b"\1", program.read_bytes())
+    if count != 1:
+        pytest.skip("this adbd is another than that of Debian 13 on x86_64")
+    beside = program.with_name("adbd.new")
+    beside.write_bytes(changed)
+    beside.chmod(0o755)
+    beside.replace(program)
+    os.kill(adbd_pid(phone), signal.SIGKILL)

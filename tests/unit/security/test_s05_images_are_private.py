@@ -35,15 +35,50 @@ def test_the_directory_is_private_random_and_journaled_first(daemon):
         assert ("always", "rmtree", {"path": path}) in daemon.pushed
 
 
-def test_a_name_that_is_there_already_is_not_used(daemon, monkeypatch):
+@pytest.mark.parametrize("kind", ["link", "folder", "file", "pipe"])
+def test_s5_a_name_that_is_there_already_is_not_used(daemon, monkeypatch, kind):
     monkeypatch.setattr(ops.os, "urandom", lambda count: b"\0" * count)
     trap = daemon.places["/dev/shm"] / f"reberth-r1-images-{'00' * 6}"
     outside = daemon.places["/run"] / "outside"
     outside.mkdir()
-    trap.symlink_to(outside)
+    plant = {"link": lambda: trap.symlink_to(outside), "folder": trap.mkdir, "file": trap.touch}
+    plant.get(kind, lambda: os.mkfifo(trap))()
     path = ops.workdir(daemon, None, need_bytes=1)["path"]
     assert os.path.dirname(path) == str(daemon.places["/run"])  # the next place
     assert list(outside.iterdir()) == []
+
+
+def as_nobody(action) -> int:
+    """The exit status of a process of another user that does this: 0 done, 13 not permitted."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            action()
+        except PermissionError:
+            os._exit(13)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
+def test_s5_another_user_can_neither_list_nor_read(daemon):
+    path = ops.workdir(daemon, None, need_bytes=1)["path"]
+    with open(f"{path}/pages-1.img", "w") as file:  # 0644, as criu writes it
+        file.write("secret")
+    os.chmod(f"{path}/pages-1.img", 0o644)
+    above = os.path.dirname(path)
+    while "pytest-of-" in above:  # what is above is open, as /dev/shm is: the directory alone protects
+        os.chmod(above, 0o755)
+        above = os.path.dirname(above)
+    assert as_nobody(lambda: os.listdir(path)) == 13
+    assert as_nobody(lambda: open(f"{path}/pages-1.img").close()) == 13
+    os.chmod(path, 0o755)  # the twin
+    assert as_nobody(lambda: open(f"{path}/pages-1.img").close()) == 0
 
 
 @pytest.mark.parametrize("kind", ["link", "loose", "file"])

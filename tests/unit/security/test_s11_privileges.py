@@ -47,3 +47,14 @@ def test_a_run_cannot_be_named_out_of_its_place(state, run_id):
             assert error.kind == "bad-argument"
     assert ops.leftovers(None, None, run_id) == []
     assert not state.exists()
+
+
+def test_s11_the_preflight_refuses_a_node_without_root_before_anything_is_touched(world):
+    world.machine("pi2", uid=1000)
+    plan = world.plan()
+    assert [(check.id, check.node) for check in plan.refused] == [("root", "pi2")]
+    assert "become" in plan.refused[0].remedy
+
+
+def test_s11_with_root_on_both_it_does_not(world):
+    assert not world.plan().refused

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from livekit.command import Command, Done
+from livekit.command import Done
 from livekit.odd import ODD_WORDS
-from livekit.phones import Adb, Killed, Mortal, snapshot
+from livekit.phones import MARKS, Adb, Mortal, make_key, snapshot, ssh, undo
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 
@@ -19,78 +18,10 @@ from reberth_android import adb as adbs
 from reberth_android import cli, device, files
 from reberth_android.status import status
 from reberth_hooks import Level, ReberthError
-from reberth_lab import android
 from reberth_lab.android import Phone
-from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
-CHANGES = (
-    device.KEEP,
-    device.MAKE_DIR,
-    device.MAKE_KEY,
-    device.SET_MODE,
-    device.WRITE,
-    device.START,
-    device.STOP,
-)
-# As they look in a quoted line: any piece without a quote will do.
-MARKS = tuple(max(text.split("'"), key=len) for text in CHANGES)
 OWN_CONFIG = "Port 2222\n# of the owner\n"
-
-
-@pytest.fixture(scope="module")
-def phones(lab: Lab) -> list[Phone]:
-    """Both phones of the lab, fresh ones."""
-    for phone in android.phones(lab.site):
-        android.crash(phone)
-    return android.up(lab)
-
-
-@pytest.fixture(scope="module")
-def adb(phones: list[Phone], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
-    """An adb server that sees the first phone, and a home with one key."""
-    if shutil.which("adb") is None:
-        pytest.skip("adb is not installed (scripts/install-needs test)")
-    one = Adb(tmp_path_factory.mktemp("home"))
-    (one.home / ".ssh").mkdir(mode=0o700)
-    make_key(one.home / ".ssh/id_ed25519")
-    try:
-        yield one
-    finally:
-        one.stop()
-
-
-@pytest.fixture
-def phone(phones: list[Phone], adb: Adb, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
-    """The first phone as it was made, the only one that adb sees; nothing that a test did there stays."""
-    for key, value in adb.environment.items():
-        monkeypatch.setenv(key, value)
-    first = phones[0]
-    adb.connect(first)
-    yield first
-    android.crash(first)
-    android.up(Lab(first.site.name, say=lambda _: None))
-
-
-@pytest.fixture
-def call(reberth: Command, adb: Adb, settings: Callable[[Callable[[str], str]], dict[str, str]]) -> Callable[..., Done]:
-    """The command with an inventory of the test's own and the test's adb."""
-    env = {**settings(lambda text: text), **adb.environment}
-    return lambda *words: reberth.run(*words, env=env)
-
-
-def make_key(path: Path) -> Path:
-    """A key without a passphrase."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "it's me", "-f", str(path)], check=True)
-    return path
-
-
-def ssh(known_hosts: Path, port: str, user: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The user's own ssh, through the way over USB."""
-    options = [f"UserKnownHostsFile={known_hosts}", "HostKeyAlias=phone", "StrictHostKeyChecking=yes", "BatchMode=yes"]
-    flags = [word for option in options for word in ("-o", option)]
-    argv = ["ssh", "-F", "none", *flags, "-p", port, "-l", user, *words, "127.0.0.1", "/system/bin/id -u"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_from_nothing_to_a_node_that_keeps_a_checkpoint_and_back(
@@ -186,30 +117,6 @@ def test_from_nothing_to_a_node_that_keeps_a_checkpoint_and_back(
     assert "phone" not in {node["name"] for node in call("node", "ls", "--json").report["nodes"]}
     assert not known.exists()
     assert adb.run("forward", "--list").split() == []
-
-
-@pytest.fixture
-def set_up(adb: Adb) -> Callable[..., Mortal]:
-    """Setup in this process, by a controller that dies after so many changes (-1: never)."""
-
-    def run(serial: str, die_after: int = -1, inventory: Mortal | None = None) -> Mortal:
-        controller = Mortal(MARKS, die_after)
-        controller.inventory = inventory.inventory if inventory else {}
-        key = str(adb.home / ".ssh/id_ed25519.pub")
-        place = ("phone", files.LOOPBACK, files.DEFAULT_PORT, "")
-        try:
-            cli.do_setup(controller, serial, key, place, dry_run=False, yes=True)
-        except Killed:
-            assert die_after >= 0
-        return controller
-
-    return run
-
-
-def undo(serial: str, controller: Mortal) -> None:
-    """Undo in this process, to its end."""
-    controller.die_after = -1
-    cli.do_undo(controller, *cli.find_phone(controller, serial), yes=True)
 
 
 @pytest.mark.parametrize("owned", [False, True], ids=["nothing there", "files of the owner there"])

@@ -1,0 +1,84 @@
+"""Operations for backends whose daemons start criu themselves (LXD, Incus): requests to them, their criu's gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node import gated, unixhttp
+from reberth.node.errors import OpError
+from reberth.node.source import Source
+from reberth.node.target import Target
+
+if TYPE_CHECKING:
+    from reberth.node.serve import Daemon
+
+
+def _end(daemon: Daemon) -> Source | Target:
+    if daemon.end is None:
+        raise OpError("protocol", "no run is open on this connection")
+    return daemon.end
+
+
+def unix_request(
+    daemon: Daemon, progress: Any, path: str, method: str, url: str, body: str = "", timeout_s: float = 60.0
+) -> dict[str, Any]:
+    """A request to a daemon behind a unix socket; answers status, headers, body."""
+    return unixhttp.request(path, method, url, body, timeout_s)
+
+
+def gate(
+    daemon: Daemon,
+    progress: Any,
+    leaf: str,
+    root_pid: int = 0,
+    start_ticks: int = 0,
+    worker: tuple[str, ...] = (),
+) -> None:
+    """Plant the action script for the criu that a daemon will start; `leaf` names the container's cgroup."""
+    end = _end(daemon)
+    if isinstance(end, Source):
+        gated.gate_source(end, leaf=leaf, root_pid=root_pid, start_ticks=start_ticks)
+    else:
+        gated.gate_target(end, leaf=leaf, worker=list(worker))
+
+
+def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool) -> None:
+    """The daemon's operation: while it goes on the script stays planted; `cancel` it on the way back."""
+    end = _end(daemon)
+    if cancel:
+        end.run.push_undo("back", "unix_request", path=path, method="DELETE", url=url)
+    end.run.journal.write("daemon", socket=path, url=url)
+
+
+def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
+    """The copy that the daemon's criu has built and our script holds; None as long as there is none."""
+    end = _end(daemon)
+    if not isinstance(end, Target):
+        raise OpError("protocol", "only the target holds a copy")
+    return gated.gate_hold(end)
+
+
+def gate_settled(daemon: Daemon, progress: Any, name: str, limit_s: float) -> dict[str, str]:
+    """Whether the target's daemon has taken the running copy for good, has undone it, or leaves that open."""
+    end = _end(daemon)
+    if not isinstance(end, Target):
+        raise OpError("protocol", "only the target's daemon is asked")
+    return gated.settled(end, name, limit_s)
+
+
+def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """Freeze what the daemon's criu holds on the source."""
+    end = _end(daemon)
+    if not isinstance(end, Source):
+        raise OpError("protocol", "only the source is fenced")
+    return gated.fence(end)
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "gate": gate,
+    "gate_until": gate_until,
+    "gate_hold": gate_hold,
+    "gate_settled": gate_settled,
+    "fence": fence,
+    "unix_request": unix_request,
+}

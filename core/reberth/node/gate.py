@@ -1,0 +1,254 @@
+"""A criu that a daemon starts (LXD, Incus), held by the same action script as one that we start ourselves.
+
+The daemon gives its criu an action script of its own on the command line; ours is named in CRIU's default configuration
+file, which every criu of the node reads. CRIU runs all scripts, the command line's first, and one that fails is enough
+for a veto (tried with criu 4.2.1, liblxc 6.0.4, 2026-11-25). So on the source ours is asked when the daemon has made up
+its mind, and has the last word; on the target it holds the copy in `post-restore`, and the daemon waits.
+
+Every other criu of the node runs the script as well, and leaves it at once: it looks for the container's own cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from reberth.node import procs
+from reberth.node.durable import boottime_ns, read_text, write_whole
+from reberth.node.errors import OpError
+from reberth.node.jobs import Job
+from reberth.node.stats import read_dump_stats
+
+CONFIG = "/etc/criu/default.conf"
+LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+# The cgroup that the daemon makes for the container's tasks; an init of systemd's kind is in one below it.
+MINE = """mine=
+while IFS= read -r line; do
+  case $line in 0::*/'@leaf@' | 0::*/'@leaf@'/*) mine=1 ;; esac
+done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null
+[ "$mine" ] || exit 0
+"""
+
+
+class Gate(Job):
+    """The planted script of one end; its tool is whatever criu runs it for the container."""
+
+    def __init__(self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "") -> None:
+        if not LEAF.match(leaf):
+            raise OpError("bad-argument", f"{leaf!r} is no name of a cgroup")
+        source = role == "source"
+        super().__init__(
+            f"gate-{role}",
+            run_dir,
+            run_dir,
+            fence=fence,
+            freezes="post-dump" if source else "never",
+            fenced="never" if source else "pre-resume",
+            others="pre-dump" if source else "post-restore",
+            mine=MINE.replace("@leaf@", leaf),
+        )
+        self.leaf = leaf
+        self.worker = Worker(list(worker))
+        self.tool = (0, 0)
+        self.frozen_ns = 0
+        self.fenced = False
+        self.met = (0, 0, 0)  # the script's pid, the container's init and the stamp in ns of the last action
+        self.closed = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with os.fdopen(self._report_r, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                words = line.split()
+                if len(words) == 3 and words[1].isdigit() and words[2].isdigit():
+                    self._take(words[0], int(words[1]), int(words[2]))
+
+    def _take(self, action: str, script: int, init: int) -> None:
+        found = procs.task(script)
+        parent = procs.task(found.ppid) if found else None
+        with self._changed:
+            if parent is not None:
+                self.tool = (parent.pid, parent.start_ticks)
+            self.met, self.waiting = (script, init, boottime_ns()), action
+            if action == "pre-dump":  # of each round; the last one begins the freeze
+                self.frozen_ns = self.met[2]
+            self._changed.notify_all()
+        if action == "pre-dump" or self.closed:
+            self.answer("go" if action == "pre-dump" and not self.closed else "veto")
+
+    @property
+    def runs(self) -> bool:
+        """Whether the daemon's criu was seen and is still there."""
+        return self.tool[0] > 0 and procs.alive(*self.tool)
+
+    @property
+    def fences(self) -> bool:
+        """Whether the source was fenced while its criu is held, by the daemon's script or by ours."""
+        return self.fenced and self.runs
+
+    def holds(self, action: str) -> bool:
+        """Whether the tool lives and its script waits for our answer to `action`."""
+        return self.waiting == action and self.runs
+
+    @property
+    def pid(self) -> int:
+        """The tool's pid."""
+        return self.tool[0]
+
+    @property
+    def above(self) -> int:
+        """The daemon's criu: its script descends from it, and not from us."""
+        return self.tool[0]
+
+    def wait_hook(self, action: str, *, stall_s: float) -> tuple[int, int, int]:
+        """Wait for an action; raises OpError `tool-failed` when the tool seen so far ends first, `stalled`."""
+        deadline = time.monotonic() + stall_s
+        with self._changed:
+            while self.waiting != action:
+                if self.closed or (self.tool[0] and not self.runs):
+                    raise OpError("tool-failed", f"the daemon's criu ended before {action}")
+                if time.monotonic() > deadline:
+                    raise OpError("stalled", f"the daemon's criu did not come to {action} within {stall_s:g} s")
+                self._changed.wait(0.05)
+            return self.met
+
+    def wait_end(self, timeout_s: float) -> int | None:
+        """0 when the tool is gone (its exit status is its parent's to see), None when it is not within the time."""
+        deadline = time.monotonic() + timeout_s
+        while self.runs:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+        return 0
+
+    def finish(self, word: str, timeout_s: float) -> int | None:
+        """Answer when the daemon has made up its mind; for a veto its script is ended, and ours speaks next."""
+        if word == "go":
+            with contextlib.suppress(OpError):
+                self.wait_hook("post-dump", stall_s=timeout_s)
+                self.answer("go")
+            return self.wait_end(timeout_s)
+        self.stop(timeout_s)
+        return self.wait_end(0.0)
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """From now on every action gets a veto; the daemon's own script is ended, at last criu itself."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + grace_s
+        while self.runs and time.monotonic() < deadline:
+            if self.waiting:
+                self.answer("veto")
+            else:  # mostly the daemon's script; were it ours already, its death is a veto too
+                _kill_below(self.tool[0])
+            self.wait_end(0.1)
+        for with_signal in (signal.SIGTERM, signal.SIGKILL):
+            if self.wait_end(5.0 if with_signal == signal.SIGKILL else 0.0) is not None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.tool[0], with_signal)
+
+    def errors(self) -> str:
+        """Nothing: the daemon keeps criu's log."""
+        return ""
+
+
+class Worker:
+    """The daemon's process that starts criu, known by the words after its program's name.
+
+    When it stays without a criu below it, the restore has failed, long before the daemon says so (LXD 5.0.2 waits 60 s
+    for a hook of its own, and sometimes reports success then). It is not ended for that: the daemon would stay "busy"
+    with this name until it is restarted.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self._looked_s = 0.0
+        self._idle = 0
+
+    def failed(self) -> list[str]:
+        """Its command line when it has idled in three looks, 0.3 s apart; empty as long as it has not."""
+        if time.monotonic() - self._looked_s < 0.3:
+            return []
+        self._looked_s = time.monotonic()
+        for pid, line in self._found():
+            busy = any(below.comm == "criu" for below in procs.tree(pid))
+            self._idle = 0 if busy else self._idle + 1
+            return line if self._idle >= 3 else []
+        return []
+
+    def _found(self) -> list[tuple[int, list[str]]]:
+        lines = [(task.pid, procs.command_line(task.pid)) for task in procs.all_tasks()]
+        return [(pid, line) for pid, line in lines if self.words and line[1 : 1 + len(self.words)] == self.words]
+
+
+def dumped(words: list[str]) -> dict[str, Any]:
+    """What the dump of this command line has written: sizes of the final images, and each pre-dump round before it.
+
+    The daemon makes a directory a round beside that of the final dump, and criu writes its counters into each.
+    """
+    final = words[words.index("-D") + 1] if "-D" in words[:-1] else ""
+    rounds = []
+    with contextlib.suppress(OSError):
+        for name in sorted((n for n in os.listdir(os.path.dirname(final)) if n.isdecimal()), key=int):
+            path = os.path.join(os.path.dirname(final), name)
+            stats = read_dump_stats(os.path.join(path, "stats-dump"))
+            if stats:
+                rounds.append({**stats, "bytes": _size(path, "pages-")})
+    return {"pages_bytes": _size(final, "pages-"), "images_bytes": _size(final, ""), "rounds": rounds}
+
+
+def _size(directory: str, prefix: str) -> int:
+    """Bytes of the images whose names begin so; 0 for a directory that is not there."""
+    with contextlib.suppress(OSError):
+        found = os.scandir(directory)
+        return sum(e.stat().st_size for e in found if e.name.startswith(prefix) and e.name.endswith(".img"))
+    return 0
+
+
+def end_left(pid: int, start_ticks: int) -> None:
+    """End the wait of a daemon's script whose gate died with its helper: the planted script then decides alone."""
+    deadline = time.monotonic() + 20.0
+    while procs.alive(pid, start_ticks) and time.monotonic() < deadline:
+        _kill_below(pid)
+        time.sleep(0.1)
+
+
+def _kill_below(pid: int) -> None:
+    for task in procs.tree(pid)[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(task.pid, signal.SIGKILL)
+
+
+def plant(script: str, path: str = CONFIG) -> None:
+    """Name the script in CRIU's configuration; what the administrator wrote there stays."""
+    text = read_text(path) or ""
+    if text and not text.endswith("\n"):
+        text += "\n"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write_whole(path, text + line_of(script), 0o644)
+
+
+def pluck(script: str, path: str = CONFIG) -> None:
+    """Take the script's line out again; a file that held nothing else goes."""
+    text = read_text(path)
+    if text is None:
+        return
+    left = text.replace(line_of(script), "")
+    if left.strip():
+        write_whole(path, left, 0o644)
+    else:
+        os.unlink(path)
+
+
+def line_of(script: str) -> str:
+    """The line of the configuration file."""
+    return f"action-script {script}\n"

@@ -1,0 +1,127 @@
+"""Both ends of a move whose criu a daemon starts (LXD, Incus): the gate is planted, and what it holds is taken over."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+from urllib.parse import quote
+
+from reberth.node import cgroup, procs, unixhttp
+from reberth.node.durable import boottime_ns
+from reberth.node.errors import OpError
+from reberth.node.gate import Gate, dumped, plant
+from reberth.node.run import locked
+from reberth.node.source import Source
+from reberth.node.target import Target
+from reberth.node.tools import first_errors
+
+INSTANCE_RUNS = 103  # status codes of LXD and Incus
+
+
+def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int) -> None:
+    """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
+
+    Raises OpError `ended`, `frozen`, `fence` as `dump` does.
+    """
+    if not procs.alive(root_pid, start_ticks):
+        raise OpError("ended", f"process {root_pid} has ended")
+    end.cgroup = cgroup.up_to(cgroup.of_pid(root_pid), leaf)
+    if cgroup.is_asked_to_freeze(end.cgroup):
+        raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
+    end.check_fence(root_pid)
+    with end.lock:
+        if end.run.vote() is not None:
+            raise OpError("decided", "the source has voted already")
+        job = end.job = Gate("source", end.run.dir, leaf, fence=end.cgroup)
+        end.run.push_undo("end", "gate_pluck", path=job.script)
+        end.run.journal.write("freezing", cgroup=end.cgroup, root_pid=root_pid, start_ticks=start_ticks)
+        with locked():
+            plant(job.script)
+
+
+def fence(end: Source) -> dict[str, Any]:
+    """Freeze what the daemon's criu holds, which nobody else does; answers as `dump`, as far as it can be known.
+
+    Raises OpError `tool-failed` when that criu has not come or is gone: then the tasks are not touched.
+    """
+    with end.lock:
+        job = end.job
+        if not isinstance(job, Gate) or not job.frozen_ns or not job.runs:
+            raise OpError("tool-failed", "the daemon's criu does not hold the container")
+        if end.run.vote() is not None:
+            raise OpError("decided", "the source has voted already")
+        end.run.journal.write("fencing", tool=job.tool)
+        cgroup.freeze(end.cgroup)
+        if not job.runs:
+            end.thaw()
+            raise OpError("tool-failed", "the daemon's criu ended while the container was fenced")
+        job.fenced, held_ns = True, boottime_ns()
+        end.run.journal.write("held", frozen_ns=job.frozen_ns, held_ns=held_ns)
+        found = dumped(procs.command_line(job.pid))
+        return {"frozen_ns": job.frozen_ns, "held_ns": held_ns, "pids": cgroup.pids(end.cgroup), **found}
+
+
+def gate_target(end: Target, *, leaf: str, worker: list[str]) -> None:
+    """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
+
+    `worker` are the words after its name by which the daemon's process that starts criu is known.
+    """
+    if end.run.verdict() is not None:
+        raise OpError("decided", "this run has a verdict already")
+    end.run.journal.write("restoring", cgroup="", leaf=leaf)
+    job = end.job = Gate("target", end.run.dir, leaf, worker)
+    end.run.push_undo("end", "gate_pluck", path=job.script)
+    with locked():
+        plant(job.script)
+
+
+def gate_hold(end: Target) -> dict[str, Any] | None:
+    """The copy that the daemon's criu has built and our script holds; None as long as there is none.
+
+    Raises OpError `tool-failed` when that criu was there and is gone without having come so far.
+    """
+    with end.lock:
+        job = end.job
+        if not isinstance(job, Gate) or end.run.verdict() is not None:
+            return None
+        if not job.holds("post-restore"):
+            if line := job.worker.failed():
+                logs = [os.path.join(word, "restore.log") for word in line if word.startswith("/")]
+                raise OpError("tool-failed", "the daemon's criu did not restore it", tail=first_errors(*logs))
+            return None
+        end.script_pid, init, held_ns = job.met
+        end.cgroup = cgroup.up_to(cgroup.of_pid(init), job.leaf)
+        end.run.push_undo("abort", "cgroup_kill", path=end.cgroup)
+        return {**end.held(init), "started_ns": 0, "held_ns": held_ns}
+
+
+def settled(end: Target, name: str, limit_s: float) -> dict[str, str]:
+    """Whether the daemon has taken the copy for good: `state` is good, undone or open, with the `problem` in words.
+
+    Open: it does not answer, still works, or says that it failed while the instance runs. LXD forgets an operation
+    seconds after its end; then the instance alone tells.
+    """
+    record = end.run.journal.last("daemon")
+    if record is None:
+        raise OpError("protocol", "no daemon's operation is known here")
+    deadline = time.monotonic() + limit_s
+    while True:
+        state, problem = _look(record["socket"], record["url"], name)
+        if state != "open" or time.monotonic() > deadline:
+            end.run.journal.write("settled", state=state, problem=problem)
+            return {"state": state, "problem": problem}
+        time.sleep(0.1)
+
+
+def _look(socket: str, url: str, name: str) -> tuple[str, str]:
+    code, said = unixhttp.operation(socket, url)
+    if code is None or 100 <= code < 200:
+        return "open", said or "it is still at work"
+    answer = unixhttp.metadata(socket, f"/1.0/instances/{quote(name, safe='')}")
+    if answer is None:
+        return "open", "it does not answer"
+    runs = answer.get("status_code") == INSTANCE_RUNS
+    if code in (200, 0):
+        return ("good", "") if runs else ("undone", f"{name} is {answer.get('status', 'not there')}")
+    return ("open", said) if runs else ("undone", said)

@@ -1,0 +1,74 @@
+"""Requests to a daemon of this node that listens on a unix socket (LXD, Incus): HTTP/1.1, JSON in and out."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+from reberth.node.errors import OpError
+
+LIMIT_BYTES = 32 << 20
+
+
+class _Connection(http.client.HTTPConnection):
+    """An HTTP connection whose other end is a path."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self.path = path
+
+    def connect(self) -> None:
+        """Connect to the path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def request(path: str, method: str, url: str, body: str = "", timeout_s: float = 60.0) -> dict[str, Any]:
+    """One request to the socket `path`; answers status, headers, body. Raises OpError `daemon`: it does not answer."""
+    if method not in ("GET", "POST", "PUT", "PATCH", "DELETE") or not url.startswith("/") or not url.isprintable():
+        raise OpError("bad-argument", f"no request: {method} {url!r}")
+    connection = _Connection(path, timeout_s)
+    try:
+        headers = {"Content-Type": "application/json"} if body else {}
+        connection.request(method, url, body.encode() or None, headers)
+        answer = connection.getresponse()
+        text = answer.read(LIMIT_BYTES).decode("utf-8", "replace")
+        return {"status": answer.status, "headers": dict(answer.getheaders()), "body": text}
+    except (OSError, http.client.HTTPException) as error:
+        raise OpError("daemon", f"no answer from {path}: {error}", hint="does the daemon run?") from error
+    finally:
+        connection.close()
+
+
+def metadata(path: str, url: str) -> dict[str, Any] | None:
+    """What a GET answers: empty where there is nothing, None when the daemon does not answer or not as one."""
+    try:
+        answer = request(path, "GET", url, timeout_s=5.0)
+        found = json.loads(answer["body"]).get("metadata") if answer["status"] == 200 else None
+    except (OpError, ValueError, AttributeError):
+        return None
+    if found is None:
+        return {} if answer["status"] == 404 else None
+    return dict(found)
+
+
+def operation(path: str, url: str) -> tuple[int | None, str]:
+    """Status code and error of an LXD operation; 0 for one that is forgotten, None when the daemon does not answer."""
+    found = metadata(path, url)
+    if found is None:
+        return None, "it does not answer"
+    return int(found.get("status_code") or 0), str(found.get("err") or "")
+
+
+def operation_ended(path: str, url: str) -> bool:
+    """Whether an LXD operation is over: it has a final status, is forgotten, or died with its daemon."""
+    try:
+        answer = request(path, "GET", url, timeout_s=5.0)
+        return answer["status"] != 200 or int(json.loads(answer["body"])["metadata"]["status_code"]) >= 200
+    except OpError as error:
+        return "timed out" not in error.message
+    except (ValueError, KeyError, TypeError):
+        return False

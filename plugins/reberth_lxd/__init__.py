@@ -1,0 +1,46 @@
+"""Backend `lxd`: containers of LXD and Incus, moved by their own daemons, which are held at the moments that decide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reberth_hooks import Declaration, Mode, Role, hookimpl
+from reberth_lxd.phases import reberth_checkpoint, reberth_commit, reberth_prepare, reberth_restore, reberth_rollback
+from reberth_lxd.survey import reberth_list, reberth_probe, reberth_survey
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = [
+    "reberth_checkpoint",
+    "reberth_commands",
+    "reberth_commit",
+    "reberth_describe",
+    "reberth_list",
+    "reberth_prepare",
+    "reberth_probe",
+    "reberth_restore",
+    "reberth_rollback",
+    "reberth_survey",
+]
+
+
+@hookimpl
+def reberth_commands(app: typer.Typer) -> None:
+    """Adds `reberth lxd`."""
+    from reberth_lxd.alias import commands
+
+    app.add_typer(commands(), name="lxd")
+
+
+@hookimpl
+def reberth_describe() -> Declaration:
+    """A backend whose daemons freeze, carry and kill by themselves."""
+    return Declaration(
+        summary="containers of LXD and Incus",
+        roles=frozenset({Role.BACKEND, Role.COMMANDS}),
+        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY}),
+        tools=("criu", "head"),
+        options=frozenset({"socket", "url"}),
+        managed=True,
+    )

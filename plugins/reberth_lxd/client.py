@@ -1,0 +1,149 @@
+"""A daemon's REST API: pylxd makes the requests, the node's helper or HTTPS with a pinned certificate carries them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
+
+if TYPE_CHECKING:
+    import pylxd
+
+SOCKETS = (
+    "/var/snap/lxd/common/lxd/unix.socket",
+    "/var/lib/lxd/unix.socket",
+    "/var/lib/incus/unix.socket",
+    "/run/incus/unix.socket",
+)
+RUNNING, FROZEN, STOPPED = 103, 110, 102
+OVER = 200  # from here on an operation's status is final; 200 alone is success
+REQUEST_S = 60.0
+MAKE_S = 1800.0
+
+
+def socket_of(node: Node, shell: Shell) -> str:
+    """Where the daemon listens on its node: as configured, else the first of the usual places; empty for none."""
+    own = node.options_of("lxd").get("socket")
+    places = [str(own)] if own else list(SOCKETS)
+    found = shell.call("stats", paths=places)
+    return next((path for path, entry in zip(places, found, strict=True) if entry), "")
+
+
+class Daemon:
+    """One daemon, LXD or Incus; made anew by each hook, since hooks keep no state."""
+
+    def __init__(self, node: Node, shell: Shell, socket: str = "") -> None:
+        self.node, self.shell = node, shell
+        self.socket = socket or socket_of(node, shell)
+        if not self.socket:
+            hint = f'is LXD or Incus installed there? else: [nodes.{node.name}.lxd] socket = "..."'
+            raise CommandError(f"no daemon's socket on node {node.name}", hint=hint)
+        self.client = _client(node, shell, self.socket)
+        self.host: dict[str, Any] = dict(self.client.host_info)
+        if self.host.get("auth") != "trusted":
+            raise UntrustedError(
+                f"the daemon of node {node.name} does not trust this client", hint="lxc config trust add client.crt"
+            )
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the daemon says of itself: server, server_version, addresses, certificate, ..."""
+        return dict(self.host["environment"])
+
+    def get(self, *path: str) -> dict[str, Any] | None:
+        """What a GET answers, None where there is nothing."""
+        from pylxd.exceptions import NotFound
+
+        try:
+            found: dict[str, Any] = self._ask("get", path)["metadata"]
+        except NotFound:
+            return None
+        return found
+
+    def list(self, *path: str) -> Any:
+        """Every entry of a collection, whole."""
+        return self._ask("get", path, params={"recursion": "2"})["metadata"]
+
+    def post(self, *path: str, json: dict[str, Any]) -> dict[str, Any]:
+        """Begin something; answers the operation's URL and the secrets of its websockets (never to be kept)."""
+        found = self._ask("post", path, json=json)
+        return {"url": str(found["operation"]), "secrets": (found.get("metadata") or {}).get("metadata") or {}}
+
+    def create(self, *path: str, json: dict[str, Any]) -> None:
+        """Make something, whatever its size, and wait until it is done."""
+        self._wait(self._ask("post", path, json=json), limit_s=MAKE_S)
+
+    def patch(self, *path: str, json: dict[str, Any]) -> None:
+        """Change something and wait until it is done."""
+        self._wait(self._ask("patch", path, json=json))
+
+    def put(self, *path: str, json: dict[str, Any]) -> None:
+        """Set something and wait until it is done."""
+        self._wait(self._ask("put", path, json=json))
+
+    def delete(self, *path: str) -> None:
+        """Remove something and wait until it is gone; nothing to remove is fine."""
+        from pylxd.exceptions import NotFound
+
+        try:
+            self._wait(self._ask("delete", path))
+        except NotFound:
+            return
+
+    def operation(self, url: str) -> dict[str, Any]:
+        """An operation as it is now; one that the daemon has forgotten answers status_code 0 and its id."""
+        return self.get("operations", url.rpartition("/")[2]) or {"status_code": 0, "err": ""}
+
+    def _wait(self, answer: dict[str, Any], limit_s: float = 90.0) -> None:
+        url = str(answer.get("operation") or "")
+        deadline = time.monotonic() + limit_s
+        while url:
+            found = self.operation(url)
+            if found["status_code"] >= OVER or found["status_code"] == 0:
+                if found["status_code"] > OVER:
+                    raise CommandError(f"node {self.node.name}: {found['err']}")
+                return
+            if time.monotonic() > deadline:
+                raise CommandError(f"node {self.node.name}: {found.get('description')} takes more than {limit_s:g} s")
+            time.sleep(0.1)
+
+    def _ask(self, method: str, path: tuple[str, ...], **words: Any) -> dict[str, Any]:
+        from pylxd.exceptions import LXDAPIException, NotFound
+
+        api: Any = self.client.api
+        for word in path:
+            api = api[quote(word, safe="")]
+        try:
+            answer: dict[str, Any] = getattr(api, method)(**words).json()
+        except NotFound:
+            raise
+        except LXDAPIException as error:
+            raise CommandError(f"the daemon of node {self.node.name} says: {error}") from error
+        except OSError as error:  # what requests raises
+            raise CommandError(f"the daemon of node {self.node.name} does not answer: {error}") from error
+        return answer
+
+
+def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
+    """A pylxd client whose requests the node's helper hands to the daemon's socket, or one over HTTPS."""
+    from reberth_lxd import vendor
+
+    vendor.enable()
+    try:
+        import pylxd
+        import requests
+
+        from reberth_lxd.adapter import HelperAdapter
+    except ImportError as error:
+        hint = "pip install 'reberth[lxd]' on this machine; with the package: apt-get install python3-requests-toolbelt"
+        raise PluginError(f"plugin lxd: it needs pylxd, and {error}", hint=hint) from error
+    from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
+
+    session = requests.Session()
+    session.mount("http+unix://", HelperAdapter(shell, socket))
+    try:
+        return pylxd.Client(f"http+unix://{quote(socket, safe='')}", session=session, timeout=REQUEST_S)
+    except (ClientConnectionFailed, LXDAPIException, HelperError, OSError) as error:
+        raise CommandError(f"the daemon of node {node.name} does not answer: {error}", hint="does it run?") from error

@@ -1,0 +1,256 @@
+"""The phases of a container that two daemons move: we hold their criu, watch them, and clean up after them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from reberth_hooks import (
+    Checkpoint,
+    CommandError,
+    HelperError,
+    Iteration,
+    Move,
+    ReberthError,
+    Receipt,
+    Restored,
+    Round,
+    hookimpl,
+)
+from reberth_lxd import keys
+from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon
+from reberth_lxd.explain import explain
+from reberth_lxd.request import for_source, for_target
+
+LOOK_S, ASK_S = 0.02, 0.25
+END_S = 100.0  # after a failed restore LXD 5.0.2 waits up to 60 s for a "stop" of its own
+TWICE_S = 1.0
+
+
+def daemon(move: Move, side: int) -> Daemon:
+    """The daemon of an end, by the socket that the plan found."""
+    shell = (move.source, move.target)[side]
+    return Daemon(shell.node, shell, move.plan.details["sockets"][side])
+
+
+@hookimpl
+def reberth_prepare(move: Move) -> bool:
+    """Plant the scripts, the target's first; then set the keys for this move, their old values journaled before."""
+    details, source = move.plan.details, daemon(move, 0)
+    name = move.plan.workload.name
+    if details["snapshot_first"]:
+        _take_snapshot(move, source)
+    instance = source.get("instances", name) or {}
+    move.target.call("gate", leaf=details["leaf"], worker=["forkmigrate", name])
+    move.source.call("gate", leaf=details["leaf"], root_pid=details["pid"], start_ticks=details["start_ticks"])
+    move.note("keys", keys.saved(instance["config"]))
+    source.patch("instances", name, json={"config": details["keys"]})
+    for key, value in details["keys"].items():
+        move.emit("step", f"{key} = {value} for this move")
+    return True
+
+
+def _take_snapshot(move: Move, source: Daemon) -> None:
+    """A state of before the move, taken while nothing of ours is planted; it goes at the end of the run."""
+    snapshot = f"reberth-{move.id}"
+    move.note("snapshot", snapshot)
+    move.emit("step", f"the daemon takes the stateful snapshot {snapshot}")
+    source.create("instances", move.plan.workload.name, "snapshots", json={"name": snapshot, "stateful": True})
+
+
+def _drop_snapshot(move: Move, side: Daemon) -> None:
+    """Remove it where it is; one that never came to be is gone already."""
+    if move.recall("snapshot"):
+        side.delete("instances", move.plan.workload.name, "snapshots", str(move.recall("snapshot")))
+
+
+@hookimpl
+def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
+    """Let the daemons move it until the copy is complete and held; then fence the source, which its criu holds."""
+    details, name = move.plan.details, move.plan.workload.name
+    source, target = daemon(move, 0), daemon(move, 1)
+    instance = source.get("instances", name) or {}
+    offered = source.post("instances", name, json=for_source(name))
+    move.source.call("gate_until", path=source.socket, url=offered["url"], cancel=True)
+    move.note("operation.source", offered["url"])
+    url = details["url"].rstrip("/") + offered["url"]
+    certificate = str(source.environment["certificate"])
+    request = for_target(instance, url, certificate, offered["secrets"], move.recall("keys"))
+    move.note("created", True)  # from here on an instance of this name on the target is ours to remove
+    try:
+        taken = target.post("instances", json=request)
+    except CommandError as error:
+        cause, hint = explain(error.message)
+        raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
+    move.target.call("gate_until", path=target.socket, url=taken["url"], cancel=False)
+    move.note("operation.target", taken["url"])
+    held = _until_held(move, source, target)
+    fenced = move.source.call("fence")
+    move.note("held", held)
+    seconds = (fenced["held_ns"] - fenced["frozen_ns"]) / 1e9
+    earlier = tuple(Iteration(index, **_counts(one)) for index, one in enumerate(fenced["rounds"]))
+    final = Iteration(len(earlier), bytes=fenced["pages_bytes"], seconds=seconds, frozen_us=int(seconds * 1e6))
+    move.note("images_bytes", fenced["images_bytes"])
+    why = keys.why_stopped(details["wanted"], [(one.pages_written, one.pages_skipped_parent) for one in earlier])
+    return Checkpoint((), final, fenced["frozen_ns"], fenced["held_ns"], earlier, why)
+
+
+def _counts(one: dict[str, int]) -> dict[str, Any]:
+    """A round of the daemon's loop in our words."""
+    names = ("pages_scanned", "pages_written", "pages_skipped_parent", "bytes", "frozen_us")
+    seconds = (one.get("memdump_us", 0) + one.get("memwrite_us", 0)) / 1e6
+    return {**{name: int(one.get(name, 0)) for name in names}, "seconds": seconds}
+
+
+def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
+    """Wait for the copy that our script holds; an operation that ends before that has failed, whatever it says."""
+    asked, told = 0.0, ""
+    while True:
+        try:
+            held: dict[str, Any] | None = move.target.call("gate_hold")
+        except HelperError as error:
+            if error.kind != "tool-failed":
+                raise
+            cause, hint = explain(error.tail)
+            raise CommandError(f"the copy could not be built: {cause}", hint=hint, tail=error.tail) from error
+        if held is not None:
+            return held
+        if time.monotonic() - asked > ASK_S:
+            asked = time.monotonic()
+            ends = [_operation(move, source, "source"), _operation(move, target, "target")]
+            told = _tell(move, ends, told)
+            if any(end["status_code"] >= OVER or end["status_code"] == 0 for end in ends):
+                # both may end at once, a moment after the copy was held
+                if (held := move.target.call("gate_hold")) is not None:
+                    return dict(held)
+                raise _failure(move, source, target)
+        time.sleep(LOOK_S)
+
+
+def _operation(move: Move, side: Daemon, word: str) -> dict[str, Any]:
+    return side.operation(str(move.recall(f"operation.{word}")))
+
+
+def _tell(move: Move, ends: list[dict[str, Any]], told: str) -> str:
+    """Progress of the file system, as both operations show it."""
+    words = [str((end.get("metadata") or {}).get("fs_progress") or "") for end in ends]
+    text = next((word for word in words if word), "")
+    if text and text != told:
+        move.emit("progress", text)
+    return text
+
+
+def _failure(move: Move, source: Daemon, target: Daemon) -> CommandError:
+    """What both operations say, since the failing side's own words are often with the other one."""
+    said = []
+    for word, side in (("source", source), ("target", target)):
+        end = _settled(move, side, word, 5.0)
+        if end.get("err"):
+            said.append(f"{side.node.name}: {end['err']}")
+        elif end["status_code"] == OVER:
+            said.append(f"{side.node.name}: success, and yet no copy was ever built there")
+    cause, hint = explain("\n".join(said))
+    return CommandError(f"the daemons did not move it: {cause}", hint=hint, tail="\n".join(said))
+
+
+def _settled(move: Move, side: Daemon, word: str, limit_s: float) -> dict[str, Any]:
+    """The operation when it is over, or as it is at the end of the time."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        found = _operation(move, side, word)
+        if found["status_code"] >= OVER or found["status_code"] == 0 or time.monotonic() > deadline:
+            return found
+        time.sleep(LOOK_S)
+
+
+@hookimpl
+def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
+    """The daemon has built the copy already; it is held."""
+    held = move.recall("held")
+    return Restored(move.plan.target_name, held["pid"], held["tasks"], held["held_ns"])
+
+
+@hookimpl
+def reberth_commit(move: Move) -> bool:
+    """The copy runs, and says so twice: only then the old instance is removed (or kept, stopped, on request)."""
+    name = move.plan.workload.name
+    source, target = daemon(move, 0), daemon(move, 1)
+    for word, side in (("source", source), ("target", target)):
+        _settled(move, side, word, END_S)
+    for _ in range(2):
+        if not _runs(target, name):
+            status = (target.get("instances", name) or {}).get("status") or "missing"
+            text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
+            raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
+        time.sleep(TWICE_S)
+    _drop_snapshot(move, target)
+    old = source.get("instances", name)
+    if old is None:
+        return True
+    if old["status_code"] != STOPPED:
+        text = f"the daemon of {source.node.name} says that the old {name} is {old['status']}: it is not removed"
+        raise CommandError(text, hint=f"reberth recover {move.id} tries again")
+    if move.plan.details["keep_source"]:
+        _drop_snapshot(move, source)
+        left_off = {keys.AUTOSTART: "false"}  # it must not start with its daemon beside the new one
+        source.patch("instances", name, json={"config": {**move.recall("keys"), **left_off}})
+    else:
+        source.delete("instances", name)
+    return True
+
+
+@hookimpl
+def reberth_rollback(move: Move) -> bool:
+    """Both operations end, the keys are put back, what is left on the target goes; the source was never touched."""
+    if (move.recall("keys") is None and move.recall("snapshot") is None) or move.recall("tidied"):
+        return True
+    name = move.plan.workload.name
+    move.emit("warning", "the source runs; its daemons may need a minute to end their part")
+    try:
+        source = daemon(move, 0)
+        if move.recall("operation.source"):
+            _settled(move, source, "source", END_S)
+        if move.recall("keys") is not None:
+            source.patch("instances", name, json={"config": move.recall("keys")})
+        _drop_snapshot(move, source)
+        if move.recall("created"):
+            _remove_remains(move, source)
+    except (ReberthError, HelperError) as error:
+        move.emit("warning", f"not all is as before: {error.message}; see reberth recover {move.id}")
+        move.note("untidy", error.message)
+        return True
+    move.note("tidied", True)
+    return True
+
+
+def _runs(side: Daemon, name: str) -> bool:
+    """Whether the daemon says that it runs, and has processes."""
+    state = side.get("instances", name, "state") or {}
+    return state.get("status_code") == RUNNING and bool(state.get("processes"))
+
+
+def _remove_remains(move: Move, source: Daemon) -> None:
+    """The target's record of the copy, once its daemon lets go of it; never while the source does not run.
+
+    Raises CommandError where both daemons say something else than this run: then nothing is removed.
+    """
+    name, deadline = move.plan.workload.name, time.monotonic() + END_S
+    target = daemon(move, 1)
+    if move.recall("operation.target"):
+        ended = _settled(move, target, "target", END_S)
+        move.note("ended.target", {key: ended.get(key) for key in ("status_code", "err")})
+    while True:
+        left = target.get("instances", name)
+        if left is None:
+            return
+        if not _runs(source, name):
+            text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
+            raise CommandError(text, hint=f"lxc info {name}, on both nodes")
+        try:
+            if left["status_code"] == RUNNING:
+                target.put("instances", name, "state", json={"action": "stop", "force": True, "timeout": 10})
+            target.delete("instances", name)
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)

@@ -1,0 +1,160 @@
+"""What can be said of a daemon and of one of its containers before anything is touched."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import asdict
+from typing import Any
+
+from reberth_hooks import (
+    Found,
+    HelperError,
+    Mode,
+    Node,
+    Options,
+    ReberthError,
+    Shell,
+    Survey,
+    UsageError,
+    Workload,
+    hookimpl,
+)
+from reberth_hooks.tasks import space_checks
+from reberth_lxd import checks, keys
+from reberth_lxd.client import RUNNING, Daemon, socket_of
+
+DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+APPARMOR = "/sys/kernel/security/apparmor"
+CGROUP_V1_FREEZER = "/sys/fs/cgroup/freezer"
+
+
+@hookimpl
+def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
+    """The daemon, its version, and the criu that it would start; `usable` with the reason when not."""
+    try:
+        socket = socket_of(node, shell)
+        if not socket:
+            return {"usable": False, "reason": "neither LXD nor Incus is installed", "remedy": "install one of them"}
+        daemon = Daemon(node, shell, socket)
+    except ReberthError as error:
+        return {"usable": False, "reason": error.message, "remedy": error.hint}
+    said = daemon.environment
+    facts: dict[str, object] = {
+        "socket": socket,
+        "server": said.get("server"),
+        "version": said.get("server_version"),
+        "liblxc": said.get("driver_version"),
+        "addresses": said.get("addresses") or [],
+    }
+    gate = checks.version_gate(str(said.get("server")), str(said.get("server_version")))
+    if gate:
+        return {"usable": False, "reason": gate, "remedy": "use Incus, or LXD before 6.6, on both nodes", **facts}
+    return {**facts, **_criu_of(shell, int(said.get("server_pid") or 0))}
+
+
+def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
+    """The criu on the daemon's own PATH, and what decides whether the daemon's words suit it."""
+    env = _environ(shell, pid)
+    path = env.get("PATH") or DAEMON_PATH
+    places = [posixpath.join(directory, "criu") for directory in path.split(":") if directory]
+    criu = next((p for p, entry in zip(places, shell.call("stats", paths=places), strict=True) if entry), "")
+    if not criu:
+        return {"usable": False, "reason": f"no criu on the daemon's PATH ({path})", "remedy": "install criu"}
+    head = shell.run(["head", "-c", "4096", "--", criu], check=False).out
+    tracks = shell.run(["criu", "check", "--no-default-config", "--feature", "mem_dirty_track"], check=False).code == 0
+    seen = shell.call("stats", paths=["/etc", f"/proc/{pid}/root/etc"])
+    if None in seen or len({(entry["dev"], entry["ino"]) for entry in seen}) != 1:
+        reason = "the daemon sees an /etc of its own (a snap?), so its criu cannot be held"
+        return {"usable": False, "reason": reason, "remedy": "use the packages of the distribution"}
+    return {
+        "usable": True,
+        "criu": criu,
+        "criu_wrapper": head.startswith("#!") and "lsm-profile" in head,
+        "apparmor": shell.call("stats", paths=[APPARMOR])[0] is not None,
+        "soft_dirty": tracks,
+        "idmapped_off": env.get("LXD_IDMAPPED_MOUNTS_DISABLE", env.get("INCUS_IDMAPPED_MOUNTS_DISABLE")) == "1",
+        "unified": shell.call("stats", paths=[CGROUP_V1_FREEZER])[0] is None,
+        "tmp": env.get("TMPDIR") or "/tmp",
+    }
+
+
+def _environ(shell: Shell, pid: int) -> dict[str, str]:
+    try:
+        text = str(shell.call("read", path=f"/proc/{pid}/environ"))
+    except HelperError:
+        return {}
+    return dict(word.split("=", 1) for word in text.split("\0") if "=" in word)
+
+
+@hookimpl
+def reberth_list(node: Node, shell: Shell) -> list[Found]:
+    """The daemon's containers; none where there is no daemon."""
+    socket = socket_of(node, shell)
+    if not socket:
+        return []
+    found = []
+    for one in Daemon(node, shell, socket).list("instances"):
+        state = one.get("state") or {}
+        memory = int((state.get("memory") or {}).get("usage") or 0)
+        detail = one.get("description") or (one.get("config") or {}).get("image.description") or ""
+        if one.get("type") == "container":
+            found.append(
+                Found("lxd", one["name"], str(one["status"]).lower(), int(state.get("pid") or 0), memory, detail)
+            )
+    return found
+
+
+@hookimpl
+def reberth_survey(
+    workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
+) -> Survey:
+    """Daemons, container and target together; the checks are pure functions of what they say."""
+    here, there = facts["source"]["lxd"], facts["target"]["lxd"]
+    if not (here.get("usable") and there.get("usable")):
+        return Survey()  # the plan says why, by `usable`
+    daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
+    instance = daemons[0].get("instances", workload.name)
+    if instance is None:
+        raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
+    if instance["status_code"] != RUNNING:
+        text = f"container {workload.name} is {str(instance['status']).lower()}, not running"
+        raise UsageError(text, hint=f"lxc move {workload.name} REMOTE: moves it without reberth")
+    state = daemons[0].get("instances", workload.name, "state") or {}
+    pid = int(state["pid"])
+    tree = source.call("describe", pid=pid)
+    want = keys.wanted(options, instance["expanded_config"], bool(here["soft_dirty"]))
+    found = [
+        *checks.daemons(here, there, source.node.name, target.node.name, want.precopy),
+        *checks.shape(instance, here, there, _comm(source, pid), _restored(tree), source.node.name),
+        *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), target.node.name),
+        *checks.storage(instance, daemons[0], daemons[1], target.node.name),
+        *checks.profiles_and_devices(instance, daemons[1], target, target.node.name),
+    ]
+    memory = int(tree["memory_bytes"])
+    need = memory * (want.iterations + 1 if want.precopy else 1)
+    for shell, fact in ((source, here), (target, there)):
+        free = int(shell.call("space", paths=[fact["tmp"]])[fact["tmp"]])
+        found += space_checks(need, free, shell.node.name)
+    details = {
+        "pid": pid,
+        "start_ticks": next(t["start_ticks"] for t in tree["tasks"] if t["pid"] == pid),
+        "leaf": f"lxc.payload.{workload.name}",
+        "sockets": [here["socket"], there["socket"]],
+        "url": str(source.node.options_of("lxd").get("url") or f"https://{next(iter(here['addresses']), '')}"),
+        "keys": want.to_set(),
+        "wanted": asdict(want),
+        "uuid": instance["config"].get("volatile.uuid", ""),
+        "keep_source": bool(options.backend_args.get("keep_source")),
+        "snapshot_first": bool(options.backend_args.get("snapshot_first")),
+    }
+    mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
+    return Survey(tuple(found), details, mode=mode, why=want.why)
+
+
+def _comm(shell: Shell, pid: int) -> str:
+    return str(shell.call("read", path=f"/proc/{pid}/comm")).strip()
+
+
+def _restored(tree: dict[str, Any]) -> bool:
+    """Whether criu has built it: then it is in a time namespace of its own, which no daemon gives to a container."""
+    return bool(tree["namespaces"].get("time") != tree["helper_namespaces"].get("time"))

@@ -1,0 +1,106 @@
+"""Containers of LXD on the lab's nodes, as their tests see them: started by the client, judged by what they answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from livekit.tier import KEEP
+from reberth_lab.lab import Lab
+from reberth_lab.node import Node
+from reberth_lab.proc import LabError
+
+PROFILES = ("-p", "default", "-p", "counter")
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as s:
+    s.settimeout(30)
+    s.connect(f"/proc/{sys.argv[1]}/root/run/counter.sock")
+    print(s.makefile().read())
+"""
+
+
+def lab_with_lxd() -> Iterator[Lab]:
+    """Two nodes with LXD, apart from the session's lab, which has none; skips the test where there can be none."""
+    if os.geteuid() != 0:
+        pytest.skip("two nodes need root: namespaces, mounts, links")
+    if importlib.util.find_spec("pylxd") is None:
+        pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
+    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}x", say=lambda _: None)
+    try:
+        if not KEEP:
+            lab.down()
+        lab.up(2, with_parts=("lxd",))
+    except LabError as error:
+        pytest.skip(f"no nodes with LXD can be made: {error} ({error.hint})")
+    yield lab
+    if not KEEP:
+        lab.down()
+
+
+def lxc(node: Node, *words: str, check: bool = True) -> str:
+    """The native client on a node, never an alias of it."""
+    done = node.run(["lxc", *words], check=check, env={"LXC_ALIASES": "1"}, timeout_s=120)
+    return done.stdout
+
+
+def launch(node: Node, name: str, *words: str, mebibytes: int = 16) -> None:
+    """Start a container that counts, and wait until it answers."""
+    lxc(node, "init", "-q", "counter", name, *PROFILES, "-c", "security.privileged=true", *words)
+    node.run(["sh", "-c", 'echo "$1 1" > "/var/lib/lxd/containers/$2/rootfs/etc/counter"', "sh", str(mebibytes), name])
+    lxc(node, "start", name)
+    deadline = time.monotonic() + 20
+    while not ask(node, name):
+        assert time.monotonic() < deadline, f"{name} does not answer"
+        time.sleep(0.1)
+
+
+def state(node: Node, name: str) -> dict[str, Any]:
+    """What the daemon says of a container; empty when there is none."""
+    done = node.run(["lxc", "query", f"/1.0/instances/{name}?recursion=1"], check=False)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+
+def config(node: Node, name: str) -> dict[str, str]:
+    """The container's own configuration without what the daemon keeps for itself."""
+    return {k: v for k, v in state(node, name).get("config", {}).items() if not k.startswith("volatile.")}
+
+
+def status(node: Node, name: str) -> str:
+    """Running, Stopped, ...; empty when there is none."""
+    return str(state(node, name).get("status", ""))
+
+
+def ask(node: Node, name: str) -> dict[str, Any]:
+    """The container's own verdict; empty when it does not answer."""
+    pid = (state(node, name).get("state") or {}).get("pid", 0)
+    done = node.run(["python3", "-c", ASK, str(pid)], check=False, timeout_s=40)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 and done.stdout.strip() else {}
+
+
+def healthy(node: Node, name: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """As `ask`; fails the test unless it runs, nothing is damaged, and it has gone on since `before`."""
+    said = ask(node, name)
+    assert said, f"{name} does not answer on {node.name}: {status(node, name) or 'missing'}"
+    assert (said["bad_words"], said["bad_lines"]) == (0, 0), said
+    if before:
+        assert said["pid"] == before["pid"] and said["beats"] > before["beats"], (before, said)
+    return said
+
+
+def traces(nodes: Sequence[Node]) -> list[str]:
+    """What a run must not leave on a node."""
+    program = "ls -d /etc/criu/default.conf /var/lib/reberth/[!e]* /run/reberth/h-* 2>/dev/null"
+    return [f"{n.name} {line}" for n in nodes for line in n.run(["sh", "-c", program], check=False).stdout.splitlines()]
+
+
+def delete(nodes: Sequence[Node], name: str) -> None:
+    """Remove a container wherever it is."""
+    for node in nodes:
+        lxc(node, "delete", "--force", name, check=False)

@@ -1,0 +1,186 @@
+"""LXD: two real daemons in two nodes, whose criu is held while they move a container."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from livekit import lxd as kit
+from livekit.command import Command, Done, journal_of
+
+from reberth_lab import lxd as lab_lxd
+from reberth_lab.node import Node
+
+pytestmark = pytest.mark.timeout(300)
+NAME = "c1"
+KEY = "migration.incremental.memory"
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Node, Node]]:
+    """Two nodes with LXD."""
+    for lab in kit.lab_with_lxd():
+        yield lab.node("node1"), lab.node("node2")
+
+
+@pytest.fixture(scope="module")
+def command(nodes: Sequence[Node], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(nodes[0].site.config_path, tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def counter(nodes: Sequence[Node]) -> Iterator[str]:
+    """A fresh container on node1; nothing of it stays."""
+    kit.delete(nodes, NAME)
+    kit.launch(nodes[0], NAME)
+    yield NAME
+    kit.delete(nodes, NAME)
+
+
+def test_it_arrives_whole_with_its_keys(nodes: Sequence[Node], command: Command, counter: str) -> None:
+    """The keys are as they were, whatever the move needed, and the old one is gone."""
+    here, there = nodes
+    kit.lxc(here, "config", "set", counter, "migration.incremental.memory=false")
+    kit.lxc(here, "config", "set", counter, "migration.incremental.memory.iterations=4")
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    done = command.move(f"node1:{counter}", "node2:")
+    assert done.code == 0, str(done)
+    after = kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+    assert kit.traces(nodes) == []
+    assert abs(after["longest_silence_s"] - done.report["downtime_s"]) < max(0.3 * after["longest_silence_s"], 0.1)
+    # The twin: what a careless copy would lose is seen.
+    there.run(["truncate", "-s", "-16", f"/var/lib/lxd/containers/{counter}/rootfs/var/log/beats"])
+    assert kit.ask(there, counter)["bad_lines"] > 0
+    # This liblxc cannot dump what was restored; that is known before anything is touched.
+    back = command.move(f"node2:{counter}", "node1:")
+    assert back.code == 10 and "dumped-before" in back.error and "lxc restart" in back.error, str(back)
+
+
+def test_a_restore_that_fails_never_costs_the_source(nodes: Sequence[Node], command: Command, counter: str) -> None:
+    """criu on the target is refused its AppArmor profile: the daemons then report failure, or success."""
+    here, there = nodes
+    shim, config = there.read("/usr/local/sbin/criu"), kit.config(here, counter)
+    there.write("/usr/local/sbin/criu", '#!/bin/sh\nexec /usr/sbin/criu "$@"\n', 0o755)
+    try:
+        found = command.move(f"node1:{counter}", "node2:")
+        assert found.code == 10 and "apparmor" in found.error, str(found)
+        before = kit.healthy(here, counter)
+        done = command.move(f"node1:{counter}", "node2:", "--skip", "apparmor")
+    finally:
+        there.write("/usr/local/sbin/criu", shim, 0o755)
+    assert done.code == 20 and "AppArmor" in done.error, str(done)
+    after = kit.healthy(here, counter, before)
+    assert after["longest_silence_s"] < 30, after
+    assert kit.config(here, counter) == config and kit.status(there, counter) == ""
+    assert kit.traces(nodes) == []
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
+def test_a_daemon_dies(nodes: Sequence[Node], command: Command, counter: str, side: int) -> None:
+    """While the data travels; the container goes on where it was."""
+    before = kit.healthy(nodes[0], counter)
+    process = command.start("move", "--json", "--", f"node1:{counter}", "node2:")
+    _wait_for_dump(nodes[0])
+    lab_lxd.stop(nodes[side])
+    done = command.finish(process)
+    lab_lxd.start(nodes[side])
+    assert done.code == 20, str(done)
+    kit.healthy(nodes[0], counter, before)
+    _recovered(command, done)
+    assert kit.status(nodes[1], counter) in ("", "Stopped")
+
+
+def _wait_for_dump(node: Node) -> None:
+    deadline = time.monotonic() + 20
+    while node.run(["pgrep", "-f", "migratedumpsuccess"], check=False).returncode:
+        assert time.monotonic() < deadline, "no dump began"
+        time.sleep(0.02)
+
+
+def _recovered(command: Command, done: Done) -> None:
+    again = command.run("recover", "--json")
+    assert again.code == 0, str(again)
+
+
+def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: str) -> None:
+    """The helpers act alone, and hold the daemons' criu until the daemons have given up."""
+    before = kit.healthy(nodes[0], counter)
+    process = command.start("move", "--json", "--", f"node1:{counter}", "node2:")
+    _wait_for_dump(nodes[0])
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 120
+    while kit.traces(nodes):
+        assert time.monotonic() < deadline, kit.traces(nodes)
+        time.sleep(0.5)
+    kit.healthy(nodes[0], counter, before)
+    again = command.run("recover", "--json")
+    assert again.code == 0, str(again)
+    assert kit.status(nodes[1], counter) == ""
+    assert journal_of(command.state, again.report["runs"][0]["id"])[-1]["outcome"] == "rolled-back"
+
+
+CLIENT = """#!{python}
+import os, sys
+from reberth_lab.lab import Lab
+if sys.argv[1] == "move":
+    print("native", *sys.argv[1:], os.environ.get("LXC_ALIASES"))
+    sys.exit(7)
+words = Lab({lab!r}, say=lambda _: None).node("node1").enter(["lxc", *sys.argv[1:]], {{"LXC_ALIASES": "1"}})
+os.execvp(words[0], words)
+"""
+
+
+@pytest.fixture
+def client(nodes: Sequence[Node], tmp_path: Path) -> dict[str, str]:
+    """An `lxc` on this machine that is node1's real one, except that its `move` only tells its words."""
+    path = tmp_path / "lxc"
+    path.write_text(CLIENT.format(python=sys.executable, lab=nodes[0].site.name))
+    path.chmod(0o755)
+    places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {"PATH": os.pathsep.join(places), "LXD_CONF": str(tmp_path / "conf")}
+
+
+def test_the_clients_alias(nodes: Sequence[Node], command: Command, counter: str, client: dict[str, str]) -> None:
+    """With the key true `lxc move` is ours, with our real number of rounds; with it false it is the native client."""
+    here, there = nodes
+    for word in ("install", "install", "status"):
+        done = command.run("lxd", "alias", word, env=client)
+        assert done.code == 0, str(done)
+    assert "lxd shim lxc @ARGS@" in done.stdout and "move" in kit.lxc(here, "alias", "list", "-f", "csv")
+    kit.lxc(here, "config", "set", counter, f"{KEY}=false")
+    native = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", "-v", env=client)
+    assert (native.code, native.stdout) == (7, f"native move node1:{counter} node2: -v 1\n")
+    both = ("--goal", "80", "--mode", "relay")
+    wrong = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", *both, env=client)
+    assert wrong.code == 2 and "--mode relay" in wrong.stderr, str(wrong)
+    for key, value in ((KEY, "true"), (f"{KEY}.iterations", "4"), (f"{KEY}.goal", "80")):
+        kit.lxc(here, "config", "set", counter, f"{key}={value}")
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    ours = command.run("lxd", "shim", "lxc", f"node1:{counter}", f"node2:{counter}", env=client)
+    assert ours.code == 0 and "moved" in ours.stdout, str(ours)
+    assert f"{KEY} is true" in ours.stderr, ours.stderr
+    kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config
+    assert command.run("lxd", "alias", "remove", env=client).code == 0
+    assert kit.lxc(here, "alias", "list", "-f", "csv") == ""
+
+
+def test_the_old_one_is_kept_on_request(nodes: Sequence[Node], command: Command, counter: str) -> None:
+    """Stopped, with its keys as they were, and nothing starts it; a snapshot of before the move is on no side."""
+    kit.lxc(nodes[0], "config", "set", counter, f"{KEY}=true")
+    before = kit.healthy(nodes[0], counter)
+    done = command.move(f"node1:{counter}", "node2:", "--keep-source", "--snapshot-first")
+    assert done.code == 0, str(done)
+    kit.healthy(nodes[1], counter, before)
+    assert kit.status(nodes[0], counter) == "Stopped" and kit.config(nodes[0], counter)[KEY] == "true"
+    for node in nodes:
+        assert kit.state(node, counter).get("snapshots") in (None, []), kit.state(node, counter)
+    lab_lxd.stop(nodes[0])
+    lab_lxd.start(nodes[0])
+    assert kit.status(nodes[0], counter) == "Stopped"

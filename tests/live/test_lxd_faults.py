@@ -1,0 +1,175 @@
+"""LXD: what a move leaves when a daemon, the controller or the network goes in each of its phases.
+
+Whatever happens: one copy, whole, that runs; its configuration as before; and `reberth recover` finishes the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from livekit import lxd as kit
+from livekit.command import Command, journal_of
+
+from reberth_lab import lxd as lab_lxd
+from reberth_lab.lab import Lab
+from reberth_lab.node import Node
+
+pytestmark = pytest.mark.timeout(300)
+NAME = "c1"
+KEY = "migration.incremental.memory"
+ALL = os.environ.get("REBERTH_LXD_FAULTS", "") == "all"  # `make soak`; `make test` has time for a sample
+AFTER_S = 150  # the daemons of both sides give up by themselves, one minute each
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    yield from kit.lab_with_lxd()
+
+
+@pytest.fixture(scope="module")
+def nodes(lab: Lab) -> tuple[Node, Node]:
+    return lab.node("node1"), lab.node("node2")
+
+
+@pytest.fixture(scope="module")
+def command(nodes: Sequence[Node], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(nodes[0].site.config_path, tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def counter(nodes: Sequence[Node]) -> Iterator[str]:
+    """A fresh container on node1 with keys of its own; nothing of it stays."""
+    kit.delete(nodes, NAME)
+    kit.launch(nodes[0], NAME, "-c", f"{KEY}=false", "-c", f"{KEY}.goal=55")
+    yield NAME
+    for node in nodes:
+        lab_lxd.start(node)
+    kit.delete(nodes, NAME)
+
+
+def newest(state: Path, before: set[str]) -> str:
+    """The run that was begun since, empty as long as there is none."""
+    place = state / "reberth/runs"
+    return next((path.name for path in place.glob("*") if path.name not in before), "") if place.is_dir() else ""
+
+
+def begin(command: Command, moment: str) -> tuple[subprocess.Popen[str], str]:
+    """Start a move and come back, with its id, when its journal says that this moment has come."""
+    place = command.state / "reberth/runs"
+    before = {path.name for path in place.glob("*")}
+    process = command.start("move", "--json", "--", f"node1:{NAME}", "node2:")
+    deadline = time.monotonic() + 90
+    while True:
+        run = newest(command.state, before)
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if run and any(MOMENTS[moment](record) for record in journal_of(command.state, run)):
+                return process, run
+        assert process.poll() is None, f"the move never came so far: {command.finish(process)}"
+        assert time.monotonic() < deadline, "the move never came so far"
+        time.sleep(0.01)
+
+
+def noted(key: str) -> Callable[[dict[str, object]], bool]:
+    return lambda record: record["event"] == "note" and record.get("key") == key
+
+
+def stepped(step: str) -> Callable[[dict[str, object]], bool]:
+    return lambda record: record["event"] == "step" and record.get("step") == step
+
+
+MOMENTS: dict[str, Callable[[dict[str, object]], bool]] = {
+    "first-copy": noted("operation.target"),
+    "held": noted("held"),
+    "permit": stepped("permit"),
+    "commit": stepped("commit"),
+}
+
+
+def settle(nodes: Sequence[Node], command: Command, run: str) -> dict[str, object]:
+    """Let the nodes end their part and `recover` the rest; answers the end of the run, after which nothing is left."""
+    deadline = time.monotonic() + AFTER_S
+    while True:
+        again = command.run("recover", "--json")
+        if again.code == 0 and not kit.traces(nodes):
+            return journal_of(command.state, run)[-1]
+        assert time.monotonic() < deadline, f"{again}\n{kit.traces(nodes)}"
+        time.sleep(1.0)
+
+
+def one_copy(nodes: Sequence[Node], before: dict[str, object], config: dict[str, str]) -> Node:
+    """Where it runs: on one node alone, whole, going on, with its configuration as before."""
+    found = [node for node in nodes if kit.status(node, NAME) == "Running"]
+    assert len(found) == 1, {node.name: kit.status(node, NAME) for node in nodes}
+    kit.healthy(found[0], NAME, before)
+    assert kit.config(found[0], NAME) == config
+    return found[0]
+
+
+CASES = [
+    ("target", "first-copy", "node1"),
+    ("target", "held", ""),
+    ("target", "permit", ""),
+    ("target", "commit", "node2"),
+    ("source", "first-copy", "node1"),
+    ("source", "held", "node1"),
+    ("source", "permit", ""),
+    ("source", "commit", "node2"),
+]
+
+
+SAMPLE = CASES if ALL else CASES[2:3]
+
+
+@pytest.mark.parametrize(("side", "moment", "where"), SAMPLE, ids=[f"{c[0]}-{c[1]}" for c in SAMPLE])
+def test_a_daemon_dies(
+    nodes: Sequence[Node], command: Command, counter: str, side: str, moment: str, where: str
+) -> None:
+    """Killed, and started again when the move has ended; `where` it runs then, empty for either."""
+    before, config = kit.healthy(nodes[0], counter), kit.config(nodes[0], counter)
+    process, run = begin(command, moment)
+    victim = nodes[side == "target"]
+    lab_lxd.stop(victim)
+    done = command.finish(process)
+    lab_lxd.start(victim)
+    assert done.code in (0, 20, 40, 41), str(done)
+    settle(nodes, command, run)
+    home = one_copy(nodes, before, config)
+    assert home.name == where or not where, str(done)
+    other = nodes[home is nodes[0]]
+    assert kit.status(other, counter) in ("", "Stopped")
+
+
+@pytest.mark.parametrize("moment", ["first-copy", "held", "commit"] if ALL else ["commit"])
+def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: str, moment: str) -> None:
+    """The nodes end it alone, whichever end that is."""
+    before, config = kit.healthy(nodes[0], counter), kit.config(nodes[0], counter)
+    process, run = begin(command, moment)
+    process.kill()
+    process.communicate()
+    settle(nodes, command, run)
+    home = one_copy(nodes, before, config)
+    assert home.name == "node1" or moment == "commit"
+    assert kit.status(nodes[home is nodes[0]], counter) == ""
+
+
+@pytest.mark.parametrize("moment", ["first-copy", "held"] if ALL else ["held"])
+def test_the_network_goes(lab: Lab, nodes: Sequence[Node], command: Command, counter: str, moment: str) -> None:
+    """The target is cut off, from its peer and from the controller, and comes back when the move has ended."""
+    before, config = kit.healthy(nodes[0], counter), kit.config(nodes[0], counter)
+    process, run = begin(command, moment)
+    lab.link_down("node2")
+    try:
+        done = command.finish(process)
+        assert done.code in (0, 20, 40, 42), str(done)
+        if done.code == 20:
+            kit.healthy(nodes[0], counter, before)
+    finally:
+        lab.link_up("node2")
+    settle(nodes, command, run)
+    one_copy(nodes, before, config)

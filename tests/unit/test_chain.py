@@ -1,0 +1,119 @@
+"""The rounds' images as one: which pages become lazy, where each lies, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from reberth.node import chain
+from reberth.node.errors import OpError
+from reberth.node.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Extent, extents, lazy_pages, pack
+
+PAGE = 4096
+BASE, FILE = 0x7F0000000000, 0x400000
+MAGIC = b"\x01\x02\x03\x04\x05\x06\x07\x08"
+ANON = PE_LAZY | PE_PRESENT
+
+
+def content(round_: int, address: int) -> bytes:
+    return struct.pack("<QQ", round_, address) * (PAGE // 16)
+
+
+def write(directory, round_, entries, pid=5, old=False):
+    """One round: entries are (first page's address, pages, flags)."""
+    directory.mkdir(exist_ok=True)
+    if round_:
+        (directory / "parent").symlink_to(f"../round-{round_ - 1}")
+    parts, pages = [{1: round_ + 1}], b""
+    for address, count, flags in entries:
+        fields = {1: address, 2: count, 4: flags}
+        parts.append(fields if old else {**fields, 5: count})
+        if flags & PE_PRESENT:
+            pages += b"".join(content(round_, address + i * PAGE) for i in range(count))
+    data = b"".join(struct.pack("<I", len(pack(one))) + pack(one) for one in parts)
+    (directory / f"pagemap-{pid}.img").write_bytes(MAGIC + data)
+    (directory / f"pages-{round_ + 1}.img").write_bytes(pages)
+
+
+def at(local, address, pid=5):
+    found = local.find(pid, address)
+    return (os.pread(found[0], PAGE, found[1]), found[2]) if found else None
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    """Ten pages and two of a file; then two written; then one written, one new, and the rest as before."""
+    write(tmp_path / "round-0", 0, [(FILE, 2, PE_PRESENT), (BASE, 10, ANON)])
+    entries = [(FILE, 2, PE_PARENT), (BASE, 3, PE_PARENT), (BASE + 3 * PAGE, 2, ANON), (BASE + 5 * PAGE, 5, PE_PARENT)]
+    write(tmp_path / "round-1", 1, entries)
+    return tmp_path
+
+
+def final(rounds, flags, **how):
+    entries = [(FILE, 2, PE_PARENT), (BASE, 4, PE_PARENT), (BASE + 4 * PAGE, 1, flags), (BASE + 5 * PAGE, 5, PE_PARENT)]
+    write(rounds / "round-2", 2, [*entries, (BASE + 20 * PAGE, 1, flags)], **how)
+    return rounds / "round-2"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_each_page_is_found_in_the_round_that_wrote_it_last(rounds, old):
+    directory = final(rounds, ANON, old=old)
+    local = chain.join(str(directory))
+    expected = {0: 0, 1: 0, 2: 0, 3: 1, 4: 2, 5: 0, 9: 0, 20: 2}
+    for number, round_ in expected.items():
+        address = BASE + number * PAGE
+        assert at(local, address)[0] == content(round_, address), number
+    assert at(local, BASE + 10 * PAGE) is None
+    assert at(local, FILE) is None, "pages of a file are not lazy: CRIU reads them itself"
+    assert at(local, BASE, pid=6) is None
+    assert at(local, BASE + PAGE)[1] == 2
+    found = list(extents(str(directory / "pagemap-5.img")))
+    assert found[0] == Extent(FILE, 2, PE_PARENT)
+    assert [e.flags for e in found[1:]] == [PE_LAZY, PE_LAZY, ANON, PE_LAZY, ANON]
+    assert lazy_pages(str(directory)) == {5: 11}
+    local.close()
+    assert at(local, BASE) is None
+
+
+def test_what_the_source_keeps_is_not_here(rounds):
+    directory = final(rounds, PE_LAZY)
+    local = chain.join(str(directory))
+    assert at(local, BASE + 4 * PAGE) is None and at(local, BASE + 20 * PAGE) is None
+    assert at(local, BASE + 5 * PAGE)[1] == 5
+    assert lazy_pages(str(directory)) == {5: 11}
+    local.close()
+
+
+def test_images_without_rounds_stay_as_they_are(tmp_path):
+    write(tmp_path / "one", 0, [(BASE, 4, PE_LAZY), (FILE, 1, PE_PRESENT)])
+    before = (tmp_path / "one/pagemap-5.img").read_bytes()
+    local = chain.join(str(tmp_path / "one"))
+    assert (tmp_path / "one/pagemap-5.img").read_bytes() == before
+    assert at(local, BASE) is None
+
+
+def test_a_task_that_was_born_in_the_last_round(rounds):
+    directory = final(rounds, ANON)
+    write(directory, 0, [(BASE, 1, ANON)], pid=9)
+    local = chain.join(str(directory))
+    assert at(local, BASE, pid=9)[0] == content(0, BASE)
+    local.close()
+
+
+@pytest.mark.parametrize("count", [11, 40])
+def test_pages_that_no_round_has_are_refused(rounds, count):
+    directory = rounds / "round-2"
+    write(directory, 2, [(BASE, count, PE_PARENT)])
+    before = (directory / "pagemap-5.img").read_bytes()
+    with pytest.raises(OpError, match="no round has the page"):
+        chain.join(str(directory))
+    assert (directory / "pagemap-5.img").read_bytes() == before
+
+
+def test_a_chain_without_its_first_round_is_refused(rounds):
+    directory = final(rounds, ANON)
+    (rounds / "round-0/pagemap-5.img").unlink()
+    with pytest.raises(OpError, match="no round has the pages"):
+        chain.join(str(directory))

@@ -1,0 +1,162 @@
+"""The action script for a criu that a daemon starts: whose it is, what it holds, and what it does alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from reberth.node import cgroup, gate, run
+from reberth.node.errors import OpError
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0 or not cgroup.mount_point(), reason="needs root and cgroup v2")
+LEAF = "lxc.payload.gate-test"
+# Like criu: it runs the script and ends with it.
+CRIU = "import os, subprocess, sys; sys.exit(subprocess.call([sys.argv[1]], env=dict(os.environ)))"
+
+
+class Site:
+    """A run, a container's cgroup with one task in it, and a criu that calls the script for it."""
+
+    def __init__(self, place, monkeypatch):
+        monkeypatch.setattr(run, "STATE", str(place / "state"))
+        self.run = run.Run.open("r1", "source", "lxd/c1")
+        self.cgroup = os.path.join(cgroup.mount_point(), LEAF)
+        os.makedirs(self.cgroup, exist_ok=True)
+        self.task = subprocess.Popen(["sleep", "60"])
+        cgroup.enter(self.cgroup, self.task.pid)
+
+    def criu(self, script, action, init=None):
+        env = {**os.environ, "CRTOOLS_SCRIPT_ACTION": action, "CRTOOLS_INIT_PID": str(init or self.task.pid)}
+        return subprocess.Popen([sys.executable, "-c", CRIU, script], env=env)
+
+    def close(self):
+        cgroup.thaw(self.cgroup)
+        self.task.kill()
+        self.task.wait()
+        os.rmdir(self.cgroup)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    made = Site(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("word", "code"), [("go", 0), ("veto", 1)])
+def test_the_source_is_held_and_fenced_until_it_is_answered(site, word, code):
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup)
+    criu = site.criu(job.script, "post-dump")
+    until(lambda: job.holds("post-dump"))
+    assert cgroup.is_frozen(site.cgroup) and criu.poll() is None and job.pid == criu.pid
+    done = threading.Thread(target=job.finish, args=(word, 10.0))
+    done.start()
+    assert criu.wait(20) == code
+    done.join(20)
+
+
+def test_pre_dump_passes_and_tells_when_the_freeze_began(site):
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup)
+    assert site.criu(job.script, "pre-dump").wait(20) == 0
+    assert job.frozen_ns > 0 and not cgroup.is_asked_to_freeze(site.cgroup)
+
+
+def test_the_copy_is_held_and_vetoed(site):
+    job = gate.Gate("target", site.run.dir, LEAF)
+    criu = site.criu(job.script, "post-restore")
+    until(lambda: job.holds("post-restore"))
+    threading.Thread(target=criu.wait).start()
+    job.stop(10.0)
+    assert criu.wait(20) == 1
+    later = site.criu(job.script, "post-restore")
+    assert later.wait(20) == 1  # after a veto nothing passes any more
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize("action", ["pre-dump", "post-dump", "post-restore", "pre-resume"])
+def test_the_criu_of_another_container_passes(site, role, action):
+    job = gate.Gate(role, site.run.dir, LEAF, fence=site.cgroup)
+    assert site.criu(job.script, action, init=os.getpid()).wait(20) == 0
+    assert job.met == (0, 0, 0)
+
+
+def test_without_a_helper_the_source_votes_and_runs_again(site):
+    """The helper dies while the script waits: end of file on the answer is an answer."""
+    program = (
+        "import sys, time\nfrom reberth.node import gate\n"
+        "job = gate.Gate(*sys.argv[1:4], fence=sys.argv[4])\nprint(job.script, flush=True)\n"
+        "while not job.waiting: time.sleep(0.01)\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    words = [sys.executable, "-c", program, "source", site.run.dir, LEAF, site.cgroup]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as helper:
+        criu = site.criu(helper.stdout.readline().strip(), "post-dump")
+        assert helper.stdout.readline() == "held\n"
+        helper.kill()
+    assert criu.wait(20) == 1
+    assert site.run.vote() == "RESUME" and not cgroup.is_asked_to_freeze(site.cgroup)
+
+
+def test_no_name_of_a_cgroup_gets_into_the_script_unread(site):
+    for leaf in ("a'b", "a b", "../x", "", "a\nb", "$(x)"):
+        with pytest.raises(OpError, match="no name"):
+            gate.Gate("source", site.run.dir, leaf)
+
+
+@pytest.mark.parametrize("before", [None, "", "log-level 4\n", "log-level 4"])
+def test_the_administrators_configuration_stays(tmp_path, before):
+    path = tmp_path / "criu" / "default.conf"
+    if before is not None:
+        path.parent.mkdir()
+        path.write_text(before)
+    gate.plant("/run/a.hook", str(path))
+    gate.plant("/run/b.hook", str(path))
+    own = f"{before.strip()}\n" if before else ""
+    assert path.read_text() == f"{own}action-script /run/a.hook\naction-script /run/b.hook\n"
+    gate.pluck("/run/a.hook", str(path))
+    gate.pluck("/run/a.hook", str(path))
+    gate.pluck("/run/b.hook", str(path))
+    assert path.exists() is bool(before)
+    if before:
+        assert path.read_text() == own
+
+
+def test_a_worker_that_stays_without_criu_has_failed():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "c1"]) as idle:
+        worker = gate.Worker(["-c", "import time; time.sleep(60)", "c1"])
+        looks = 0
+        while not worker.failed():
+            looks += 1
+            time.sleep(0.1)
+        assert looks > 3
+        assert gate.Worker(["nobody", "c1"]).failed() == []
+        idle.kill()
+
+
+def test_rounds_and_sizes_of_the_daemons_dump(tmp_path):
+    """As LXD lays them out; the counters are CRIU's own bytes: 300 pages written, 20 skipped."""
+    for name, pages in (("001", 8192), ("003", 4096), ("final", 2048)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pages-1.img").write_bytes(b"x" * pages)
+        (tmp_path / name / "core-1.img").write_bytes(b"x" * 10)
+        if name != "final":
+            record = bytes([0x0A, 5, 0x30, 20, 0x38, 0xAC, 0x02])
+            (tmp_path / name / "stats-dump").write_bytes(b"m" * 8 + len(record).to_bytes(4, "little") + record)
+    found = gate.dumped(["criu", "dump", "-D", str(tmp_path / "final"), "-v4"])
+    assert (found["pages_bytes"], found["images_bytes"]) == (2048, 2058)
+    assert [(r["pages_written"], r["pages_skipped_parent"], r["bytes"]) for r in found["rounds"]] == [
+        (300, 20, 8192),
+        (300, 20, 4096),
+    ]
+    assert gate.dumped(["criu", "dump"]) == {"pages_bytes": 0, "images_bytes": 0, "rounds": []}

@@ -1,0 +1,168 @@
+"""The plugin against a daemon that is only played: what it says of versions that nobody here has."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socketserver
+import threading
+
+import pytest
+
+from reberth.node import unixhttp
+from reberth.node.errors import OpError
+from reberth_hooks import CommandError, HelperError, Node
+
+pytest.importorskip("pylxd", reason="pylxd is not installed")
+from reberth_lxd import phases, survey
+
+
+class Played(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A daemon's socket that answers GET /1.0 with an environment."""
+
+    daemon_threads = True
+    said: dict = {}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as LXD's REST API does."""
+
+    def do_GET(self):
+        found = self.server.said if self.path == "/1.0" else None
+        body = {"type": "sync", "metadata": found} if found else {"type": "error", "error": "not found"}
+        data = json.dumps(body).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+    def address_string(self):
+        """A unix socket has no address."""
+        return "unix"
+
+
+class Shell:
+    """A node whose helper makes real requests to the played daemon and has no other tools."""
+
+    def __init__(self, place, criu=True, snap=False):
+        self.place, self.criu, self.snap = str(place), criu, snap
+
+    def call(self, op, **args):
+        if op == "stats" and args["paths"][0] == "/etc":
+            return [{"dev": 1, "ino": 7}, {"dev": 1, "ino": 8 if self.snap else 7}]
+        if op == "stats":
+            there = [path == self.place or (self.criu and path.endswith("/criu")) for path in args["paths"]]
+            return [{"mode": 0} if found else None for found in there]
+        if op == "unix_request":
+            try:
+                return unixhttp.request(**args)
+            except OpError as error:
+                raise HelperError(error.message, kind=error.kind) from error
+        if op == "read":
+            raise HelperError("gone", kind="missing")
+        raise AssertionError(op)
+
+    def run(self, argv, **_):
+        return type("Outcome", (), {"code": 1, "out": "", "err": ""})()
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    place = tmp_path / "unix.socket"
+    with Played(str(place), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def say(version="5.0.2", auth="trusted", kind="lxd"):
+            environment = {"server": kind, "server_version": version, "server_pid": 1, "addresses": ["h:8443"]}
+            server.said = {"auth": auth, "api_extensions": [], "environment": environment}
+            return Node("n1", options={"lxd": {"socket": str(place)}}), place
+
+        yield say
+        server.shutdown()
+
+
+def test_emulated_lxd_6_6_is_refused_with_the_reason(daemon):
+    node, place = daemon("6.6")
+    found = survey.reberth_probe(node, Shell(place))
+    assert not found["usable"] and "removed in 6.6" in found["reason"] and "Incus" in found["remedy"]
+
+
+def test_emulated_daemon_without_criu_is_refused(daemon):
+    node, place = daemon()
+    found = survey.reberth_probe(node, Shell(place, criu=False))
+    assert not found["usable"] and "no criu" in found["reason"]
+
+
+def test_emulated_snap_is_refused_since_nothing_would_hold_its_criu(daemon):
+    node, place = daemon("5.21.2")
+    found = survey.reberth_probe(node, Shell(place, snap=True))
+    assert not found["usable"] and "cannot be held" in found["reason"]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, runs):
+    """Were the daemons' criu not held after all, the copy could be the only one that there is."""
+
+    class Side:
+        node, gone = Node("n"), []
+
+        def __init__(self, status):
+            self.status = status
+
+        def get(self, *path):
+            return None if self.gone and self.status == 0 else {"status_code": self.status, "processes": 2}
+
+        def put(self, *path, json):
+            self.gone.append("stopped")
+
+        def delete(self, *path):
+            self.gone.append("deleted")
+            self.status = 0
+
+    source, target = Side(phases.RUNNING if runs else phases.STOPPED), Side(phases.RUNNING)
+    target.gone = []
+    monkeypatch.setattr(phases, "daemon", lambda move, side: (source, target)[side])
+    workload = type("W", (), {"name": "c1"})
+    move = type("M", (), {"plan": type("P", (), {"workload": workload}), "recall": lambda self, key: None})()
+    if runs:
+        phases._remove_remains(move, source)
+    else:
+        with pytest.raises(CommandError, match="nothing of it is removed"):
+            phases._remove_remains(move, source)
+    assert target.gone == (["stopped", "deleted"] if runs else [])
+
+
+@pytest.mark.parametrize(("kind", "version"), [("lxd", "5.21.2"), ("incus", "6.0.4")])
+def test_emulated_daemon_that_can_is_usable(daemon, kind, version):
+    node, place = daemon(version, kind=kind)
+    found = survey.reberth_probe(node, Shell(place))
+    assert found["usable"] and (found["server"], found["version"], found["addresses"]) == (kind, version, ["h:8443"])
+
+
+def test_emulated_daemon_that_does_not_trust_us_is_not_used(daemon):
+    node, place = daemon(auth="untrusted")
+    found = survey.reberth_probe(node, Shell(place))
+    assert not found["usable"] and "does not trust" in found["reason"]
+
+
+def test_a_socket_that_nobody_serves(tmp_path):
+    place = tmp_path / "unix.socket"
+    place.touch()
+    found = survey.reberth_probe(Node("n1", options={"lxd": {"socket": str(place)}}), Shell(place))
+    assert not found["usable"] and "does not answer" in found["reason"]
+    assert survey.reberth_probe(Node("n1"), Shell(tmp_path / "none"))["usable"] is False
+    assert survey.reberth_list(Node("n1"), Shell(tmp_path / "none")) == []
+
+
+def test_an_operation_is_over_when_its_daemon_is(tmp_path):
+    """Refused or missing is over; only a daemon that answers late may still be at it."""
+    assert unixhttp.operation_ended(str(tmp_path / "none"), "/1.0/operations/x") is True
+
+
+@pytest.mark.parametrize("words", [("TRACE", "/1.0"), ("GET", "1.0"), ("GET", "/1.0\r\nX: y")])
+def test_what_is_no_request_is_not_sent(words):
+    with pytest.raises(OpError, match="no request"):
+        unixhttp.request("/nowhere", *words)

@@ -1,0 +1,48 @@
+"""Which pylxd the lxd plugin takes: the system's where it is new enough, else the one that the packages bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import pytest
+
+from reberth_lxd import vendor
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    """A prefix with a bundled folder, and no pylxd on the system."""
+    folder = tmp_path / "share/reberth/vendor"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def found(version):
+        def answer(name):
+            assert name == "pylxd"
+            if version is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return version
+
+        monkeypatch.setattr(importlib.metadata, "version", answer)
+
+    found(None)
+    return str(folder), found
+
+
+@pytest.mark.parametrize(("version", "taken"), [(None, True), ("2.2.10", True), ("2.4.2", False), ("3.0", False)])
+def test_the_bundled_one_is_for_systems_without_a_new_one(bundled, version, taken):
+    folder, found = bundled
+    found(version)
+    vendor.enable()
+    assert (folder in sys.path) is taken
+    vendor.enable()
+    assert sys.path.count(folder) == taken
+
+
+def test_nothing_is_added_where_nothing_is_bundled(bundled, tmp_path):
+    (tmp_path / "share/reberth/vendor").rmdir()
+    before = list(sys.path)
+    vendor.enable()
+    assert sys.path == before

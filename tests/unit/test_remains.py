@@ -1,0 +1,77 @@
+"""The directory of a killed helper, where a key may lie, goes with the next helper; that of a live one stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reberth.helper import HelperShell
+from reberth.node import procs, remains
+from reberth_hooks import Node, Route
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts helpers with a base of their own, whoever runs the tests; answers shell, pid and directory."""
+    from reberth import boot
+
+    monkeypatch.setattr(boot, "BOOT", boot.BOOT.replace('"/run/reberth" if u == 0 else ', ""))
+    shells = []
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    route = Route(env={**env, "XDG_RUNTIME_DIR": str(tmp_path)})
+
+    def begin() -> tuple[int, Path]:
+        shell = HelperShell(Node("here", connector="local"), route)
+        shells.append(shell)
+        return int(shell.run(["sh", "-c", "echo $PPID"]).out), Path(shell.call("socket")).parent
+
+    yield begin
+    for shell in shells:
+        shell.close()
+
+
+def until(what) -> bool:
+    end_s = time.monotonic() + 15
+    while not what() and time.monotonic() < end_s:
+        time.sleep(0.02)
+    return bool(what())
+
+
+def age(path: Path) -> None:
+    os.utime(path, (time.time() - 60,) * 2)
+
+
+def test_a_killed_helpers_directory_goes_with_the_next_one(start):
+    pid, dead = start()
+    (dead / "direct.key").write_text("secret")
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: not procs.alive(pid))
+    assert dead.exists()
+    age(dead)
+    _, mine = start()
+    assert until(lambda: not dead.exists())
+    assert mine.exists()
+
+
+def test_those_of_live_young_and_unfinished_ones_stay(start, tmp_path):
+    _, live = start()
+    base = live.parent
+    young, empty, link = base / "h-young", base / "h-empty", base / "h-link"
+    for folder in (young, empty):
+        folder.mkdir()
+    (young / "helper.zip").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "helper.zip").touch()
+    link.symlink_to(tmp_path / "elsewhere")
+    for folder in (live, empty, tmp_path / "elsewhere"):
+        age(folder)
+    remains.sweep(str(base / "h-mine"))
+    assert all(path.exists() for path in (live / "ctl", young, empty, link, tmp_path / "elsewhere" / "helper.zip"))
+    age(young)
+    remains.sweep(str(base / "h-mine"))  # the twin
+    assert not young.exists()

@@ -1,0 +1,30 @@
+"""How the helper runs a tool to its end: the words, the time, and children that outlive it."""
+
+from __future__ import annotations
+
+import pytest
+
+from reberth.node import tools
+from reberth.node.errors import OpError
+
+
+def test_what_it_says_and_hears():
+    found = tools.run(["sh", "-c", "cat; echo no >&2; exit 3"], stdin="yes")
+    assert found == {"code": 3, "out": "yes", "err": "no\n"}
+
+
+def test_a_killed_tool_is_not_waited_for_because_of_its_children():
+    """criu's own checks have children: with criu killed they kept its output open, and the helper waited for them."""
+    found = tools.run(["sh", "-c", "echo begun; sleep 60 & kill -9 $$"], timeout_s=15)
+    assert found == {"code": -9, "out": "begun\n", "err": ""}
+
+
+def test_one_that_takes_too_long_is_ended_with_its_children():
+    with pytest.raises(OpError) as caught:
+        tools.run(["sh", "-c", "sleep 60 & sleep 60"], timeout_s=0.2)
+    assert caught.value.kind == "timeout"
+
+
+def test_more_than_a_pipe_holds_goes_both_ways():
+    text = "x" * 300_000
+    assert tools.run(["sh", "-c", "sleep 1.2; cat"], stdin=text)["out"] == text

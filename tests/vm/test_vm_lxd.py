@@ -1,0 +1,137 @@
+"""LXD with pre-copy: two daemons on kernels that track memory, and the client's own alias.
+
+The client is the nodes' own program, run on this machine with the lab's identity.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import lxd as kit
+from livekit import tier
+from livekit.command import Command
+
+from reberth_lab import lxd as lab_lxd
+from reberth_lab.lab import VM, Lab
+from reberth_lab.node import Node
+
+pytestmark = pytest.mark.timeout(900)
+NAME = "c1"
+KEY = "migration.incremental.memory"
+KEYS = {KEY: "true", f"{KEY}.iterations": "4", f"{KEY}.goal": "80"}
+MOVE_S = 400
+
+
+@dataclass(frozen=True)
+class Client:
+    """The real `lxc` on this machine, whose remotes are the nodes and whose `move` is reberth's."""
+
+    program: Path
+    env: dict[str, str]
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.program), *words],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=MOVE_S,
+            env=self.env,
+        )
+
+
+@pytest.fixture(scope="module")
+def lxd_nodes(vm_image: None) -> Iterator[tuple[Node, Node]]:
+    """Two virtual nodes with LXD; their disk is another one than that of the other tests."""
+    if importlib.util.find_spec("pylxd") is None:
+        pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
+    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:9]}l", say=print)
+    if not tier.KEEP:
+        lab.down()
+    lab.up(2, kind=VM, with_parts=("lxd",))
+    yield lab.node("node1"), lab.node("node2")
+    if not tier.KEEP:
+        lab.down()
+
+
+@pytest.fixture(scope="module")
+def command(lxd_nodes: Sequence[Node], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(lxd_nodes[0].site.config_path, tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def client(lxd_nodes: Sequence[Node], command: Command, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    site, place = lxd_nodes[0].site, tmp_path_factory.mktemp("client")
+    shutil.copytree(lab_lxd.client_dir(site), place / "conf")
+    shutil.copy(lab_lxd.client_program(site), place / "lxc")
+    path = os.pathsep.join([str(place), str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = Client(place / "lxc", command.environment({"LXD_CONF": str(place / "conf"), "PATH": path}))
+    done = command.run("lxd", "alias", "install", env=found.env)
+    assert done.code == 0, str(done)
+    assert found("remote", "switch", "node1").returncode == 0
+    return found
+
+
+@pytest.fixture
+def counter(lxd_nodes: Sequence[Node]) -> Iterator[str]:
+    """A fresh container on node1; nothing of it stays."""
+    kit.delete(lxd_nodes, NAME)
+    kit.launch(lxd_nodes[0], NAME)
+    yield NAME
+    kit.delete(lxd_nodes, NAME)
+
+
+def moved(command: Command) -> dict[str, Any]:
+    """The report of the newest run."""
+    newest = command.run("history", "--json").report["runs"][0]["id"]
+    return command.run("report", newest, "--json").report
+
+
+def check_rounds(report: dict[str, Any], most: int) -> None:
+    """The rounds before the last one: real ones, at least three, no more than asked for."""
+    rounds: list[dict[str, Any]] = report["rounds"][:-1]
+    assert 3 <= len(rounds) <= most, report["rounds"]
+    assert rounds[0]["pages_skipped_parent"] == 0 < rounds[0]["pages_written"]
+    assert all(one["pages_skipped_parent"] > 0 and one["bytes"] > 0 for one in rounds[1:]), rounds
+
+
+def test_plain_lxc_move_with_the_keys(
+    lxd_nodes: Sequence[Node], command: Command, client: Client, counter: str
+) -> None:
+    """`lxc config set` three times, `lxc move c1 node2:c1`: real rounds, what was set and why they stopped is said."""
+    here, there = lxd_nodes
+    for key, value in KEYS.items():
+        assert client("config", "set", counter, key, value).returncode == 0
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    done = client("move", counter, f"node2:{counter}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+    report = moved(command)
+    check_rounds(report, 4)
+    assert report["mode"] == "pre-copy" and report["stop_reason"]
+    for words in (f"{KEY} is true", f"4 rounds ({KEY}.iterations", f"80 % are in sync ({KEY}.goal)"):
+        assert words in done.stderr, done.stderr
+    assert report["stop_reason"] in done.stdout
+    assert kit.traces(lxd_nodes) == []
+
+
+def test_lxc_move_with_our_options(lxd_nodes: Sequence[Node], command: Command, client: Client, counter: str) -> None:
+    """The keys are unset before and after; they hold our numbers only meanwhile."""
+    here, there = lxd_nodes
+    before = kit.healthy(here, counter)
+    done = client("move", counter, "node2:", "--incremental-memory", "--iterations", "5", "--goal", "80")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kit.healthy(there, counter, before)
+    check_rounds(moved(command), 5)
+    assert not any(key.startswith(KEY) for key in kit.config(there, counter))
