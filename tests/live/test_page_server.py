@@ -33,8 +33,7 @@ def start(kind: str, works: Stand) -> Handle:
     return works.raw(*words) if kind == "criu" else works.container(*words)
 
 
-@pytest.mark.parametrize("direct", ["true", "false"], ids=["direct", "by ssh"])
-@pytest.mark.parametrize("kind", ["criu", "runc"])
+@pytest.mark.parametrize(("kind", "direct"), [("criu", "true"), ("runc", "true"), ("runc", "false")])
 def test_every_page_arrives(
     kind: str, direct: str, works: Stand, watch: Watch, reberth: Command, settings, node1: Node, node2: Node
 ) -> None:
@@ -121,7 +120,8 @@ def test_it_breaks_off_and_the_source_runs(
         done = reberth.finish(process)
     check_rolled_back(done)
     check_source(handle, node1, node2, running)
-    move_at_last(handle, works, watch, reberth, node1, node2)
+    works.stop(handle)
+    watch.check()
 
 
 def test_the_controller_is_killed(
