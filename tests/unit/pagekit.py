@@ -93,6 +93,7 @@ class Stage:
 
     def __init__(self, place, monkeypatch) -> None:
         self.place, self.monkeypatch = place, monkeypatch
+        self.others = set(threading.enumerate())  # of other tests, which may stay
         self.read_fd, self.write_fd = os.pipe()
         self.ends: list[Inflow | Outflow] = []
         self.fds = [self.read_fd, self.write_fd]
@@ -157,7 +158,7 @@ class Stage:
             end.end()
         for sock in self.socks:
             sock.close()
-        for thread in [t for t in threading.enumerate() if t is not threading.current_thread()]:
+        for thread in set(threading.enumerate()) - self.others:
             thread.join(5)
         for fd in self.fds:
             os.close(fd)
