@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults.run import changed_code
-from livekit.command import Command
+from livekit.command import PLAIN, Command
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 
@@ -56,7 +56,7 @@ def test_each_takes_its_own_lock(
     """The twin, which takes every new lock for its own, takes the other one's."""
     handles = [works.raw("tcp", "--count", "20") for _ in range(2)]
     with changed_code(tmp_path, NEWEST if planted else []) as env:
-        words = [("move", "--json", "--", word_of(node1, one), "node2:") for one in handles]
+        words = [("move", *PLAIN, "--json", "--", word_of(node1, one), "node2:") for one in handles]
         done = [reberth.finish(process) for process in [reberth.start(*word, env=env) for word in words]]
     taken = [locks_of(node1, one.report["id"]) for one in done]
     if planted:

@@ -43,7 +43,7 @@ def test_the_choice(vm_nodes: tuple[Node, Node], works: Stand, watch: Watch, reb
     hasty = plan(reberth, source, "--max-downtime", "50ms")
     assert hasty["mode"] in ("pre-copy", "hybrid") and "more than 0.05 s" in hasty["why"]
     assert 0.5 * MIB < hasty["measured"]["dirty_bytes_s"] < 8 * MIB
-    done = reberth.move(source, "node2:")
+    done = reberth.move(source, "node2:", "--mode", "auto")
     assert done.code == 0, str(done)
     print(done.report["mode"], done.report["downtime_s"], done.report["stop_reason"])
     assert done.report["mode"] in ("pre-copy", "hybrid"), str(done)

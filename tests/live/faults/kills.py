@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from livekit.command import Command, Done
+from livekit.command import PLAIN, Command, Done
 from livekit.stand import Stand, gone, healthy, word_of
 from workloads.driver import Handle
 
@@ -109,7 +109,7 @@ class Shot(Trial):
         if self.kill.victim == "lazy-target":
             env = self._lazy()
         runs = self._runs()
-        words = ("move", "--json", "--", word_of(self.source, handle), f"{self.target.name}:")
+        words = ("move", *PLAIN, "--json", "--", word_of(self.source, handle), f"{self.target.name}:")
         process = self.field.command.start(*words, env=env)
         find = self._finder(process.pid)
         life_s = self.lives.get(self._life())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from livekit import stand
-from livekit.command import Command, Done, journal_of
+from livekit.command import PLAIN, Command, Done, journal_of
 from livekit.snapshot import Watch, take
 from livekit.stand import Stand, gone, healthy, word_of
 from workloads import driver
@@ -156,7 +156,7 @@ class Trial:
             env |= {"FAULT_HOST": self.target.address, "FAULT_KIND": case.fault, "FAULT_AT_BYTES": str(FLIP_AT_BYTES)}
         else:
             env["REBERTH_CRASH_AT"] = f"{case.at}:stop"
-        words = ("move", "--json", "--", word_of(self.source, handle), f"{self.target.name}:")
+        words = ("move", *PLAIN, "--json", "--", word_of(self.source, handle), f"{self.target.name}:")
         process = self.field.command.start(*words, env=env)
         try:
             if env.get("REBERTH_CRASH_AT", "").endswith(":stop"):

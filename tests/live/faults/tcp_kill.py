@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from livekit.command import Command
+from livekit.command import PLAIN, Command
 from livekit.stand import Stand, word_of
 from workloads import driver
 
@@ -39,7 +39,7 @@ HEAL = [("node/source.py", "self._heal()", "pass")]
 def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str], with_helper: bool = False) -> dict[str, Any]:
     """One dump that is killed: what the source's journal says of it, and what the workload says."""
     handle = works.raw("tcp", "--count", str(CONNECTIONS))
-    process = field.command.start("move", "--json", "--", word_of(node, handle), "node2:", env=env)
+    process = field.command.start("move", *PLAIN, "--json", "--", word_of(node, handle), "node2:", env=env)
     delay_s = field.chance.uniform(0, MOST_DELAY_S)
     while not dumping(node) and process.poll() is None:
         time.sleep(0.0005)
