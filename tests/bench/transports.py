@@ -20,7 +20,8 @@ from bench import RATES, Bench, Case, Run  # noqa: E402
 from reberth_lab.lab import Lab  # noqa: E402
 
 LISTED = ('transports = ["ssh"]', 'transports = ["page-server", "ssh"]')
-PLAIN = "\n[defaults]\nmemory_ahead = false\n"
+MODE = '\n[defaults]\nmode = "stop-and-copy"\n'
+PLAIN = "memory_ahead = false\n"
 CASES = [
     Case("256 MiB, 20 MiB/s dirtied", "criu", "unlimited"),
     Case("256 MiB, 20 MiB/s dirtied", "criu", "1 Gbit/s"),
@@ -59,7 +60,11 @@ def main() -> None:
     state.mkdir(exist_ok=True)
     text = lab.config_path.read_text(encoding="utf-8")
     ways = {}
-    for way, changed in {"ahead": text, "after": text + PLAIN, "page-server": text.replace(*LISTED)}.items():
+    for way, changed in {
+        "ahead": text + MODE,
+        "after": text + MODE + PLAIN,
+        "page-server": text.replace(*LISTED) + MODE,
+    }.items():
         ways[way] = str(state / f"{way}.toml")
         Path(ways[way]).write_text(changed, encoding="utf-8")
     print(
