@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Callable
+import time
+from typing import Any, Callable
 
 from reberth.node import cgroup, guard, heal, netlock, procs, strays, units
 from reberth.node.bucket import Bucket
@@ -21,10 +22,9 @@ from reberth.node.pagemap import lazy_pages
 from reberth.node.pages import Channel, no_channel, no_pipe
 from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
-from reberth.node.stats import read_dump_stats
+from reberth.node.stats import read_dump_stats, sizes
 
-if TYPE_CHECKING:
-    from reberth.node.outflow import Outflow
+OUTLIVES_S = 1.0
 
 
 class Source:
@@ -37,7 +37,7 @@ class Source:
         self.bucket = Bucket()
         self.channel: Callable[[], Channel] = no_channel  # to the other node's daemon, for pages
         self.pipe: Callable[[], tuple[int, int]] = no_pipe
-        self.outflow: Outflow | None = None  # where pages go to a page server while they are dumped
+        self.outflow: Any = None  # an Outflow, where pages go to a page server while they are dumped
         self.guard: guard.Guard | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
@@ -166,16 +166,11 @@ class Source:
         locks = netlock.of_images(work, netlock.tables() - before) if locks_network else set()
         for name in locks:
             self.run.push_undo("always", "nft_delete", name=name)
-        images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
-        kept = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
-        apart = sent["bytes"] if sent else 0
         return {
             "started_ns": started_ns,
             "frozen_ns": frozen_ns,
             "held_ns": held_ns,
-            "images_bytes": images + apart,
-            "pages_bytes": kept + apart,
-            "sent": sent,
+            **sizes(work, sent),
             "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
             "pids": cgroup.pids(self.cgroup),
             "network_lock": netlock.export(locks),
@@ -190,14 +185,13 @@ class Source:
             self.run.journal.write("serving", stopped=stopped(self.cgroup))
             self.serving.spawn(job, words, env=variables)
 
-    def flow_out(self, through: str, header_bytes: int) -> Outflow | None:
+    def flow_out(self, through: str, header_bytes: int) -> Any:
         """Make ready for the pages of one dump to go to the target: by `socket`, `port` or `loopback` (outflow.py)."""
-        if not through:
-            self.outflow = None
-            return None
-        from reberth.node.outflow import Outflow  # with hashing and sockets, for runs that use it
+        known, self.outflow = self.outflow, None
+        if through:
+            from reberth.node.outflow import Outflow  # with hashing and sockets, for runs that use it
 
-        self.outflow = Outflow(self.pipe()[1], self.bucket, header_bytes, through, self.outflow)
+            self.outflow = Outflow(self.pipe()[1], self.bucket, header_bytes, through, known)
         return self.outflow
 
     def check_fence(self, root_pid: int) -> None:
@@ -249,7 +243,7 @@ class Source:
             self._end_left()
             self._heal()
             self.thaw()
-            tasks = self._tasks()
+            tasks = self._tasks() if code is not None and code >= 0 else self._outlived()
             failed += self.run.undo("abort", "always")
             self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
         return self.facts()
@@ -321,6 +315,13 @@ class Source:
         if self.job is None:
             return False
         return self.job.fences or bool(self.serving and self.serving.holds(self.job))
+
+    def _outlived(self) -> int:
+        """How many tasks live on after a killed tool: it may have left one damaged, which dies when it runs again."""
+        end_s = time.monotonic() + OUTLIVES_S
+        while self._tasks() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        return self._tasks()
 
     def _tasks(self) -> int:
         """How many processes there are to run."""
