@@ -13,6 +13,7 @@ from reberth.node.errors import OpError
 from reberth.node.run import Run
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
+from reberth.protocol import Want, decide
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
 
@@ -48,6 +49,25 @@ def test_a_source_that_is_let_run_has_no_tool_at_it_any_more(tool, fence):
     assert tool.wait(10) == -15
     assert [task["pid"] for task in Run.load("r1").journal.last("strays")["tasks"]] == [tool.pid]
     assert (fence / "cgroup.freeze").read_text().startswith("0")
+
+
+# A task that a killed tool has damaged: it dies when it runs again, a moment later; or a whole one.
+DAMAGED = "import sys, time\nprint('up', flush=True)\nwhile open(sys.argv[1]).read().strip() != '0': time.sleep(0.01)\n"
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_task_that_dies_of_what_a_killed_tool_left_is_not_said_to_run(tool, fence, damaged):
+    """criu 4.2.1 hung in the first process of a container, systemd, which died when criu was ended."""
+    words = [sys.executable, "-c", DAMAGED + ("time.sleep(0.2)" if damaged else "time.sleep(60)")]
+    with subprocess.Popen([*words, str(fence / "cgroup.freeze")], stdout=subprocess.PIPE) as task:
+        assert task.stdout.readline() == b"up\n"
+        (fence / "cgroup.procs").write_text(f"{task.pid}\n")
+        opened = Run.open("r1", "source", "criu/7")
+        opened.journal.write("freezing", cgroup=str(fence), argv=["criu"], root_pid=1, start_ticks=0)
+        facts = Source(Run.load("r1")).release("resume")
+        task.kill()
+    assert facts["resumed"] and facts["gone"] is damaged
+    assert decide(facts, {}, Want.BACK).outcome == ("ended" if damaged else "rolled-back")
 
 
 def test_a_copy_that_is_taken_back_has_no_tool_that_builds_it(tool, fence):

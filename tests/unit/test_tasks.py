@@ -92,15 +92,18 @@ def test_other_users_need_the_capability():
         ({"sysv_items": ["queue 3"]}, "sysv"),
         ({"pipes_outside": [99]}, "pipes"),
         ({"files_outside": ["/srv/log with sh (99)"]}, "shared-files"),
-        ({"tasks": [{"comm": "systemd"}]}, "systemd"),
         ({"confined": ["docker-default (enforce)"]}, "confined"),
     ],
 )
 def test_what_criu_leaves_out_warns(change, id):
     found = list(object_checks({**PLAIN, **change}, HELLO, "a"))
     assert [(check.id, check.level) for check in found] == [(id, Level.WARN)]
-    (name,) = next(iter(change.values()))
-    assert str(name["comm"] if isinstance(name, dict) else name) in found[0].reason and found[0].remedy
+    assert str(next(iter(change.values()))[0]) in found[0].reason and found[0].remedy
+
+
+def test_systemd_as_the_first_process_is_refused_and_elsewhere_it_is_not():
+    assert failed(object_checks({**PLAIN, "tasks": [{"comm": "systemd"}, {"comm": "sh"}]}, HELLO, "a")) == {"systemd"}
+    assert failed(object_checks({**PLAIN, "tasks": [{"comm": "sh"}, {"comm": "systemd"}]}, HELLO, "a")) == set()
 
 
 def test_shared_memory_in_an_ipc_namespace_of_its_own_travels():

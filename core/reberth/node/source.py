@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from typing import Any, Callable
 
 from reberth.node import cgroup, guard, heal, netlock, procs, strays, units
@@ -22,6 +23,8 @@ from reberth.node.pages import Channel, no_channel
 from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats
+
+OUTLIVES_S = 1.0
 
 
 class Source:
@@ -225,7 +228,7 @@ class Source:
             self._end_left()
             self._heal()
             self.thaw()
-            tasks = self._tasks()
+            tasks = self._tasks() if code is not None and code >= 0 else self._outlived()
             failed += self.run.undo("abort", "always")
             self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
         return self.facts()
@@ -295,6 +298,13 @@ class Source:
         if self.job is None:
             return False
         return self.job.fences or bool(self.serving and self.serving.holds(self.job))
+
+    def _outlived(self) -> int:
+        """How many tasks live on after a killed tool: it may have left one damaged, which dies when it runs again."""
+        end_s = time.monotonic() + OUTLIVES_S
+        while self._tasks() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        return self._tasks()
 
     def _tasks(self) -> int:
         """How many processes there are to run."""

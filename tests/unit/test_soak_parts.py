@@ -1,0 +1,41 @@
+"""What the long runs judge by: the same seed gives the same kills, names may change and numbers may not grow."""
+
+from __future__ import annotations
+
+from faults.hops import grown, renamed
+from faults.kills import VICTIMS, chosen, table
+
+CGROUPS = [
+    "node1: cgroups: new: /sys/fs/cgroup/reberth-20261128-143600-0ce8",
+    "node1: cgroups: gone: /sys/fs/cgroup/reberth-20261128-143534-1d5e",
+]
+PROCESSES = ["node1: processes: new: 26784 python3 pulse", "node1: processes: gone: 2293 python3 pulse"]
+
+
+def test_everything_left_to_chance_comes_from_the_seed():
+    first = [chosen(victim, number, 6) for victim in VICTIMS for number in range(30)]
+    assert first == [chosen(victim, number, 6) for victim in VICTIMS for number in range(30)]
+    assert first != [chosen(victim, number, 7) for victim in VICTIMS for number in range(30)]
+    assert {kill.side for kill in first if kill.victim == "helper"} == {"source", "target"}
+    assert {kill.side for kill in first if kill.victim == "criu-source"} == {"source"}
+    assert {kill.backend for kill in first if kill.victim == "ssh"} == {"criu", "runc"}
+
+
+def test_another_name_is_no_leftover_and_another_thing_is():
+    assert renamed([*CGROUPS, *PROCESSES]) == []
+    assert renamed(CGROUPS[:1]) == CGROUPS[:1]
+    assert renamed([*PROCESSES, "node1: run: new: /run/x"]) == ["node1: run: new: /run/x"]
+    assert renamed([PROCESSES[0], PROCESSES[1].replace("pulse", "other")]) != []
+
+
+def test_a_descriptor_more_is_too_many_and_some_memory_is_not():
+    before = {"workload: descriptors": 5.0, "workload: anonymous KiB": 30000.0}
+    assert grown(before, {"workload: descriptors": 5.0, "workload: anonymous KiB": 30100.0}) == []
+    assert grown(before, {"workload: descriptors": 6.0, "workload: anonymous KiB": 30000.0}) != []
+    assert grown(before, {"workload: descriptors": 5.0, "workload: anonymous KiB": 40000.0}) != []
+
+
+def test_only_kills_that_hit_are_counted():
+    base = {"victim": "ssh", "code": 20, "outcome": "rolled-back", "seconds": 1.0, "problems": []}
+    lines = table([{**base, "hit": 1}, {**base, "hit": 0}, {**base, "hit": 1, "problems": ["x"]}])
+    assert "| ssh | 2 | 1 | 20: 2 | 0 | 2 | 1 |" in lines
