@@ -14,7 +14,7 @@ from reberth.node import cgroup, gate, run
 from reberth.node.errors import OpError
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not cgroup.mount_point(), reason="needs root and cgroup v2")
-LEAF = "lxc.payload.gate-test"
+LEAF = f"lxc.payload.gate-test-{os.getpid()}"
 # Like criu: it runs the script and ends with it.
 CRIU = "import os, subprocess, sys; sys.exit(subprocess.call([sys.argv[1]], env=dict(os.environ)))"
 
