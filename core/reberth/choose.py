@@ -99,16 +99,22 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend
         if not free:
             raise UsageError(f"transport {name} would carry nothing beside {' and '.join(routes.values())}")
         routes.update(dict.fromkeys(free, name))
-    return routes if Channel.FILES in routes else {Channel.FILES: _carrier(nodes, stage), **routes}
+    if Channel.FILES in routes:
+        return routes
+    carrier, before = _carrier(nodes, stage)
+    return {Channel.FILES: carrier, **({Channel.MEMORY: before} if before and not asked else {}), **routes}
 
 
-def _carrier(nodes: tuple[Node, Node], stage: Stage) -> str:
-    """The first transport enabled on both nodes that carries files."""
+def _carrier(nodes: tuple[Node, Node], stage: Stage) -> tuple[str, str]:
+    """The first transport enabled on both nodes that carries files, and one before it that carries memory, if any."""
+    memory = ""
     fault = "no transport that carries files is enabled on both nodes"
     for name in (t for t in nodes[0].transports if t in nodes[1].transports):
         try:
-            if Channel.FILES in stage.catalog.get(name).declaration.carries:
-                return name
+            carries = stage.catalog.get(name).declaration.carries
+            if Channel.FILES in carries:
+                return name, memory
+            memory = memory or (name if Channel.MEMORY in carries else "")
         except PluginError as error:
             fault += f"; {error.message}"
     lacking = next((n for n in nodes if "ssh" not in n.transports), nodes[0])
@@ -117,7 +123,7 @@ def _carrier(nodes: tuple[Node, Node], stage: Stage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mode of a plan, and why; the check that forbids it (only one that was asked for); what each would cost."""
+    """The mode and routes of a plan, and why; the check that forbids the mode asked for; what each would cost."""
 
     mode: Mode
     why: str
@@ -125,6 +131,7 @@ class Choice:
     measured: Mapping[str, Any] = field(default_factory=dict)
     predicted: Mapping[str, predict.Prediction] = field(default_factory=dict)
     unfit: tuple[str, ...] = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """What the plan keeps of it."""
@@ -135,15 +142,44 @@ class Choice:
         }
 
 
-def mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
-    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload."""
+def mode(
+    request: Request,
+    backend: str,
+    stage: Stage,
+    survey: Survey,
+    source: Shell,
+    target: Shell,
+    routes: Mapping[str, str] | None = None,
+) -> Choice:
+    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload.
+
+    Its `routes` are the given ones without one for memory that the backend has no pages for, or that does not do this
+    mode; where it is there, the run cannot become another mode that it does not do either.
+    """
+    found, memory = _mode(request, backend, stage, survey, source, target), (routes or {}).get(Channel.MEMORY)
+    if memory is None:
+        return replace(found, routes=routes or {})
+    gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes
+    if Channel.MEMORY not in gives or (can and found.mode not in can):
+        if memory in request.transports:
+            raise UsageError(f"backend {backend} gives no pages to transport {memory} in mode {found.mode}")
+        return replace(found, routes={c: name for c, name in (routes or {}).items() if c != Channel.MEMORY})
+    unfit = dict.fromkeys([*found.unfit, *(m.value for m in Mode if can and m not in can)])
+    return replace(found, routes=routes or {}, unfit=tuple(unfit))
+
+
+def _mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
+    for name in request.transports:  # one that says nothing of modes does them all
+        can = stage.catalog.get(name).declaration.modes
+        offered = [mode for mode in offered if mode in can or not can]
     if not offered:
         raise PluginError(f"plugin {backend}: it declares no mode", hint=f"reberth plugin show {backend}")
     options = request.options
     asked = options.mode
     if asked not in (*offered, Mode.AUTO):
-        raise UsageError(f"backend {backend} does not offer {asked}", hint=f"it offers {', '.join(offered)}")
+        by = f" by transport {', '.join(request.transports)}" if request.transports else ""
+        raise UsageError(f"backend {backend} does not offer {asked}{by}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
     measured = measure.look(request, source, target, survey, fit)
     if any(check.id == "userfaultfd" for check in survey.unfit.values()):

@@ -73,7 +73,7 @@ def _make_plan(
     }
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
-    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell)
+    choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell, routes)
     usable = (*preflight.usable_checks(facts, plugins, *nodes), *preflight.unit_checks(request.options, survey))
     checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
     return Plan(
@@ -85,7 +85,7 @@ def _make_plan(
         mode=choice.mode,
         why=choice.why,
         options=request.options,
-        routes=routes,
+        routes=choice.routes,
         checks=preflight.skip(checks, request.options.skip),
         facts=facts | choice.facts(),
         details=survey.details,

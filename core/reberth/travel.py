@@ -10,7 +10,7 @@ from dataclasses import replace
 from reberth.rounds import rounds, why_stop
 from reberth.session import Session
 from reberth.stage import Stage
-from reberth_hooks import Checkpoint, Iteration, Receipt, Tree
+from reberth_hooks import Channel, Checkpoint, Iteration, Receipt, Tree
 
 PHASE_OF = {"images": "final-transfer", "filesystem-delta": "final-sync", "filesystem": "initial-sync"}
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -29,7 +29,7 @@ def travel(
     for round_ in rounds(plan.rounds_mode, plan.options, history, lambda: session.switched):
         started_s = time.monotonic()
         with phase("final-dump" if round_.final else "pre-dump"):
-            if round_.lazy:
+            if round_.lazy or Channel.MEMORY in plan.routes:
                 stage.receive(session, round_)
             final = stage.checkpoint(session, round_)
         for parcel in (p for p in final.parcels if isinstance(p, Tree)):

@@ -24,7 +24,8 @@ class Declaration:
     """Answer of `reberth_describe`.
 
     `summary` is one line for `reberth plugin ls`; `modes` is what a backend can do; `carries` is what a transport
-    can carry; `tools` are the programs it may run on a node; `options` the keys of its table in the configuration.
+    can carry, and what a backend can give to one beside files; `tools` are the programs it may run on a node; `options`
+    the keys of its table in the configuration.
     `managed` backends have daemons that freeze, do the rounds and carry the data by themselves: there is one round, no
     transport, and the phases hold the daemons' criu by `gate` and `fence` (docs/protocol.md).
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from reberth_hooks.protocols import Move
 from reberth_hooks.tasks import lazy_restore
-from reberth_hooks.types import Check, Checkpoint, Iteration, Level, Mode, Round, Tree
+from reberth_hooks.types import Check, Level, Mode, Round
 
 # Since 4.2 CRIU's page messages are 32 bytes long, before that 24, and nothing tells one from the other on the wire.
 NEW_HEADER, OLD_HEADER_BYTES, NEW_HEADER_BYTES = (4, 2), 24, 32
@@ -43,29 +43,6 @@ def lazy_words(move: Move, backend: str) -> dict[str, Any]:
 def parent_of(round: Round) -> str:
     """The images of the round before, as seen from this round's; empty for the first."""
     return f"../round-{round.index - 1}" if round.index else ""
-
-
-def pre_round(move: Move, round: Round, argv: list[str]) -> Checkpoint:
-    """Run one round before the final one, and say what must travel; `@images@` in `argv` is the round's directory."""
-    link_parent(move, round.index - 1)
-    details = move.plan.details
-    here, there = (f"{move.recall(f'images.{side}')}/round-{round.index}" for side in ("source", "target"))
-    got = move.source.call(
-        "pre_dump",
-        argv=[word.replace("@images@", here) for word in argv],
-        work=here,
-        root_pid=details["pid"],
-        start_ticks=details["start_ticks"],
-        timeout_s=None,
-    )
-    move.target.call("make_dirs", path=there, mode=0o700)
-    counters = ("pages_scanned", "pages_written", "pages_skipped_parent", "frozen_us")
-    iteration = Iteration(
-        round.index, bytes=got["bytes"], seconds=got["seconds"], **{name: got.get(name, 0) for name in counters}
-    )
-    if round.index and not iteration.pages_skipped_parent:
-        move.emit("warning", f"round {round.index + 1} found no page of the round before: the rounds gain nothing")
-    return Checkpoint((Tree("images", here, there),), iteration)
 
 
 def final_place(move: Move, round: Round) -> None:

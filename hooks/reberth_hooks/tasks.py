@@ -10,7 +10,7 @@ from reberth_hooks.errors import HelperError
 from reberth_hooks.objects import object_checks as object_checks
 from reberth_hooks.objects import some
 from reberth_hooks.protocols import Move, Shell
-from reberth_hooks.types import Check, Level, Mode, Options, Plan, Tree
+from reberth_hooks.types import Channel, Check, Level, Mode, Options, Plan, Tree
 
 LAZY_FROM_BYTES = 64 << 20
 AHEAD_PASSES = 3  # each sends what changed during the one before; one that would gain little sends nothing
@@ -85,7 +85,8 @@ def memory_ahead(move: Move, pid: int) -> list[Tree]:
     None where memory is short: beside the images each node holds a copy until the move ends, and two during a pass.
     """
     need, place = move.plan.details["need_bytes"], []
-    if move.plan.mode is not Mode.STOP_AND_COPY or not move.plan.options.memory_ahead:
+    paged = Channel.MEMORY in move.plan.routes
+    if paged or move.plan.mode is not Mode.STOP_AND_COPY or not move.plan.options.memory_ahead:
         return []
     for side, shell, most in (("source", move.source, 3), ("target", move.target, 4)):
         if move.plan.facts[side]["hello"]["mem_available_bytes"] < most * need:

@@ -11,7 +11,7 @@ from reberth_criu.phases import (
     reberth_sync,
 )
 from reberth_criu.survey import reberth_list, reberth_probe, reberth_survey
-from reberth_hooks import Declaration, Mode, Role, hookimpl
+from reberth_hooks import Channel, Declaration, Mode, Role, hookimpl
 
 __all__ = [
     "reberth_checkpoint",
@@ -33,6 +33,7 @@ def reberth_describe() -> Declaration:
     return Declaration(
         summary="process trees, by the pid of their root",
         roles=frozenset({Role.BACKEND}),
+        carries=frozenset({Channel.MEMORY}),
         modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
         tools=("criu", "systemctl"),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl
-from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of, pre_round
+from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl, paging
+from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.supervisors import hold_unit
 from reberth_hooks.tasks import memory_ahead
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
 COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")
+PAGED = ("--page-server", "--ps-socket", "@pages@")
 
 
 @hookimpl
@@ -33,7 +34,7 @@ def reberth_sync(move: Move) -> list[Tree]:
 def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Freeze and dump; criu waits in its post-dump script, the tree is fenced. Before that, rounds while it runs."""
     if not round.final:
-        return pre_round(move, round, _pre_dump_argv(move, round))
+        return paging.pre_round(move, round, _pre_dump_argv(move, round), "socket")
     final_place(move, round)
     details, images = move.plan.details, move.recall("images.source")
     argv = ["criu", "dump", *COMMON]
@@ -46,15 +47,18 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     argv += [f"--{word}" for word in details["tcp"]]
     argv += ["--track-mem", "--prev-images-dir", parent_of(round)] if round.index else []
     argv += ["--lazy-pages", "--leave-stopped", "--ps-socket", "@pages@"] if round.lazy else []
-    got = move.source.call(
+    argv += paging.words(move, *PAGED)
+    got = paging.dump(
+        move,
+        round,
         "dump",
+        "socket",
         **({"pages": "socket"} if round.lazy else {}),
         argv=argv,
         work=images,
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
         locks_network=keeps,
-        timeout_s=None,
     )
     # one record: each is flushed to disk, and the workload stands still
     move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
@@ -76,6 +80,7 @@ def _pre_dump_argv(move: Move, round: Round) -> list[str]:
     argv += ["--tree", str(move.plan.details["pid"]), "--track-mem"]
     argv += ["--images-dir", "@images@", "--work-dir", "@images@", "--log-file", "pre-dump.log"]
     argv += ["--prev-images-dir", parent_of(round)] if round.index else []
+    argv += paging.words(move, *PAGED)
     return argv
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reberth_hooks import Declaration, Mode, Role, hookimpl
+from reberth_hooks import Channel, Declaration, Mode, Role, hookimpl
 from reberth_runc.phases import (
     reberth_checkpoint,
     reberth_commit,
@@ -33,6 +33,7 @@ def reberth_describe() -> Declaration:
     return Declaration(
         summary="OCI containers of runc, by their id",
         roles=frozenset({Role.BACKEND}),
+        carries=frozenset({Channel.MEMORY}),
         modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
         tools=("runc", "criu", "du", "systemctl"),
         options=frozenset({"root", "allow_hooks", "allow_mounts", "allow_devices"}),

@@ -15,12 +15,14 @@ from reberth_hooks import (
     Round,
     Tree,
     hookimpl,
+    paging,
 )
-from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of, pre_round
+from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.supervisors import hold_unit
 from reberth_hooks.tasks import memory_ahead
 from reberth_runc.survey import runc, runc_root
 
+PAGED = ("--page-server", "@pages@")
 FLAGS = {"tcp-established": "--tcp-established"}
 
 
@@ -84,7 +86,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     Before that, rounds while it runs.
     """
     if not round.final:
-        return pre_round(move, round, _pre_dump_argv(move, round))
+        return paging.pre_round(move, round, _pre_dump_argv(move, round), _way(move))
     final_place(move, round)
     details, images = move.plan.details, move.recall("images.source")
     # runc 1.1.15 makes an empty file of this name when CRIU has dumped, and leaves it when that is vetoed.
@@ -93,10 +95,13 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     argv = [*runc(move.plan.source), "checkpoint"]
     argv += ["--image-path", images, "--work-path", images]
     argv += ["--parent-path", parent_of(round)] if round.index else []
-    argv += ["--lazy-pages", "--page-server", "@pages@"] if round.lazy else []
+    argv += ["--lazy-pages", "--page-server", "@pages@"] if round.lazy else paging.words(move, *PAGED)
     argv += ["--file-locks", *_flags(move), move.plan.workload.name]
-    got = move.source.call(
+    got = paging.dump(
+        move,
+        round,
         "dump",
+        _way(move),
         **({"pages": "port"} if round.lazy else {}),
         argv=argv,
         work=images,
@@ -106,7 +111,6 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         config=_config(move, round.lazy),
         locks_network="tcp-established" in details["tcp"] and details["node_network"],
         keeps_tcp="tcp-established" in details["tcp"],
-        timeout_s=None,
     )
     # one record: each is flushed to disk, and the container stands still
     move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
@@ -129,7 +133,16 @@ def _pre_dump_argv(move: Move, round: Round) -> list[str]:
     """runc's words for one round."""
     argv = [*runc(move.plan.source), "checkpoint", "--pre-dump", "--image-path", "@images@", "--work-path", "@images@"]
     argv += ["--parent-path", parent_of(round)] if round.index else []
+    argv += paging.words(move, *PAGED)
     return [*argv, *_flags(move), move.plan.workload.name]
+
+
+def _way(move: Move) -> str:
+    """How criu reaches the helper, since runc hands on no socket.
+
+    In a network namespace of its own criu would take that of its node for one of the container's.
+    """
+    return "loopback" if move.plan.details["node_network"] else "port"
 
 
 def _target_cgroup(move: Move) -> str:

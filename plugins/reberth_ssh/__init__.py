@@ -75,10 +75,12 @@ def reberth_connect(node: Node) -> Route:
 @hookimpl
 def reberth_receive(move: Move, round: Round) -> bool:
     """Open the data connections while the workload runs: a handshake has no place in the frozen window."""
-    if not _open_direct(move):
-        move.open_pipe()
-    for shell in (move.source, move.target):
-        shell.call("pipe_ready")
+    if not move.recall("joined"):
+        if not _open_direct(move):
+            move.open_pipe()
+        for shell in (move.source, move.target):
+            shell.call("pipe_ready")
+        move.note("joined", True)
     if round.lazy:
         move.open_pages()
     return True

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from reberth.testing import BackendContract, ConnectorContract, TransportContract, tools
+from reberth.testing.plain import PluginContract
 from reberth.testing.saboteur import wire
+from reberth_hooks import Channel, Mode, Role
 
 
 class TestCriu(BackendContract):
@@ -55,6 +57,18 @@ class TestSshCarries(TransportContract):
     @pytest.fixture
     def plugin(self):
         return "ssh"
+
+
+class TestPageServerCarries(PluginContract):
+    """Memory alone: what the kit's trees cannot show is in tests/unit/test_page_flow.py."""
+
+    @pytest.fixture
+    def plugin(self):
+        return "page-server"
+
+    def test_it_is_a_transport_for_memory(self, said):
+        assert (said.roles, said.carries) == ({Role.TRANSPORT}, {Channel.MEMORY})
+        assert said.modes == {Mode.STOP_AND_COPY, Mode.PRE_COPY}
 
 
 class TestSshReaches(ConnectorContract):

@@ -16,10 +16,11 @@ import pytest
 
 import reberth_criu
 import reberth_local
+import reberth_page_server
 import reberth_runc
 import reberth_ssh
 from reberth import boot, shell
-from reberth_hooks import Mode, Node, Options, Plan, RefusedError, Round, UsageError, Workload
+from reberth_hooks import Mode, Node, Options, Plan, ReberthError, RefusedError, Round, UsageError, Workload
 
 HERE = Path(__file__).parent
 DUMPED = {
@@ -53,6 +54,9 @@ class Recorder:
         answer = self.answers.get(f"{self.node.name} {op}", self.answers.get(op))
         return answer(**args) if callable(answer) else answer
 
+    def begin(self, op: str, /, *, on_progress: Any = None, **args: Any) -> Any:
+        return self.call(op, **args)
+
     def run(self, argv: list[str], **options: Any) -> Any:
         self.calls.append([self.node.name, "run", {"argv": argv, **options}])
         return SimpleNamespace(code=0, out="", err="")
@@ -66,6 +70,9 @@ class Notes(SimpleNamespace):
 
     def recall(self, key: str) -> Any:
         return self.notes.get(key)
+
+    def gather(self, *pending: Any, stall_s: float = 0.0) -> list[Any]:
+        return list(pending)
 
 
 def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **more: Any) -> list[Any]:
@@ -84,7 +91,7 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
         mode=more.get("mode", Mode.STOP_AND_COPY),
         why="",
         options=more.get("options", Options()),
-        routes={"files": "ssh"},
+        routes={"files": "ssh", **({"memory": "page-server"} if more.get("paged") else {})},
         facts={
             side: {
                 name: {"features": {"uffd-noncoop": True}},
@@ -101,8 +108,12 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
         calls.append(["sync", tree.kind, [tree.path, tree.into, list(tree.pids)]])
     final = Round(more.get("rounds", 0), lazy=more.get("lazy", False))
     for index in range(final.index):
+        if more.get("paged"):
+            reberth_page_server.reberth_receive(move, Round(index, final=False))
         early = backend.reberth_checkpoint(move, Round(index, final=False))
         calls += [["parcel", p.kind, [p.path, p.into, list(p.pids)]] for p in early.parcels]
+    if more.get("paged"):
+        reberth_page_server.reberth_receive(move, final)
     got = backend.reberth_checkpoint(move, final)
     calls += [["parcel", p.kind, [p.path, p.into, list(p.pids)]] for p in got.parcels]
     assert (got.frozen_ns, got.held_ns, got.iteration.frozen_us) == (1_000_000_000, 1_250_000_000, 250_000)
@@ -142,6 +153,34 @@ MODES = {"post-copy": {"lazy": True}, "pre-copy": {"rounds": 2}, "hybrid": {"rou
 def test_modes(mode):
     compare(f"criu-{mode}", phases(reberth_criu, CRIU, {}, mode=Mode(mode), **MODES[mode]))
     compare(f"runc-{mode}", phases(reberth_runc, RUNC, NOT_SHARED, name="web", mode=Mode(mode), **MODES[mode]))
+
+
+SENT = {"pages": 2, "holes": 0, "bytes": 8192, "digest": "d"}
+THROUGH = {
+    "pages_recv": SENT,
+    "dump": {**DUMPED, "sent": SENT},
+    "pre_dump": {**PRE_DUMPED, "sent": SENT},
+}
+
+
+@pytest.mark.parametrize("rounds", [0, 1], ids=["at once", "in rounds"])
+def test_memory_by_page_servers(rounds):
+    how = {"paged": True, "rounds": rounds, "mode": Mode.PRE_COPY if rounds else Mode.STOP_AND_COPY}
+    compare(f"criu-page-server-{rounds}", phases(reberth_criu, CRIU, THROUGH, **how))
+    compare(f"runc-page-server-{rounds}", phases(reberth_runc, RUNC, {**NOT_SHARED, **THROUGH}, name="web", **how))
+
+
+@pytest.mark.parametrize("what", SENT)
+def test_pages_that_differ_on_the_two_nodes_are_never_restored(what):
+    came = {**SENT, what: "other"}
+    with pytest.raises(ReberthError, match="not those that left the source"):
+        phases(reberth_criu, CRIU, {**THROUGH, "pages_recv": came}, paged=True)
+
+
+def test_runc_in_the_network_of_its_node_reaches_the_helper_by_the_loopback():
+    details = {**RUNC, "node_network": True}
+    found = phases(reberth_runc, details, {**NOT_SHARED, **THROUGH}, name="web", paged=True)
+    assert next(args["through"] for _, op, args in found if op == "dump") == "loopback"
 
 
 @pytest.mark.parametrize("backend", [reberth_criu, reberth_runc])
@@ -276,5 +315,6 @@ def test_every_golden_has_its_test():
     known = {f"ssh-{name}" for name in SSH} | {f"{b}-{t}" for b in ("criu", "runc") for t in ("plain", "tcp-close")}
     known |= {f"{b}-tcp-established" for b in ("criu", "runc")}
     known |= {f"{b}-{mode}" for b in ("criu", "runc") for mode in MODES}
+    known |= {f"{b}-page-server-{rounds}" for b in ("criu", "runc") for rounds in (0, 1)}
     known |= {f"runc-{name}" for name in ("root-renamed", "shared", "old-copy", "node-network")}
     assert {path.stem for path in HERE.glob("*.json")} == known

@@ -37,7 +37,8 @@ PRELUDE = "from __future__ import annotations\nfrom reberth_hooks import *\ncall
 BACKEND = """
 @hookimpl
 def reberth_describe():
-    return Declaration("a backend", frozenset({Role.BACKEND}), modes=frozenset({Mode.STOP_AND_COPY}))
+    modes, carries = frozenset({Mode.STOP_AND_COPY}), frozenset({Channel.MEMORY})
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=modes, carries=carries)
 
 @hookimpl
 def reberth_probe(node):

@@ -177,7 +177,7 @@ def test_commands_that_are_shown_exist(page):
 
 def test_the_picture_of_the_architecture_shows_what_is_there():
     picture = read("docs/architecture.md").partition("```text")[2].partition("```")[0]
-    words = set(re.findall(r"[a-z_]+", picture))
+    words = set(re.findall(r"[a-z]+(?:[_-][a-z]+)*", picture))
     assert set(PROJECT["entry-points"]["reberth"]) <= words
     modules = re.findall(r"│ ([a-z]+(?:, [a-z]+)*)  ", picture.replace("│   │", "│"))
     here = {path.stem for path in ROOT.glob("core/reberth/*")} | {path.stem for path in ROOT.glob("hooks/*/*.py")}

@@ -179,6 +179,66 @@ def test_a_named_transport_carries_what_it_can(world):
     assert world.plan(transports=("ssh", "ssh")).routes == {Channel.FILES: "ssh"}
 
 
+FEW_MODES = """
+@hookimpl
+def reberth_describe():
+    modes = frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY})
+    return Declaration("pages", frozenset({Role.TRANSPORT}), carries=frozenset({Channel.MEMORY}), modes=modes)
+"""
+ALL_MODES = """
+@hookimpl
+def reberth_describe():
+    modes = frozenset({Mode.STOP_AND_COPY, Mode.POST_COPY, Mode.HYBRID})
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=modes, carries=frozenset({Channel.MEMORY}))
+"""
+
+
+@pytest.mark.parametrize(("order", "memory"), [(("pages", "ssh"), True), (("ssh", "pages"), False)])
+def test_memory_has_its_own_way_where_it_stands_before_that_of_files(world, order, memory):
+    for name in ("pi1", "pi2"):
+        world.nodes[name] = Node(name, backends=("runc",), transports=order)
+    routes = world.plan("pi1:runc/web", "pi2:").routes
+    assert routes == {Channel.FILES: "ssh", **({Channel.MEMORY: "pages"} if memory else {})}
+    world.nodes["pi2"] = Node("pi2", backends=("runc",), transports=("ssh",))
+    assert world.plan("pi1:runc/web", "pi2:").routes == {Channel.FILES: "ssh"}
+    for name in ("pi1", "pi2"):
+        world.nodes[name] = Node(name, backends=("runc",), transports=("pages", "ssh"))
+    assert world.plan("pi1:runc/web", "pi2:", transports=("ssh",)).routes == {Channel.FILES: "ssh"}
+
+
+def test_a_mode_that_the_way_of_memory_does_not_do(world):
+    """Listed: memory goes with the files. Named: refused, and `auto` keeps to what it does."""
+    world.modules["pages"] = world.make_plugin("pages", "MEMORY", FEW_MODES)
+    world.modules["runc"] = world.make_plugin("runc", "BACKEND", ALL_MODES)
+    for name in ("pi1", "pi2"):
+        world.nodes[name] = Node(name, backends=("runc",), transports=("pages", "ssh"))
+    asked = {"mode": Mode.POST_COPY}
+    assert world.plan("pi1:runc/web", "pi2:", **asked).routes == {Channel.FILES: "ssh"}
+    with pytest.raises(UsageError, match="does not offer post-copy by transport pages") as caught:
+        world.plan("pi1:runc/web", "pi2:", transports=("pages",), **asked)
+    assert caught.value.hint == "it offers stop-and-copy"
+    plan = world.plan("pi1:runc/web", "pi2:")
+    assert plan.routes == {Channel.FILES: "ssh", Channel.MEMORY: "pages"}
+    assert {"post-copy", "hybrid"} <= set(plan.facts["unfit"])  # `reberth set ID mode=post-copy` is told so
+
+
+NO_PAGES = """
+@hookimpl
+def reberth_describe():
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=frozenset({Mode.STOP_AND_COPY}))
+"""
+
+
+def test_a_backend_that_has_no_pages_for_a_transport(world):
+    """As LXD's, whose server starts criu: listed, memory goes with the files; named, it is refused."""
+    world.modules["runc"] = world.make_plugin("runc", "BACKEND", NO_PAGES)
+    for name in ("pi1", "pi2"):
+        world.nodes[name] = Node(name, backends=("runc",), transports=("pages", "ssh"))
+    assert world.plan("pi1:runc/web", "pi2:").routes == {Channel.FILES: "ssh"}
+    with pytest.raises(UsageError, match="gives no pages to transport pages"):
+        world.plan("pi1:runc/web", "pi2:", transports=("pages",))
+
+
 def test_a_named_transport_is_used_or_refused(world):
     world.modules["rsync"] = world.make_plugin("rsync", "TRANSPORT")
     for name in ("local", "pi2"):

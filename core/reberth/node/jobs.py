@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reberth.node import procs, strays, tools
@@ -94,6 +94,7 @@ class Job:
         self.process: subprocess.Popen[bytes] | None = None
         self.ended_ns = 0
         self._ended = threading.Event()
+        self.moved: Callable[[], int] = lambda: 0  # what it handed on through us
         self.waiting = ""  # the action whose script waits for our answer
         self._hooks: queue.Queue[tuple[str, int, int, int]] = queue.Queue()
         self._report_r, self._report_w = os.pipe()
@@ -217,7 +218,7 @@ class Job:
                 open(f"/proc/{task.pid}/stat", encoding="ascii", errors="replace") as stat,
             ):
                 ticks.append(stat.read().rpartition(")")[2].split()[11:15])
-        return total, ticks
+        return total, ticks, self.moved()
 
     def answer(self, word: str) -> None:
         """Let the waiting script go (`go`) or make it fail (`veto`)."""

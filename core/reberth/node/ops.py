@@ -28,6 +28,7 @@ from reberth.node import (
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.hello import hello
+from reberth.node.inflow import OPS as PAGE_OPS
 from reberth.node.source import Source
 from reberth.node.target import Target, end_of_earlier_boots
 from reberth.node.tools import run as run_program
@@ -107,6 +108,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(transfer.pages_channel, daemon), daemon.bucket
+    daemon.end.pipe = functools.partial(transfer.data_pipe, daemon)
     cgroup.sweep(
         cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
     )
@@ -349,6 +351,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "unit_hold": lambda daemon, progress, **a: _source(daemon).unit_hold(**a),
     "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
     **predump.OPS,
+    **PAGE_OPS,
     "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
     "release": lambda daemon, progress, **a: _source(daemon).release(**a),
     "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
@@ -362,11 +365,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "direct_connect": _direct("connect"),
     "verify": probe.verify,
     "leftovers": leftovers,
-    "pipe_ready": transfer.pipe_ready,
-    "pages_ready": transfer.pages_ready,
-    "limit": transfer.limit,
-    "tree_send": transfer.tree_send,
-    "tree_recv": transfer.tree_recv,
+    **transfer.OPS,
     **address.OPS,
     "mark_left": bundles.mark_left,
     "is_left": bundles.is_left,

@@ -44,6 +44,11 @@ def no_channel() -> Channel:
     raise OpError("protocol", "no connection for pages was opened")
 
 
+def no_pipe() -> tuple[int, int]:
+    """In place of the data connection, where none was opened; raises OpError `protocol`."""
+    raise OpError("protocol", "no data connection was opened")
+
+
 class Flow:
     """Both directions between a channel and a socket of CRIU's, a thread each, until one of the four ends closes."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from reberth.node import procs
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
+from reberth.node.source import Source
 from reberth.node.stats import read_dump_stats
 
 if TYPE_CHECKING:
@@ -20,32 +21,49 @@ if TYPE_CHECKING:
 
 
 def pre_dump(
-    daemon: Daemon, progress: Any, argv: list[str], work: str, root_pid: int, start_ticks: int, stall_s: float = 20.0
+    daemon: Daemon,
+    progress: Any,
+    argv: list[str],
+    work: str,
+    root_pid: int,
+    start_ticks: int,
+    through: str = "",
+    header_bytes: int = 0,
+    stall_s: float = 20.0,
 ) -> dict[str, Any]:
     """Run the tool to its end in the new directory `work`; answers its counters, `bytes` and `seconds`.
 
+    With `through` the pages go to the target's page server meanwhile (`Source.flow_out`), and `sent` tells of them.
     Raises OpError `ended`, `tool-failed`, `stalled`.
     """
-    if daemon.end is None or daemon.end.run.role != "source":
+    if not isinstance(daemon.end, Source):
         raise OpError("protocol", "this node is not the source of a run")
     if not procs.alive(root_pid, start_ticks):
         raise OpError("ended", f"process {root_pid} has ended")
     os.mkdir(work, 0o700)
     started_s = time.monotonic()
     job = Job("pre-dump", daemon.end.run.dir, work)
+    flow = daemon.end.flow_out(through, header_bytes)
     try:
-        job.spawn(argv)
+        if flow is not None:
+            flow.spawn(job, argv)
+        else:
+            job.spawn(argv)
         code = job.run_to_end(stall_s)
     finally:
         job.close()
+        if flow is not None and job.wait_end(0.0) != 0:
+            flow.end()
     if code != 0:
         gone = not procs.alive(root_pid, start_ticks)
         text = f"process {root_pid} has ended" if gone else f"pre-dump ended with {code}"
         raise OpError("ended" if gone else "tool-failed", text, tail=job.errors())
+    sent = flow.finish() if flow is not None else None
     pages = [os.path.getsize(os.path.join(work, name)) for name in os.listdir(work) if name.startswith("pages-")]
     return {
         **read_dump_stats(os.path.join(work, "stats-dump")),
-        "bytes": sum(pages),
+        "bytes": sum(pages) + (sent["bytes"] if sent else 0),
+        "sent": sent,
         "seconds": time.monotonic() - started_s,
     }
 

@@ -19,10 +19,10 @@ from reberth.node.gate import Gate, end_left
 from reberth.node.jobs import Job
 from reberth.node.line import Listener, what_follows
 from reberth.node.pagemap import lazy_pages
-from reberth.node.pages import Channel, no_channel
+from reberth.node.pages import Channel, no_channel, no_pipe
 from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
-from reberth.node.stats import read_dump_stats
+from reberth.node.stats import read_dump_stats, sizes
 
 OUTLIVES_S = 1.0
 
@@ -36,6 +36,8 @@ class Source:
         self.serving: Serving | None = None
         self.bucket = Bucket()
         self.channel: Callable[[], Channel] = no_channel  # to the other node's daemon, for pages
+        self.pipe: Callable[[], tuple[int, int]] = no_pipe
+        self.outflow: Any = None  # an Outflow, where pages go to a page server while they are dumped
         self.guard: guard.Guard | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
@@ -95,12 +97,15 @@ class Source:
         locks_network: bool = False,
         keeps_tcp: bool = False,
         pages: str = "",
+        through: str = "",
+        header_bytes: int = 0,
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
         """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
 
         With `pages` they stay behind, and the dump goes on to serve them when the other node asks for the first: by a
         `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that nobody else can reach.
+        With `through` they go to the target's page server meanwhile (`flow_out`).
 
         `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
         becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are answered as
@@ -116,6 +121,7 @@ class Source:
         keeps_tcp = keeps_tcp or locks_network
         before = netlock.tables(root_pid) if keeps_tcp else set()
         self.serving = Serving(self.channel(), self.bucket, by_port=pages == "port") if pages else None
+        self.flow_out(through, header_bytes)
         started_ns = boottime_ns()
         with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
             if self.run.vote() is not None:
@@ -141,6 +147,7 @@ class Source:
             self.guard = guard.of_script(self.cgroup, script_pid) if keeps_tcp else None
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
+            sent = self.outflow.finish() if self.outflow else None
         except OpError as error:
             with self.lock:
                 self._end_flow()
@@ -159,25 +166,33 @@ class Source:
         locks = netlock.of_images(work, netlock.tables() - before) if locks_network else set()
         for name in locks:
             self.run.push_undo("always", "nft_delete", name=name)
-        images = sum(e.stat().st_size for e in os.scandir(work) if e.name.endswith(".img"))
-        kept = sum(e.stat().st_size for e in os.scandir(work) if e.name.startswith("pages-"))
         return {
             "started_ns": started_ns,
             "frozen_ns": frozen_ns,
             "held_ns": held_ns,
-            "images_bytes": images,
-            "pages_bytes": kept,
+            **sizes(work, sent),
             "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
             "pids": cgroup.pids(self.cgroup),
             "network_lock": netlock.export(locks),
         }
 
     def _start(self, job: Job, words: list[str], variables: dict[str, str]) -> None:
-        if self.serving is None:
+        if self.outflow is not None:
+            self.outflow.spawn(job, words, env=variables)
+        elif self.serving is None:
             job.spawn(words, env=variables)
         else:
             self.run.journal.write("serving", stopped=stopped(self.cgroup))
             self.serving.spawn(job, words, env=variables)
+
+    def flow_out(self, through: str, header_bytes: int) -> Any:
+        """Make ready for the pages of one dump to go to the target: by `socket`, `port` or `loopback` (outflow.py)."""
+        known, self.outflow = self.outflow, None
+        if through:
+            from reberth.node.outflow import Outflow  # with hashing and sockets, for runs that use it
+
+            self.outflow = Outflow(self.pipe()[1], self.bucket, header_bytes, through, known)
+        return self.outflow
 
     def check_fence(self, root_pid: int) -> None:
         """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
@@ -260,7 +275,9 @@ class Source:
             end_left(*fencing["tool"])
 
     def _end_flow(self) -> None:
-        """No page is served any more."""
+        """No page is served or sent any more."""
+        if self.outflow is not None:
+            self.outflow.end()
         if self.serving is not None:
             self.serving.end()
 

@@ -5,7 +5,9 @@ Field numbers and units from CRIU's images/stats.proto. The file exists only aft
 
 from __future__ import annotations
 
+import os
 import struct
+from typing import Any
 
 FIELDS = {
     1: "freezing_us",
@@ -32,6 +34,15 @@ def read_dump_stats(path: str) -> dict[str, int]:
         return _dump(data[HEADER_BYTES : HEADER_BYTES + size])
     except (OSError, struct.error, IndexError):
         return {}
+
+
+def sizes(work: str, sent: dict[str, Any] | None) -> dict[str, Any]:
+    """Bytes of all images of a dump, and of the pages in them; `sent` are pages that went to a page server instead."""
+    found = [(e.name, e.stat().st_size) for e in os.scandir(work)]
+    apart = int(sent["bytes"]) if sent else 0
+    images = sum(size for name, size in found if name.endswith(".img"))
+    pages = sum(size for name, size in found if name.startswith("pages-"))
+    return {"images_bytes": images + apart, "pages_bytes": pages + apart, "sent": sent}
 
 
 def _dump(record: bytes) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import cgroup, chain, netlock, procs, strays, yards
 from reberth.node import loopback as netdev
@@ -14,10 +14,13 @@ from reberth.node.durable import boottime_ns, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.lazy import Fill, Guardian
-from reberth.node.pages import Channel, no_channel
+from reberth.node.pages import Channel, no_channel, no_pipe
 from reberth.node.prefetch import Prefetch
 from reberth.node.run import Run, boot_id, open_runs
 from reberth.node.source import write_config
+
+if TYPE_CHECKING:
+    from reberth.node.inflow import Inflow
 
 
 class Target:
@@ -29,7 +32,9 @@ class Target:
         self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
         self.guardian: Guardian | None = None
+        self.inflow: Inflow | None = None  # of the newest round whose pages came through a page server
         self.bucket = Bucket()
+        self.pipe: Callable[[], tuple[int, int]] = no_pipe
         self.channel: Callable[[], Channel] = no_channel  # to the source's page server
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
@@ -140,6 +145,8 @@ class Target:
 
     def _kill_copy(self) -> None:
         """Nothing of the copy stays: first what builds it, then its tasks, then what fed them."""
+        if self.inflow is not None:
+            self.inflow.end()
         ended = strays.end(self.run.id)
         if ended:
             self.run.journal.write("strays", tasks=[task._asdict() for task in ended])

@@ -26,7 +26,8 @@ AGAIN_FROM_BYTES = 4 << 20  # less than this is sent faster than memory is searc
 TELL_S = 0.2
 
 
-def _pipe(daemon: Daemon) -> tuple[int, int]:
+def data_pipe(daemon: Daemon) -> tuple[int, int]:
+    """The data connection's two descriptors: to read and to write."""
     if not daemon.bulk_ready.wait(PIPE_WAIT_S) or daemon.bulk is None:
         raise OpError("protocol", "no data connection was opened")
     return daemon.bulk
@@ -36,7 +37,7 @@ def pipe_ready(daemon: Daemon, progress: Any) -> None:
     """Wait until the data connection has reached this helper, and load what transfers need; before the freeze."""
     from reberth.node import ahead, treeopen, treerecv, treesend  # noqa: F401
 
-    _pipe(daemon)
+    data_pipe(daemon)
 
 
 def pages_ready(daemon: Daemon, progress: Any) -> None:
@@ -61,7 +62,7 @@ def limit(daemon: Daemon, progress: Any, bytes_s: int) -> None:
     daemon.bucket.limit(bytes_s)
 
 
-class _Teller:
+class Teller:
     """Passes progress on at most five times a second; what is sent waits for its bucket."""
 
     def __init__(self, tell: Callable[..., None], bucket: Bucket | None = None) -> None:
@@ -92,7 +93,7 @@ def tree_send(
     """
     from reberth.node import ahead, treeopen, treesend
 
-    _, out_fd = _pipe(daemon)
+    _, out_fd = data_pipe(daemon)
     previous = daemon.snapshots.get(path) if kind == "filesystem-delta" else None
     if kind == "filesystem-delta" and previous is None:
         raise OpError("protocol", f"{path} was never sent in full")
@@ -112,7 +113,7 @@ def tree_send(
             always=treeopen.open_inodes(tasks),
             flat=kind == "images",
             matchers=matchers,
-            on_progress=_Teller(progress, daemon.bucket),
+            on_progress=Teller(progress, daemon.bucket),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
@@ -150,7 +151,7 @@ def _memory_send(
             out_fd,
             flat=True,
             matchers=matchers,
-            on_progress=_Teller(progress),
+            on_progress=Teller(progress),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
@@ -173,15 +174,15 @@ def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: st
     """Receive a tree; every file is checked against its hash as it comes, the digest is over all of them."""
     from reberth.node import treerecv, treesend
 
-    in_fd, _ = _pipe(daemon)
+    in_fd, _ = data_pipe(daemon)
     try:
         manifest = treerecv.recv_tree(
             into,
             in_fd,
-            expect_empty=kind != "filesystem-delta",
+            expect_empty=kind != "filesystem-delta" and not _is_paged(daemon, into),
             flat=kind in ("images", "memory"),
             earlier=daemon.earlier,
-            on_progress=_Teller(progress),
+            on_progress=Teller(progress),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
@@ -195,6 +196,12 @@ def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: st
     }
 
 
+def _is_paged(daemon: Daemon, into: str) -> bool:
+    """Whether criu's page server has written pages there, beside which the other images go."""
+    inflow = daemon.end.inflow if isinstance(daemon.end, Target) else None
+    return inflow is not None and inflow.into == into and inflow.found is not None
+
+
 def _keep(daemon: Daemon, path: str, digest: str) -> None:
     """Keep what came, to copy from it; without a name it is gone with this process, whatever happens."""
     from reberth.node.treerecv import Earlier
@@ -204,3 +211,12 @@ def _keep(daemon: Daemon, path: str, digest: str) -> None:
     old, daemon.earlier = daemon.earlier, Earlier(fd, bytes.fromhex(digest))
     if old is not None:
         os.close(old.fd)
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "pipe_ready": pipe_ready,
+    "pages_ready": pages_ready,
+    "limit": limit,
+    "tree_send": tree_send,
+    "tree_recv": tree_recv,
+}

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import stat
+import subprocess
 import threading
 from types import SimpleNamespace
 
@@ -67,6 +68,60 @@ def test_a_stranger_is_refused_on_either_side(peers, server, client):
     else:
         asking = direct._context({"source": source, "stranger": stranger}[client], False, other)
     assert shake(serving, asking) != "pages"
+
+
+def test_one_of_another_run_is_refused(peers, tmp_path):
+    """The same node in a migration before: its old certificate is a stranger's."""
+    (source, its), (target, other), _ = peers
+    (tmp_path / "before").mkdir(mode=0o700)
+    before = SimpleNamespace(dir=str(tmp_path / "before"))
+    direct.identity(before, None)
+    assert shake(direct._context(target, True, its), direct._context(before, False, other)) != "pages"
+    assert shake(direct._context(before, True, its), direct._context(source, False, other)) != "pages"
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_an_expired_one_is_refused_on_either_side(peers, side, tmp_path):
+    (source, its), (target, other), _ = peers
+    old = {"server": target, "client": source}[side]
+    expired = expire(old.dir, tmp_path)
+    if side == "server":
+        other = expired
+    else:
+        its = expired
+    assert shake(direct._context(target, True, its), direct._context(source, False, other)) != "pages"
+
+
+def expire(place: str, tmp_path) -> str:
+    """Make the certificate in this directory one of the past, of the same key; answers it."""
+    (tmp_path / "index.txt").touch()
+    (tmp_path / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=one\n[one]\ndatabase={tmp_path}/index.txt\nnew_certs_dir={tmp_path}\nrand_serial=yes\n"
+        "default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n"
+    )
+    key, request = f"{place}/direct.key", str(tmp_path / "request")
+    certificate = f"{place}/direct.pem"
+    make = ["openssl", "req", "-new", "-key", key, "-subj", "/CN=reberth", "-out", request]
+    subprocess.run(make, check=True, capture_output=True)
+    sign = ["openssl", "ca", "-batch", "-selfsign", "-config", str(tmp_path / "ca.cnf"), "-keyfile", key]
+    sign += ["-in", request, "-startdate", "20200101000000Z", "-enddate", "20200103000000Z", "-notext"]
+    subprocess.run([*sign, "-out", certificate], check=True, capture_output=True)
+    with open(certificate, encoding="ascii") as file:
+        return file.read()
+
+
+def test_the_twin_of_an_expired_one_is_taken(peers, tmp_path, monkeypatch):
+    """The same way of signing with dates of today: so it is the date that is refused above."""
+    (source, its), (target, _), _ = peers
+    real = subprocess.run
+
+    def today(words, **options):
+        dates = {"20200101000000Z": "20200101000000Z", "20200103000000Z": "20990101000000Z"}
+        return real([dates.get(word, word) for word in words], **options)
+
+    monkeypatch.setattr(subprocess, "run", today)
+    other = expire(target.dir, tmp_path)
+    assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
 
 
 def test_the_key_is_for_its_owner_alone(peers):
