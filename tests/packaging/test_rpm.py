@@ -13,8 +13,6 @@ EXPECTED = {
     "/usr/bin/reberth",
     "/usr/share/reberth/vendor/pylxd/__init__.py",
     "/usr/share/reberth/vendor/ws4py/__init__.py",
-    "/usr/share/licenses/reberth/pylxd",
-    "/usr/share/licenses/reberth/ws4py",
     "/usr/share/bash-completion/completions/reberth",
     "/usr/share/zsh/site-functions/_reberth",
     "/usr/share/fish/vendor_completions.d/reberth.fish",
@@ -35,6 +33,8 @@ def test_it_installs_runs_and_goes_without_a_trace(workshop, fresh, rpms, put):
     ask = ["rpm", "-qp", "/reberth.rpm"]
     files = workshop.inside([*ask, "--list"]).split()
     assert set(files) >= EXPECTED
+    # the folder's name has the version on Debian, not on Fedora
+    assert {path.rpartition("/")[2] for path in files if "/licenses/reberth" in path} >= {"LICENSE", "pylxd", "ws4py"}
     allowed = ("/usr/bin/reberth", "/usr/lib/python3.13/site-packages/reberth", "/usr/share/", "/etc/reberth")
     assert [path for path in files if not path.startswith(allowed)] == []
     assert workshop.inside([*ask, "--scripts"]).strip() == ""
