@@ -9,8 +9,9 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from theatre import Theatre, own_state  # noqa: F401
+from theatre import PLAN, Theatre, own_state  # noqa: F401
 
+from reberth import verify
 from reberth.engine import Engine
 from reberth.node import probe
 from reberth.node.errors import OpError
@@ -185,3 +186,25 @@ def test_only_a_running_copy_can_be_verified(copy):
     copy.end.run.journal.has = lambda event: False
     with pytest.raises(OpError):
         look(copy, "tcp", "x", "1")
+
+
+@pytest.mark.parametrize(
+    ("first", "there", "last", "word"),
+    [
+        ("good", "good", "good", "good"),
+        ("ended", "good", "ended", "good"),
+        ("good", "ended", "good", "open"),  # the target's operation goes on: it would undo the copy in a moment
+        ("good", "ended", "ended", "good"),
+        ("good", "ended", "undone", "undone"),
+        ("undone", "good", "good", "undone"),
+        ("open", "good", "good", "open"),
+        ("good", "open", "good", "open"),
+    ],
+)
+def test_what_both_daemons_say_in_one_word(first, there, last, word):
+    def end(*states):
+        left = list(states)
+        return SimpleNamespace(call=lambda *_, **__: {"state": left.pop(0), "problem": "x"})
+
+    session = SimpleNamespace(plan=PLAN, source=end(there), target=end(first, last))
+    assert verify._word(session)["state"] == word

@@ -59,7 +59,7 @@ def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
 
 
 def gate_settled(daemon: Daemon, progress: Any, name: str) -> dict[str, str]:
-    """Whether the daemon of this end stands by the running copy, has undone it, or leaves that open."""
+    """Whether this end's daemon stands by the running copy, has ended its part, has undone it, or leaves that open."""
     end = _end(daemon)
     state, problem = gated.passed(end) if isinstance(end, Source) else gated.settled(end, name)
     return {"state": state, "problem": problem}

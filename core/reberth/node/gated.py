@@ -98,22 +98,26 @@ def gate_hold(end: Target) -> dict[str, Any] | None:
 def passed(end: Source) -> tuple[str, str]:
     """Whether the source's daemon lives and has heard of the target's success: before that our script is not asked.
 
-    CRIU asks ours also when the daemon's own one has failed, as it does when its daemon dies.
+    CRIU asks ours also when the daemon's own one has failed, as it does when its daemon dies. `ended`: it has given its
+    part up, as it does when the target's daemon dies; then the target alone tells what becomes of the copy.
     """
     record, job = end.run.journal.last("daemon"), end.job
     if record is None or not isinstance(job, Gate):
         return "good", ""  # a helper that died: nobody can tell any more
     code, said = unixhttp.operation(record["socket"], record["url"])
+    if code is None:
+        return "open", said
     if not code or code > OVER:
-        return "open", said or "the source's daemon has ended its part"
+        return "ended", said or "the source's daemon has ended its part"
     return ("good", "") if job.holds("post-dump") else ("open", "the source's daemon has not heard of a success")
 
 
 def settled(end: Target, name: str) -> tuple[str, str]:
-    """Whether the daemon stands by the running copy: good, undone or open, with the problem in words.
+    """Whether the daemon stands by the running copy: good, ended, undone or open, with the problem in words.
 
     Its operation ends only after the source's daemon is through (LXD 5.0.2), so one that goes on is good; when that
-    daemon has died, this one undoes the copy within a moment. Open: it does not answer, or says that it failed
+    daemon has died, this one undoes the copy within a moment. Ended: the copy runs, and no operation is left that could
+    undo it, as after a restart of this daemon. Open: it does not answer, or says that it failed
     while the instance runs. LXD forgets an operation seconds after its end; then the instance alone tells.
     """
     record = end.run.journal.last("daemon")
@@ -131,5 +135,7 @@ def _look(socket: str, url: str, name: str) -> tuple[str, str]:
         return "open", "it does not answer"
     runs = answer.get("status_code") == INSTANCE_RUNS
     if code <= OVER:
-        return ("good", "") if runs else ("undone", f"{name} is {answer.get('status', 'not there')}")
+        if not runs:
+            return "undone", f"{name} is {answer.get('status', 'not there')}"
+        return "ended" if code in (0, OVER) else "good", ""
     return ("open", said) if runs else ("undone", said)
