@@ -95,7 +95,7 @@ def strangers(nodes: tuple[Node, Node, Node]) -> tuple[Node, Node, Node]:
 
 WHERE_WEB_ENDS = {  # the number of the node
     "README.md": 2,
-    "docs/how-to/two-machines.md": 1,
+    "docs/how-to/two-machines.md": 2,
     "docs/how-to/raspberry-pi.md": 1,
     "docs/how-to/two-node-cluster.md": 1,
 }
