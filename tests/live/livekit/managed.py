@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -34,8 +34,8 @@ class ManagedLab(Lab):
         """Start both; skips the test where systemd does not come up in namespaces."""
         first = boot.start
 
-        def start(node: NamespaceNode, root: Path, size_bytes: int, init: Mapping[str, object] | None = None) -> None:
-            first(node, root, size_bytes, {"init": INIT} if node.name == "node1" else init)
+        def start(node: NamespaceNode, root: Path, size_bytes: int, layers: Sequence[Path] = ()) -> None:
+            first(node, root, size_bytes, {"init": INIT} if node.name == "node1" else None, layers)
 
         with mock.patch.object(boot, "start", start):
             self.up(2)
