@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -81,3 +82,20 @@ def test_a_child_of_a_dead_parent_descends_from_nobody(start):
         time.sleep(0.01)
     assert not procs.descends(child.pid, os.getpid())
     assert [task.pid for task in strays.end("r1")] == [child.pid]
+
+
+@pytest.mark.parametrize(("name", "known"), [("criu", True), ("other", False)])
+def test_a_criu_that_has_overwritten_its_environment_is_known_by_its_images(tmp_path, name, known):
+    run_id, place = f"images-{os.getpid()}", tmp_path / f"reberth-images-{os.getpid()}-images-x"
+    place.mkdir()
+    (place / "dump.log").touch()
+    shutil.copy(shutil.which("sleep"), tmp_path / name)
+    with open(place / "dump.log", encoding="ascii") as log:
+        process = subprocess.Popen([tmp_path / name, "60"], stdin=log, env={})
+    try:
+        assert [task.pid for task in strays.find(run_id)] == ([process.pid] if known else [])
+        assert len(strays.end(run_id)) == known
+        assert (process.poll() is not None) is known
+    finally:
+        process.kill()
+        process.wait()

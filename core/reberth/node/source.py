@@ -262,6 +262,8 @@ class Source:
                 self.serving.dismiss()
             code = self.job.wait_end(timeout_s)
         else:
+            if word == "veto":
+                self.job.answer(word)  # a killed runc leaves its criu, whose script may come only now
             code = self.job.wait_end(10.0 if self.serving is not None else 0.0)
         if code is None:
             self.job.stop()
@@ -312,9 +314,7 @@ class Source:
 
     def _holds(self) -> bool:
         """Whether the tool holds the tasks: in its script, or since then as the server of their pages."""
-        if self.job is None:
-            return False
-        return self.job.fences or bool(self.serving and self.serving.holds(self.job))
+        return bool(self.job and (self.job.fences or (self.serving and self.serving.holds(self.job))))
 
     def _outlived(self) -> int:
         """How many tasks live on after a killed tool: it may have left one damaged, which dies when it runs again."""
