@@ -9,6 +9,8 @@ from requests.adapters import BaseAdapter
 
 from reberth_hooks import ConnectionLostError, HelperError, Shell
 
+PATIENCE_S = 10.0
+
 
 class HelperAdapter(BaseAdapter):
     """Sends each request through the helper of the node; no port is opened and no certificate needed."""
@@ -20,14 +22,15 @@ class HelperAdapter(BaseAdapter):
     def send(self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
         """One request; raises requests' own ConnectionError when the daemon does not answer."""
         body = request.body or ""
-        words = {
+        words: dict[str, Any] = {
             "path": self.socket,
             "method": request.method,
             "url": request.path_url,
             "body": body.decode() if isinstance(body, bytes) else body,
         }
         try:
-            found = self.shell.call("unix_request", **words, timeout_s=timeout or 60.0)
+            limit_s = timeout or 60.0  # the node's own limit: its error says more than that no answer came
+            found = self.shell.begin("unix_request", **words, timeout_s=limit_s).result(limit_s + PATIENCE_S)
         except (HelperError, ConnectionLostError) as error:
             raise requests.ConnectionError(error.message) from error
         response = requests.Response()

@@ -64,7 +64,7 @@ def install(name: Name = "move", client: Client = "lxc") -> None:
     """Let the client hand `lxc move` to reberth, which leaves to it whatever is not a live move of ours."""
     if name not in NAMES:
         raise UsageError(f"{name!a} is none of {', '.join(NAMES)}")
-    os.makedirs(os.path.join(os.environ.get("LXD_CONF") or os.path.expanduser("~/.config/lxc")), exist_ok=True)
+    os.makedirs(os.environ.get("LXD_CONF") or os.path.expanduser("~/.config/lxc"), exist_ok=True)
     have = present(client).get(name)
     value = f"{program()} {MARK} {client} @ARGS@"
     if have is not None and MARK not in have:

@@ -1,12 +1,13 @@
-"""A daemon's REST API: pylxd makes the requests, the node's helper or HTTPS with a pinned certificate carries them."""
+"""A daemon's REST API: pylxd makes the requests, the node's helper carries them to the daemon's socket."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
+from reberth_hooks import CommandError, Node, PluginError, Shell, UntrustedError
 
 if TYPE_CHECKING:
     import pylxd
@@ -17,10 +18,19 @@ SOCKETS = (
     "/var/lib/incus/unix.socket",
     "/run/incus/unix.socket",
 )
-RUNNING, FROZEN, STOPPED = 103, 110, 102
+RUNNING, STOPPED = 103, 102
 OVER = 200  # from here on an operation's status is final; 200 alone is success
 REQUEST_S = 60.0
 MAKE_S = 1800.0
+
+
+class MissingError(CommandError):
+    """The daemon has no such thing."""
+
+
+def over(operation: dict[str, Any]) -> bool:
+    """Whether an operation has a final status, or is forgotten, as LXD does seconds after its end."""
+    return bool(operation["status_code"] >= OVER or operation["status_code"] == 0)
 
 
 def socket_of(node: Node, shell: Shell) -> str:
@@ -54,11 +64,9 @@ class Daemon:
 
     def get(self, *path: str) -> dict[str, Any] | None:
         """What a GET answers, None where there is nothing."""
-        from pylxd.exceptions import NotFound
-
         try:
             found: dict[str, Any] = self._ask("get", path)["metadata"]
-        except NotFound:
+        except MissingError:
             return None
         return found
 
@@ -85,15 +93,11 @@ class Daemon:
 
     def delete(self, *path: str) -> None:
         """Remove something and wait until it is gone; nothing to remove is fine."""
-        from pylxd.exceptions import NotFound
-
-        try:
+        with contextlib.suppress(MissingError):
             self._wait(self._ask("delete", path))
-        except NotFound:
-            return
 
     def operation(self, url: str) -> dict[str, Any]:
-        """An operation as it is now; one that the daemon has forgotten answers status_code 0 and its id."""
+        """An operation as it is now; one that the daemon has forgotten answers status_code 0."""
         return self.get("operations", url.rpartition("/")[2]) or {"status_code": 0, "err": ""}
 
     def _wait(self, answer: dict[str, Any], limit_s: float = 90.0) -> None:
@@ -101,7 +105,7 @@ class Daemon:
         deadline = time.monotonic() + limit_s
         while url:
             found = self.operation(url)
-            if found["status_code"] >= OVER or found["status_code"] == 0:
+            if over(found):
                 if found["status_code"] > OVER:
                     raise CommandError(f"node {self.node.name}: {found['err']}")
                 return
@@ -117,8 +121,8 @@ class Daemon:
             api = api[quote(word, safe="")]
         try:
             answer: dict[str, Any] = getattr(api, method)(**words).json()
-        except NotFound:
-            raise
+        except NotFound as error:
+            raise MissingError(f"the daemon of node {self.node.name} has no {'/'.join(path)}") from error
         except LXDAPIException as error:
             raise CommandError(f"the daemon of node {self.node.name} says: {error}") from error
         except OSError as error:  # what requests raises
@@ -127,7 +131,7 @@ class Daemon:
 
 
 def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
-    """A pylxd client whose requests the node's helper hands to the daemon's socket, or one over HTTPS."""
+    """A pylxd client whose requests the node's helper hands to the daemon's socket."""
     from reberth_lxd import vendor
 
     vendor.enable()
@@ -145,5 +149,5 @@ def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
     session.mount("http+unix://", HelperAdapter(shell, socket))
     try:
         return pylxd.Client(f"http+unix://{quote(socket, safe='')}", session=session, timeout=REQUEST_S)
-    except (ClientConnectionFailed, LXDAPIException, HelperError, OSError) as error:
+    except (ClientConnectionFailed, LXDAPIException, OSError) as error:
         raise CommandError(f"the daemon of node {node.name} does not answer: {error}", hint="does it run?") from error

@@ -17,7 +17,6 @@ ITERATIONS, GOAL = f"{KEY}.iterations", f"{KEY}.goal"
 # A daemon that starts again starts what it saw running last; of the old instance that would be a second one.
 AUTOSTART = "boot.autostart"
 MOST_ROUNDS = 500  # the daemon caps its own counter at 999
-DEFAULT_ITERATIONS, DEFAULT_GOAL = 10, 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +37,42 @@ class Wanted:
 
 
 def wanted(options: Options, config: Mapping[str, str], soft_dirty: bool) -> Wanted:
-    """Option, then the instance's own expanded keys, then the configuration, then 10 and 70.
+    """Option, then the instance's own expanded keys, then the configuration, then 10 and 70 (the options' defaults).
 
     Without a mode asked for, the key decides: true pre-copy, false stop-and-copy, unset whatever both nodes can do.
     """
     given = set(options.given)
-    iterations = _number("iterations" in given, options.iterations, config.get(ITERATIONS), DEFAULT_ITERATIONS)
-    goal = _number("goal" in given, options.goal, config.get(GOAL), DEFAULT_GOAL)
+    iterations = _number("iterations" in given, options.iterations, config.get(ITERATIONS))
+    goal = _number("goal" in given, options.goal, config.get(GOAL))
     set_to = config.get(KEY, "").lower()
     if options.mode is not Mode.AUTO:
         precopy, why = options.mode is Mode.PRE_COPY, f"{options.mode}: as asked"
     elif given & {"iterations", "goal"}:
         precopy, why = True, "pre-copy: as asked"
-    elif set_to in ("true", "1", "yes", "on"):
-        precopy, why = soft_dirty, f"pre-copy: {KEY} is {set_to}"
-        why = (
-            why if soft_dirty else f"stop-and-copy: {KEY} is {set_to}, but the source cannot track memory (soft-dirty)"
-        )
+    elif is_true(config) and soft_dirty:
+        precopy, why = True, f"pre-copy: {KEY} is {set_to}"
+    elif is_true(config):
+        precopy, why = False, f"stop-and-copy: {KEY} is {set_to}, but the source cannot track memory (soft-dirty)"
     elif set_to in ("false", "0", "no", "off"):
         precopy, why = False, f"stop-and-copy: {KEY} is {set_to}"
+    elif soft_dirty:
+        precopy, why = True, "pre-copy: the source can track memory"
     else:
-        precopy, why = soft_dirty, "pre-copy: the source can track memory"
-        why = why if soft_dirty else "stop-and-copy: the source's kernel cannot track memory (soft-dirty)"
-    found = Wanted(precopy, min(iterations, MOST_ROUNDS), goal, why)
+        precopy, why = False, "stop-and-copy: the source's kernel cannot track memory (soft-dirty)"
+    found = Wanted(precopy, max(1, min(iterations, MOST_ROUNDS)), goal, why)
     if precopy:
         limits = f"at most {found.iterations} rounds ({ITERATIONS}, {found.to_set()[ITERATIONS]} for the daemon)"
         return replace(found, why=f"{why}; {limits}, until more than {goal} % are in sync ({GOAL})")
     return found
 
 
-def _number(given: bool, option: int, key: str | None, default: int) -> int:
-    if given:
-        return option
-    if key and key.isdecimal():
-        return int(key)
-    return option if option != default else default
+def _number(given: bool, option: int, key: str | None) -> int:
+    return int(key) if not given and key and key.isdecimal() else option
+
+
+def is_true(config: Mapping[str, Any]) -> bool:
+    """Whether the key asks for pre-copy, in the daemon's own words for yes."""
+    return str(config.get(KEY, "")).lower() in ("true", "1", "yes", "on")
 
 
 def saved(config: Mapping[str, Any]) -> dict[str, str]:

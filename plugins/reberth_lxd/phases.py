@@ -18,13 +18,21 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_lxd import keys
-from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon
+from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.request import for_source, for_target
 
 LOOK_S, ASK_S = 0.02, 0.25
 END_S = 100.0  # after a failed restore LXD 5.0.2 waits up to 60 s for a "stop" of its own
 TWICE_S = 1.0
+
+
+def _instance(source: Daemon, name: str) -> dict[str, Any]:
+    found = source.get("instances", name)
+    if found is None:
+        hint = f"look for it: lxc list {name}"
+        raise CommandError(f"the daemon of {source.node.name} has no {name} any more", hint=hint)
+    return found
 
 
 def daemon(move: Move, side: int) -> Daemon:
@@ -40,7 +48,7 @@ def reberth_prepare(move: Move) -> bool:
     name = move.plan.workload.name
     if details["snapshot_first"]:
         _take_snapshot(move, source)
-    instance = source.get("instances", name) or {}
+    instance = _instance(source, name)
     move.target.call("gate", leaf=details["leaf"], worker=["forkmigrate", name])
     move.source.call("gate", leaf=details["leaf"], root_pid=details["pid"], start_ticks=details["start_ticks"])
     move.note("keys", keys.saved(instance["config"]))
@@ -69,7 +77,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Let the daemons move it until the copy is complete and held; then fence the source, which its criu holds."""
     details, name = move.plan.details, move.plan.workload.name
     source, target = daemon(move, 0), daemon(move, 1)
-    instance = source.get("instances", name) or {}
+    instance = _instance(source, name)
     offered = source.post("instances", name, json=for_source(name))
     move.source.call("gate_until", path=source.socket, url=offered["url"], cancel=True)
     move.note("operation.source", offered["url"])
@@ -119,7 +127,7 @@ def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
             asked = time.monotonic()
             ends = [_operation(move, source, "source"), _operation(move, target, "target")]
             told = _tell(move, ends, told)
-            if any(end["status_code"] >= OVER or end["status_code"] == 0 for end in ends):
+            if any(map(over, ends)):
                 # both may end at once, a moment after the copy was held
                 if (held := move.target.call("gate_hold")) is not None:
                     return dict(held)
@@ -158,7 +166,7 @@ def _settled(move: Move, side: Daemon, word: str, limit_s: float) -> dict[str, A
     deadline = time.monotonic() + limit_s
     while True:
         found = _operation(move, side, word)
-        if found["status_code"] >= OVER or found["status_code"] == 0 or time.monotonic() > deadline:
+        if over(found) or time.monotonic() > deadline:
             return found
         time.sleep(LOOK_S)
 
@@ -177,12 +185,12 @@ def reberth_commit(move: Move) -> bool:
     source, target = daemon(move, 0), daemon(move, 1)
     for word, side in (("source", source), ("target", target)):
         _settled(move, side, word, END_S)
-    for _ in range(2):
+    for wait_s in (0.0, TWICE_S):
+        time.sleep(wait_s)
         if not _runs(target, name):
             status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
             raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
-        time.sleep(TWICE_S)
     _drop_snapshot(move, target)
     old = source.get("instances", name)
     if old is None:
@@ -215,7 +223,7 @@ def reberth_rollback(move: Move) -> bool:
         _drop_snapshot(move, source)
         if move.recall("created"):
             _remove_remains(move, source)
-    except (ReberthError, HelperError) as error:
+    except ReberthError as error:
         move.emit("warning", f"not all is as before: {error.message}; see reberth recover {move.id}")
         move.note("untidy", error.message)
         return True

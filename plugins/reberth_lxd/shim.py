@@ -11,7 +11,7 @@ from typing import Any
 
 from reberth_hooks import UsageError
 from reberth_lxd.client import RUNNING
-from reberth_lxd.keys import KEY
+from reberth_lxd.keys import is_true
 from reberth_lxd.native import Words, parse, split
 
 QUERY_S = 20
@@ -25,6 +25,8 @@ def decide(client: str, words: Sequence[str], run: Run) -> list[str] | None:
     UsageError when one of our options stands beside one that we cannot honour; nothing was touched then.
     """
     found = parse(words)
+    if beside := [f"--{name}" for name in found.ours if name != "native" and "native" in found.ours]:
+        raise UsageError(f"{', '.join(beside)} beside --native: the native client has no such option")
     if found.wants_native or len(found.places) != 2:
         return None
     if not found.ours and not _key_is_true(client, found, run):
@@ -41,7 +43,8 @@ def decide(client: str, words: Sequence[str], run: Run) -> list[str] | None:
         raise UsageError(f"not by a live move: {text}", hint="--native leaves it to lxc")
     remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
     ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
-    return ["move", *_options(found), "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
+    aloud = ["--debug"] if "debug" in found.native else []
+    return [*aloud, "move", *_options(found), "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
 
 def _key_is_true(client: str, found: Words, run: Run) -> bool:
@@ -55,7 +58,7 @@ def _key_is_true(client: str, found: Words, run: Run) -> bool:
     except (OSError, ValueError, subprocess.SubprocessError):
         return False
     running = instance.get("type") == "container" and instance.get("status_code") == RUNNING
-    return bool(running and (instance.get("expanded_config") or {}).get(KEY, "").lower() in ("true", "1", "yes", "on"))
+    return bool(running and is_true(instance.get("expanded_config") or {}))
 
 
 def _default_remote(client: str, run: Run) -> str:

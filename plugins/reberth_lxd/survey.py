@@ -19,7 +19,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import space_checks
+from reberth_hooks.tasks import has_feature, space_checks
 from reberth_lxd import checks, keys
 from reberth_lxd.client import RUNNING, Daemon, socket_of
 
@@ -61,7 +61,6 @@ def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
     if not criu:
         return {"usable": False, "reason": f"no criu on the daemon's PATH ({path})", "remedy": "install criu"}
     head = shell.run(["head", "-c", "4096", "--", criu], check=False).out
-    tracks = shell.run(["criu", "check", "--no-default-config", "--feature", "mem_dirty_track"], check=False).code == 0
     seen = shell.call("stats", paths=["/etc", f"/proc/{pid}/root/etc"])
     if None in seen or len({(entry["dev"], entry["ino"]) for entry in seen}) != 1:
         reason = "the daemon sees an /etc of its own (a snap?), so its criu cannot be held"
@@ -71,7 +70,7 @@ def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
         "criu": criu,
         "criu_wrapper": head.startswith("#!") and "lsm-profile" in head,
         "apparmor": shell.call("stats", paths=[APPARMOR])[0] is not None,
-        "soft_dirty": tracks,
+        "soft_dirty": has_feature(shell, "mem_dirty_track"),
         "idmapped_off": env.get("LXD_IDMAPPED_MOUNTS_DISABLE", env.get("INCUS_IDMAPPED_MOUNTS_DISABLE")) == "1",
         "unified": shell.call("stats", paths=[CGROUP_V1_FREEZER])[0] is None,
         "tmp": env.get("TMPDIR") or "/tmp",
@@ -122,10 +121,11 @@ def reberth_survey(
     state = daemons[0].get("instances", workload.name, "state") or {}
     pid = int(state["pid"])
     tree = source.call("describe", pid=pid)
+    root = tree["tasks"][0]
     want = keys.wanted(options, instance["expanded_config"], bool(here["soft_dirty"]))
     found = [
         *checks.daemons(here, there, source.node.name, target.node.name, want.precopy),
-        *checks.shape(instance, here, there, _comm(source, pid), _restored(tree), source.node.name),
+        *checks.shape(instance, here, there, root["comm"], _restored(tree), source.node.name),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), target.node.name),
         *checks.storage(instance, daemons[0], daemons[1], target.node.name),
         *checks.profiles_and_devices(instance, daemons[1], target, target.node.name),
@@ -137,22 +137,17 @@ def reberth_survey(
         found += space_checks(need, free, shell.node.name)
     details = {
         "pid": pid,
-        "start_ticks": next(t["start_ticks"] for t in tree["tasks"] if t["pid"] == pid),
+        "start_ticks": root["start_ticks"],
         "leaf": f"lxc.payload.{workload.name}",
         "sockets": [here["socket"], there["socket"]],
         "url": str(source.node.options_of("lxd").get("url") or f"https://{next(iter(here['addresses']), '')}"),
         "keys": want.to_set(),
         "wanted": asdict(want),
-        "uuid": instance["config"].get("volatile.uuid", ""),
         "keep_source": bool(options.backend_args.get("keep_source")),
         "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
     mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
     return Survey(tuple(found), details, mode=mode, why=want.why)
-
-
-def _comm(shell: Shell, pid: int) -> str:
-    return str(shell.call("read", path=f"/proc/{pid}/comm")).strip()
 
 
 def _restored(tree: dict[str, Any]) -> bool:

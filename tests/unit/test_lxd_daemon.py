@@ -6,6 +6,7 @@ import http.server
 import json
 import socketserver
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,9 @@ class Shell:
 
     def __init__(self, place, criu=True, snap=False):
         self.place, self.criu, self.snap = str(place), criu, snap
+
+    def begin(self, op, **args):
+        return SimpleNamespace(result=lambda limit_s: self.call(op, **args))
 
     def call(self, op, **args):
         if op == "stats" and args["paths"][0] == "/etc":
