@@ -149,23 +149,23 @@ def mode(
     survey: Survey,
     source: Shell,
     target: Shell,
-    routes: Mapping[str, str] | None = None,
+    routes: Mapping[str, str],
 ) -> Choice:
     """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload.
 
     Its `routes` are the given ones without one for memory that the backend has no pages for, or that does not do this
     mode; where it is there, the run cannot become another mode that it does not do either.
     """
-    found, memory = _mode(request, backend, stage, survey, source, target), (routes or {}).get(Channel.MEMORY)
+    found, memory = _mode(request, backend, stage, survey, source, target), routes.get(Channel.MEMORY)
     if memory is None:
-        return replace(found, routes=routes or {})
+        return replace(found, routes=routes)
     gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes
     if Channel.MEMORY not in gives or (can and found.mode not in can):
         if memory in request.transports:
             raise UsageError(f"backend {backend} gives no pages to transport {memory} in mode {found.mode}")
-        return replace(found, routes={c: name for c, name in (routes or {}).items() if c != Channel.MEMORY})
+        return replace(found, routes={c: name for c, name in routes.items() if c != Channel.MEMORY})
     unfit = dict.fromkeys([*found.unfit, *(m.value for m in Mode if can and m not in can)])
-    return replace(found, routes=routes or {}, unfit=tuple(unfit))
+    return replace(found, routes=routes, unfit=tuple(unfit))
 
 
 def _mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:

@@ -80,14 +80,14 @@ class Engine:
                     raise
                 text = f"{workload} on node {end.node.name} is busy with run {error.message.rpartition(' ')[2]}"
                 raise BusyError(text, hint="to see it: reberth status; to end it: reberth recover") from error
+        self.session.limit()
 
     def _phases(self) -> None:
         session, stage = self.session, self.stage
-        mode, options = session.plan.rounds_mode, session.plan.options
         receipts: list[Receipt] = []
         with self.phase("prepare", False):
             stage.prepare(session)
-            stage.receive(session, next(iter(rounds(mode, options, []))))
+            stage.receive(session, next(iter(rounds(session.plan.rounds_mode, session.plan.options, []))))
         if trees := stage.sync(session):
             with self.phase("initial-sync"):
                 receipts += [self._carry(tree) for tree in trees]
@@ -206,13 +206,13 @@ class Engine:
         """Fill the report, write the ends, close the connections."""
         report, session = self.report, self.session
         session.on_wait = lambda: None  # too late for any signal: what the run came to is written
+        total_s = time.monotonic() - self.begun
+        outcome.fill_costs(report, session, self.final, self.history, self.stats, self.images_sent, total_s)
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             report.warnings += (left := session.end_all(decision.outcome))
             if left and decision.outcome == "moved":
                 decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
-        outcome.fill_costs(report, session, self.final, self.history, self.stats, time.monotonic() - self.begun)
-        outcome.fill_sent(report, self.images_sent)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
         report.save(self.journal.dir / "report.json")
         session.phase = "end"

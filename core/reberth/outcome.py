@@ -24,6 +24,7 @@ def fill_costs(
     final: Checkpoint | None,
     history: list[Iteration],
     stats: dict[str, Any],
+    images_sent: int | None,
     total_s: float,
 ) -> None:
     """Rounds, bytes and times; CRIU's own counters of the final round exist only after the source was given up."""
@@ -35,11 +36,7 @@ def fill_costs(
     if final is not None:
         _fill_times(report, session, final, session.known(1) or {})
         report.bytes["pages"] += sum(i.bytes for i in history[:-1])
-
-
-def fill_sent(report: Report, images_sent: int | None) -> None:
-    """Where memory went ahead, only what had changed went over with the images; all other images go whole."""
-    if images_sent is not None and report.bytes["memory"]:
+    if images_sent is not None and report.bytes["memory"]:  # only what had changed went over with the images
         report.bytes["pages"] = min(report.bytes["pages"], max(0, images_sent - report.bytes["images"]))
 
 

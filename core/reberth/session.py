@@ -83,11 +83,14 @@ class Session:
         """Why the rounds have ended, when the user wanted it; else empty."""
         return f"on request: {self.switched}" if self.switched else ""
 
-    def limit(self, bytes_s: int) -> None:
-        """Limit what the source sends; an end that is out of reach has other troubles."""
+    def limit(self, bytes_s: int | None = None) -> None:
+        """Limit what the source sends, as planned if not said otherwise; an end out of reach has other troubles."""
+        rate = self.plan.options.bandwidth_bytes_s if bytes_s is None else bytes_s
+        if bytes_s is None and not rate:
+            return
         with contextlib.suppress(ReberthError):
-            self.source.begin("limit", bytes_s=bytes_s)
-            self.journal.write("limit", bytes_s=bytes_s)
+            self.source.begin("limit", bytes_s=rate)
+            self.journal.write("limit", bytes_s=rate)
 
     def _end(self, side: int) -> HelperShell:
         found = self.ends[side]
@@ -117,8 +120,6 @@ class Session:
         """Join both nodes by one pipe of the kernel's: source's connection writes, target's reads, nobody between."""
         if self._pipes:
             return
-        if self.plan.options.bandwidth_bytes_s:
-            self.limit(self.plan.options.bandwidth_bytes_s)
         argv = [
             shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"]), bulk=True)
             for side, end in enumerate((self.source, self.target))
@@ -262,7 +263,8 @@ class Session:
                 continue
             answer = self._write_end(side, outcome)
             if answer is None:
-                left.append(f"node {end.node.name} could not be told that the run has ended")
+                text = f"node {end.node.name} could not be told that the run has ended"
+                left.append(f"{text}; when it answers: reberth recover {self.id}")
             else:
                 left += [f"left on node {end.node.name}: {text}" for text in answer.get("left", ())]
         return left

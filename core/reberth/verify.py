@@ -37,9 +37,13 @@ def take_back(session: Session) -> bool:
     if not any(session.words().values()):
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
-        session.target.call("note", event="verify-failed")
-        session.learn(1, session.target.call("discard", timeout_s=60.0))
+        _discard(session)
     return True
+
+
+def _discard(session: Session) -> None:
+    session.target.call("note", event="verify-failed")
+    session.learn(1, session.target.call("discard", timeout_s=60.0))
 
 
 def parse_probe(text: str) -> tuple[str, list[str]]:
@@ -101,8 +105,7 @@ def _settled(session: Session) -> None:
     deadline = time.monotonic() + SETTLE_S
     while (found := _word(session))["state"] != "good":
         if found["state"] == "undone":
-            session.target.call("note", event="verify-failed")
-            session.learn(1, session.target.call("discard", timeout_s=60.0))
+            _discard(session)
             raise CommandError(f"the target's daemon has undone the copy: {found['problem']}")
         if time.monotonic() > deadline:
             hint = f"when the daemons answer: reberth recover {session.id}"

@@ -78,3 +78,17 @@ def pre_round(move: Move, round: Round, argv: list[str], way: str) -> Checkpoint
     if round.index and not iteration.pages_skipped_parent:
         move.emit("warning", f"round {round.index + 1} found no page of the round before: the rounds gain nothing")
     return Checkpoint((Tree("images", here, there),), iteration)
+
+
+def final_round(move: Move, round: Round, got: dict[str, Any]) -> Iteration:
+    """Keep what the final dump answered, for the restore; what the round came to."""
+    # one record: each is flushed to disk, and the workload stands still
+    move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
+    seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
+    return Iteration(
+        round.index,
+        pages_lazy=got.get("lazy_pages", 0),
+        bytes=got["pages_bytes"],
+        seconds=seconds,
+        frozen_us=int(seconds * 1e6),
+    )

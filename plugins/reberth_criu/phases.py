@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reberth_hooks import Checkpoint, Iteration, Move, Receipt, Restored, Round, Tree, hookimpl, paging
+from reberth_hooks import Checkpoint, Move, Receipt, Restored, Round, Tree, hookimpl, paging
 from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.supervisors import hold_unit
 from reberth_hooks.tasks import memory_ahead
@@ -60,16 +60,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         start_ticks=details["start_ticks"],
         locks_network=keeps,
     )
-    # one record: each is flushed to disk, and the workload stands still
-    move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
-    seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
-    iteration = Iteration(
-        round.index,
-        pages_lazy=got.get("lazy_pages", 0),
-        bytes=got["pages_bytes"],
-        seconds=seconds,
-        frozen_us=int(seconds * 1e6),
-    )
+    iteration = paging.final_round(move, round, got)
     parcel = Tree("images", images, move.recall("images.target"))
     return Checkpoint((parcel,), iteration, got["frozen_ns"], got["held_ns"])
 

@@ -7,7 +7,6 @@ import json
 from reberth_hooks import (
     Checkpoint,
     HelperError,
-    Iteration,
     Move,
     Receipt,
     RefusedError,
@@ -112,16 +111,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         locks_network="tcp-established" in details["tcp"] and details["node_network"],
         keeps_tcp="tcp-established" in details["tcp"],
     )
-    # one record: each is flushed to disk, and the container stands still
-    move.note("dump", {**got, "rounds": round.index, "lazy": round.lazy})
-    seconds = (got["held_ns"] - got["frozen_ns"]) / 1e9
-    iteration = Iteration(
-        round.index,
-        pages_lazy=got.get("lazy_pages", 0),
-        bytes=got["pages_bytes"],
-        seconds=seconds,
-        frozen_us=int(seconds * 1e6),
-    )
+    iteration = paging.final_round(move, round, got)
     parcels = [Tree("images", images, move.recall("images.target"))]
     if not move.recall("shared"):
         bundle = details["bundle"]

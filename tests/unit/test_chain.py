@@ -73,7 +73,10 @@ def test_each_page_is_found_in_the_round_that_wrote_it_last(rounds, old):
     assert found[0] == Extent(FILE, 2, PE_PARENT)
     assert [e.flags for e in found[1:]] == [PE_LAZY, PE_LAZY, ANON, PE_LAZY, ANON]
     assert lazy_pages(str(directory)) == {5: 11}
+    opened = list(local.files)
+    assert opened and all(os.path.exists(f"/proc/self/fd/{fd}") for fd in opened)
     local.close()
+    assert not any(os.path.exists(f"/proc/self/fd/{fd}") for fd in opened)
     assert at(local, BASE) is None
 
 

@@ -26,7 +26,7 @@ def stage(modes=ALL):
 def auto(mib, unfit=(), **options):
     details = {} if mib is None else {"memory_bytes": mib * MIB}
     request = Request("web", "b:", Options(**options))
-    found = choose.mode(request, "criu", stage(), Survey((), details, dict(unfit)), None, None)
+    found = choose.mode(request, "criu", stage(), Survey((), details, dict(unfit)), None, None, {})
     return found.mode, found.why, found.checks
 
 

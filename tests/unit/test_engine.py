@@ -333,3 +333,18 @@ def test_an_end_that_cannot_be_told_the_end_is_pending(theatre):
     stage.session.forget()
     again = Engine(stage.stage, stage.session, Report.of_plan(stage.plan)).resume(Want.BACK)
     assert (again.outcome, again.exit_code) == ("moved", 0)
+
+
+def test_a_bandwidth_holds_before_anything_is_sent(theatre):
+    stage, told = theatre(bandwidth_bytes_s=1000), []
+    stage.shells[0].begin = lambda op, **args: told.append((op, args, list(stage.box.calls)))
+    assert stage.run().exit_code == 0
+    assert told == [("limit", {"bytes_s": 1000}, [])]  # before the first phase
+
+
+def test_an_end_that_cannot_be_told_keeps_the_downtime(theatre):
+    stage = theatre()
+    stage.shells[1].broken["finish"] = [lambda: setattr(stage.source, "reachable", False)]
+    report = stage.run()
+    assert report.downtime_s is not None
+    assert f"reberth recover {stage.plan.id}" in report.warnings[0]

@@ -40,31 +40,4 @@ def command(
     reberth plan web pi2:
     reberth plan pi1:runc/web pi2: --json
     """
-    move.command(
-        source,
-        target,
-        mode=mode,
-        policy=policy,
-        max_downtime=max_downtime,
-        iterations=iterations,
-        goal=goal,
-        bandwidth=bandwidth,
-        backend=backend,
-        transport=transport,
-        tcp_established=tcp_established,
-        tcp_close=tcp_close,
-        move_address=move_address,
-        unit=unit,
-        timeout=timeout,
-        keep_images=keep_images,
-        skip=skip,
-        verify=verify,
-        on_failure=on_failure,
-        no_lazy_restore=no_lazy_restore,
-        keep_source=keep_source,
-        snapshot_first=snapshot_first,
-        dry_run=True,
-        json=json,
-        quiet=quiet,
-        yes=yes,
-    )
+    move.command(**locals(), dry_run=True)  # the same options, none more and none fewer

@@ -14,12 +14,11 @@ import re
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import neighbours, netlink
+from reberth.node.ends import source_of, target_of
 from reberth.node.errors import OpError
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
-    from reberth.node.source import Source
-    from reberth.node.target import Target
 
 ETHERNET = 1
 BATCH = "back.ip"  # read by `ip -batch` in the hook script
@@ -113,7 +112,7 @@ def address_announce(daemon: Daemon, progress: Any, address: str, ifname: str) -
 
 def address_del(daemon: Daemon, progress: Any, place: Place) -> None:
     """Take an address from the source while its workload is held; journaled first, given back on the way back."""
-    end = _source(daemon)
+    end = source_of(daemon)
     with end.lock:
         if end.run.vote() is not None:
             raise OpError("decided", "the source has voted already")
@@ -126,7 +125,7 @@ def address_del(daemon: Daemon, progress: Any, place: Place) -> None:
 
 def address_add(daemon: Daemon, progress: Any, place: Place) -> None:
     """Put an address on the target before the restore; journaled first, announced when the copy lands."""
-    end = _target(daemon)
+    end = target_of(daemon)
     with end.lock:
         if end.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -150,22 +149,6 @@ def _write_batch(run_dir: str, verb: str, place: Place) -> None:
         with open(f"{path}.new", "w", encoding="ascii") as file:
             file.write(f"address {verb} {where}{nodad}\n")
         os.rename(f"{path}.new", path)
-
-
-def _end(daemon: Daemon, role: str) -> Any:
-    if daemon.end is None or daemon.end.run.role != role:
-        raise OpError("protocol", f"this node is not the {role} of a run")
-    return daemon.end
-
-
-def _source(daemon: Daemon) -> Source:
-    end: Source = _end(daemon, "source")
-    return end
-
-
-def _target(daemon: Daemon) -> Target:
-    end: Target = _end(daemon, "target")
-    return end
 
 
 # What is done on the occasions of the journal (`reberth.node.run.UNDO`); each can be repeated.

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from reberth.node.durable import read_text, write_whole
-from reberth.node.errors import OpError
+from reberth.node.ends import end_of
 from reberth.node.run import state_dir
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def unmark_left(daemon: Daemon, progress: Any, path: str) -> None:
 
 def plant(daemon: Daemon, progress: Any, directory: str) -> str:
     """Put an empty file of a random name into a directory, for the other node to look for; undone in any case."""
-    if daemon.end is None:
-        raise OpError("protocol", "no run is open on this connection")
     path = os.path.join(directory, f".reberth-shared-{os.urandom(8).hex()}")
-    daemon.end.run.push_undo("always", "rmtree", path=path)
+    end_of(daemon).run.push_undo("always", "rmtree", path=path)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return path
 

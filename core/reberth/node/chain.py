@@ -54,11 +54,11 @@ class Local:
 
     def __init__(self) -> None:
         self._runs: dict[int, list[Run]] = {}
-        self._files: list[int] = []
+        self.files: list[int] = []
 
-    def add(self, pid: int, runs: list[Run], files: list[int]) -> None:
-        """The runs of one process, in order of their addresses, and the files that they lie in."""
-        self._runs[pid], self._files = runs, self._files + files
+    def add(self, pid: int, runs: list[Run]) -> None:
+        """The runs of one process, in order of their addresses; the files that they lie in are put into `files`."""
+        self._runs[pid] = runs
 
     def find(self, pid: int, vaddr: int) -> Optional[tuple[int, int, int]]:
         """File and offset of a page, and how many in a row lie there; None when it is not here."""
@@ -72,8 +72,8 @@ class Local:
     def close(self) -> None:
         """Let go of the images."""
         self._runs.clear()
-        while self._files:
-            os.close(self._files.pop())
+        while self.files:
+            os.close(self.files.pop())
 
 
 def _vaddr(run: Run) -> int:
@@ -90,10 +90,9 @@ def join(directory: str) -> Local:
         for name in sorted(os.listdir(directory)):
             found = NAME.match(name)
             if found:
-                files: list[int] = []
                 runs: list[Run] = []
-                local.add(int(found[1]), runs, files)
-                _join(directory, name, runs, files)
+                local.add(int(found[1]), runs)
+                _join(directory, name, runs, local.files)
     except BaseException:
         local.close()
         raise

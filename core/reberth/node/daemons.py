@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import gated, unixhttp
-from reberth.node.errors import OpError
+from reberth.node.ends import end_of, source_of, target_of
 from reberth.node.source import Source
-from reberth.node.target import Target
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
-
-
-def _end(daemon: Daemon) -> Source | Target:
-    if daemon.end is None:
-        raise OpError("protocol", "no run is open on this connection")
-    return daemon.end
 
 
 def unix_request(
@@ -35,7 +28,7 @@ def gate(
     worker: tuple[str, ...] = (),
 ) -> None:
     """Plant the action script for the criu that a daemon will start; `leaf` names the container's cgroup."""
-    end = _end(daemon)
+    end = end_of(daemon)
     if isinstance(end, Source):
         gated.gate_source(end, leaf=leaf, root_pid=root_pid, start_ticks=start_ticks)
     else:
@@ -44,7 +37,7 @@ def gate(
 
 def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool) -> None:
     """The daemon's operation: while it goes on the script stays planted; `cancel` it on the way back."""
-    end = _end(daemon)
+    end = end_of(daemon)
     if cancel:
         end.run.push_undo("back", "unix_request", path=path, method="DELETE", url=url)
     end.run.journal.write("daemon", socket=path, url=url)
@@ -52,25 +45,19 @@ def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool)
 
 def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
     """The copy that the daemon's criu has built and our script holds; None as long as there is none."""
-    end = _end(daemon)
-    if not isinstance(end, Target):
-        raise OpError("protocol", "only the target holds a copy")
-    return gated.gate_hold(end)
+    return gated.gate_hold(target_of(daemon))
 
 
 def gate_settled(daemon: Daemon, progress: Any, name: str) -> dict[str, str]:
     """Whether this end's daemon stands by the running copy, has ended its part, has undone it, or leaves that open."""
-    end = _end(daemon)
+    end = end_of(daemon)
     state, problem = gated.passed(end) if isinstance(end, Source) else gated.settled(end, name)
     return {"state": state, "problem": problem}
 
 
 def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """Freeze what the daemon's criu holds on the source."""
-    end = _end(daemon)
-    if not isinstance(end, Source):
-        raise OpError("protocol", "only the source is fenced")
-    return gated.fence(end)
+    return gated.fence(source_of(daemon))
 
 
 OPS: dict[str, Callable[..., Any]] = {

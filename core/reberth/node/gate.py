@@ -180,16 +180,18 @@ class Worker:
         if time.monotonic() - self._looked_s < 0.3:
             return []
         self._looked_s = time.monotonic()
-        for pid, line in self._found():
-            busy = any(below.comm == "criu" for below in procs.tree(pid))
-            self._idle = 0 if busy else self._idle + 1
-            begun = any(os.path.exists(os.path.join(word, "restore.log")) for word in line if word.startswith("/"))
-            return line if self._idle >= (IDLE_LOOKS if begun else SLOW_LOOKS) else []
-        return []
+        if (found := self._found()) is None:
+            return []
+        pid, line = found
+        busy = any(below.comm == "criu" for below in procs.tree(pid))
+        self._idle = 0 if busy else self._idle + 1
+        begun = any(os.path.exists(os.path.join(word, "restore.log")) for word in line if word.startswith("/"))
+        return line if self._idle >= (IDLE_LOOKS if begun else SLOW_LOOKS) else []
 
-    def _found(self) -> list[tuple[int, list[str]]]:
-        lines = [(task.pid, procs.command_line(task.pid)) for task in procs.all_tasks()]
-        return [(pid, line) for pid, line in lines if self.words and line[1 : 1 + len(self.words)] == self.words]
+    def _found(self) -> tuple[int, list[str]] | None:
+        lines = ((task.pid, procs.command_line(task.pid)) for task in procs.all_tasks())
+        ours = ((pid, line) for pid, line in lines if self.words and line[1 : 1 + len(self.words)] == self.words)
+        return next(ours, None)
 
 
 def dumped(words: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reberth.node import strays, tools
+from reberth.node.ends import target_of
 from reberth.node.errors import OpError
 from reberth.node.pages import PS_IOV_ADD_F
 from reberth.node.pagewire import (
@@ -32,7 +33,6 @@ from reberth.node.pagewire import (
     header_of,
     unpack,
 )
-from reberth.node.target import Target
 from reberth.node.transfer import Teller
 from reberth.node.treehash import HashLane
 from reberth.node.treewire import DIGEST_BYTES, Output, Reader, TreeError
@@ -163,7 +163,7 @@ class Inflow:
 
 def pages_listen(daemon: Daemon, progress: Any, into: str, header_bytes: int, parent: str = "") -> None:
     """Start criu's page server in the directory `into`, made if missing; again for the same one: nothing."""
-    end = _target(daemon)
+    end = target_of(daemon)
     if end.inflow is not None and end.inflow.into == into:
         return
     if not os.path.isdir(into):
@@ -175,7 +175,7 @@ def pages_listen(daemon: Daemon, progress: Any, into: str, header_bytes: int, pa
 
 def pages_recv(daemon: Daemon, progress: Callable[..., None], into: str) -> dict[str, Any]:
     """Take the pages of one dump from the data connection, and prove that all are there; again: the same answer."""
-    end = _target(daemon)
+    end = target_of(daemon)
     one = end.inflow
     if one is None or one.into != into:
         raise OpError("protocol", f"no page server works in {into!a}")
@@ -183,12 +183,6 @@ def pages_recv(daemon: Daemon, progress: Callable[..., None], into: str) -> dict
         one.found = one.take(end.pipe()[0], Teller(progress), daemon.stop_transfers.is_set)
         end.run.journal.write("pages", into=into, **one.found)
     return one.found
-
-
-def _target(daemon: Daemon) -> Target:
-    if not isinstance(daemon.end, Target):
-        raise OpError("protocol", "this node is not the target of the run")
-    return daemon.end
 
 
 OPS: dict[str, Callable[..., Any]] = {"pages_listen": pages_listen, "pages_recv": pages_recv}

@@ -26,7 +26,7 @@ def pipes_outside(pipes: set[str], pids: frozenset[int]) -> list[int]:
     found = []
     if pipes:
         for task in procs.all_tasks():
-            if task.pid not in pids and _holds(task.pid, pipes):
+            if task.pid not in pids and holds(task.pid, pipes):
                 found.append(task.pid)
     return found
 
@@ -48,7 +48,8 @@ def files_outside(opened: dict[str, list[tuple[int, int]]], pids: frozenset[int]
     return sorted(found)
 
 
-def _holds(pid: int, links: set[str]) -> bool:
+def holds(pid: int, links: set[str]) -> bool:
+    """Whether a descriptor of the process leads to one of these, as `pipe:[7]` or `socket:[7]`."""
     with contextlib.suppress(OSError):
         return any(procs.link(f"/proc/{pid}/fd/{name}") in links for name in os.listdir(f"/proc/{pid}/fd"))
     return False

@@ -20,7 +20,6 @@ from typing import Any, Callable
 
 from reberth.node import cgroup, guardian, procs, tools
 from reberth.node.errors import OpError
-from reberth.node.pagemap import lazy_pages
 from reberth.node.prefetch import Prefetch
 from reberth.node.run import Run
 
@@ -48,8 +47,8 @@ class Fill:
             return
         self.filler = Filler(work, flow, guard)
         pid, start_ticks = self.filler.start()
-        expected = sum(lazy_pages(work).values())
-        self.run.journal.write("lazy", pid=pid, start_ticks=start_ticks, pages=expected, remote=flow is not None)
+        pages, remote = self.filler.expected, flow is not None
+        self.run.journal.write("lazy", pid=pid, start_ticks=start_ticks, pages=pages, remote=remote)
 
     def guard(self, address_spaces: int) -> None:
         """Hold a copy of every userfaultfd, before the copy may run."""
@@ -79,8 +78,7 @@ class Fill:
                 self._judge()
                 return
             try:
-                expected = (self.run.journal.last("lazy") or {}).get("pages", 0)
-                found = self.filler.wait(expected, told)
+                found = self.filler.wait(told)
             except OpError as error:
                 self.run.journal.write("fill-failed", message=error.message)
                 self._broke()
@@ -105,7 +103,8 @@ class Fill:
         deadline = time.monotonic() + GUARDIAN_S
         while left and procs.alive(left["pid"], left["start_ticks"]):
             if time.monotonic() > deadline:
-                os.kill(left["pid"], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(left["pid"], signal.SIGKILL)
             time.sleep(GUARD_S)
 
     def facts(self) -> dict[str, Any]:
@@ -160,6 +159,7 @@ class Filler:
         self.work, self.flow, self.guardian = work, flow, guard
         self.log = os.path.join(work, "lazy-pages.log")
         self.process: subprocess.Popen[bytes] | None = None
+        self.expected = 0  # pages that come through the flow
         self.guarded: dict[int, int] = {}  # descriptor of the daemon -> our copy
         self._guarding = threading.Lock()
 
@@ -175,7 +175,7 @@ class Filler:
         output = os.path.join(self.work, "lazy-pages.out")
         self.process = tools.spawn(argv, output=output, cwd=self.work, pass_fds=fds)
         if self.flow is not None:
-            self.flow.load(self.work)
+            self.expected = self.flow.load(self.work)
             self.flow.start()
         deadline = time.monotonic() + timeout_s
         while not os.path.exists(os.path.join(self.work, SOCKET)):
@@ -232,7 +232,7 @@ class Filler:
 
         threading.Thread(target=run, daemon=True).start()
 
-    def wait(self, expected: int, told: Callable[..., None] | None = None) -> dict[str, Any]:
+    def wait(self, told: Callable[..., None] | None = None) -> dict[str, Any]:
         """Wait until every page is in, and count them; answers what came.
 
         Raises OpError `fill` when the daemon died, when no page came for `STALL_S`, or when pages are missing: then
@@ -256,18 +256,18 @@ class Filler:
         seconds = time.monotonic() - started_s
         found = {"code": code, "guarded": len(self.guarded), "seconds": seconds}
         if self.flow is not None:
-            found.update(self._count(expected))
+            found.update(self._count())
         return found
 
-    def _count(self, expected: int) -> dict[str, int]:
+    def _count(self) -> dict[str, int]:
         """CRIU's exit status alone proves nothing: each page has come, or was unmapped before it could."""
         assert self.flow is not None
         came = self.flow.pages
         if self.flow.failed:
             raise OpError("fill", f"the flow of pages failed: {self.flow.failed}")
         dropped = dropped_pages(self.log)
-        if came + dropped < expected:
-            raise OpError("fill", f"{came} of {expected} pages came, {dropped} are known to be unmapped")
+        if came + dropped < self.expected:
+            raise OpError("fill", f"{came} of {self.expected} pages came, {dropped} are known to be unmapped")
         return {"pages": came, "dropped": dropped, "bytes": self.flow.bytes}
 
     def release(self) -> None:

@@ -6,6 +6,7 @@ are any, belong to CRIU.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import struct
@@ -26,7 +27,7 @@ HUGE_PAGES = (2 << 20) // PAGE_BYTES
 LOOKS_S = (0.25, 0.5, 1.0, 2.0)
 PRESENT = 1 << 63
 PROBE_WAIT_S = 15.0
-PIECE = os.urandom(1 << 20)  # what a link or a disk cannot compress
+PIECE_BYTES = 1 << 20
 PACE_PIECES, PACE_TRIES = 16, 3
 
 
@@ -84,22 +85,29 @@ def _huge_bytes(pid: int) -> int:
         return 0
 
 
+@functools.lru_cache(None)
+def _piece() -> bytes:
+    """What a link or a disk cannot compress."""
+    return os.urandom(PIECE_BYTES)
+
+
 def pace(daemon: Daemon, progress: Any) -> dict[str, float]:
     """How fast this node writes to memory through the kernel and reads it back, as CRIU does: `copy_bytes_s`."""
     best_s = math.inf
-    buffer = bytearray(PIECE)
+    piece = _piece()
+    buffer = bytearray(piece)
     fd = os.memfd_create("pace")
     try:
         for _ in range(PACE_TRIES):  # the first one waits for the pages themselves
             started_s = time.monotonic()
             for number in range(PACE_PIECES):
-                os.pwrite(fd, PIECE, number * len(PIECE))
+                os.pwrite(fd, piece, number * PIECE_BYTES)
             for number in range(PACE_PIECES):
-                os.preadv(fd, [buffer], number * len(PIECE))
+                os.preadv(fd, [buffer], number * PIECE_BYTES)
             best_s = min(best_s, time.monotonic() - started_s)
     finally:
         os.close(fd)
-    return {"copy_bytes_s": 2 * PACE_PIECES * len(PIECE) / best_s}
+    return {"copy_bytes_s": 2 * PACE_PIECES * PIECE_BYTES / best_s}
 
 
 def fit(seen: list[tuple[float, float]]) -> tuple[float, float]:
@@ -165,8 +173,9 @@ def link_send(daemon: Daemon, progress: Any, seconds: float = 0.5, limit_bytes: 
     read_fd, write_fd, over = _channel(daemon)
     sent, deadline = 0, time.monotonic() + seconds
     try:
+        piece = _piece()
         while sent < limit_bytes and time.monotonic() < deadline:
-            sent += os.write(write_fd, PIECE)
+            sent += os.write(write_fd, piece)
     except OSError as error:
         raise OpError("transfer", f"the other node is gone: {error}") from error
     finally:

@@ -26,6 +26,7 @@ from reberth.node import (
     transfer,
 )
 from reberth.node.durable import boottime_ns
+from reberth.node.ends import end_of, source_of, target_of
 from reberth.node.errors import OpError
 from reberth.node.hello import hello
 from reberth.node.inflow import OPS as PAGE_OPS
@@ -171,26 +172,6 @@ def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _end(daemon: Daemon) -> Source | Target:
-    if daemon.end is None:
-        raise OpError("protocol", "no run is open on this connection")
-    return daemon.end
-
-
-def _source(daemon: Daemon) -> Source:
-    end = _end(daemon)
-    if not isinstance(end, Source):
-        raise OpError("protocol", "this node is not the source of the run")
-    return end
-
-
-def _target(daemon: Daemon) -> Target:
-    end = _end(daemon)
-    if not isinstance(end, Target):
-        raise OpError("protocol", "this node is not the target of the run")
-    return end
-
-
 def workdir(
     daemon: Daemon, progress: Any, need_bytes: int, name: str = "images", keep: bool = False, disk: bool = True
 ) -> dict[str, Any]:
@@ -198,7 +179,7 @@ def workdir(
 
     It goes when the run ends, however it ends, unless the user wants to `keep` it.
     """
-    end = _end(daemon)
+    end = end_of(daemon)
     places = ["/dev/shm", "/run", *(["/var/lib"] if disk else [])]
     for place in places:
         with contextlib.suppress(OSError):
@@ -218,12 +199,12 @@ def workdir(
 
 def undo(daemon: Daemon, progress: Any, on: str, do: str, **data: Any) -> None:
     """Journal what must be undone, before its effect."""
-    _end(daemon).run.push_undo(on, do, **data)
+    end_of(daemon).run.push_undo(on, do, **data)
 
 
 def make_dirs(daemon: Daemon, progress: Any, path: str, mode: int = 0o755) -> bool:
     """Make a directory with its missing parents, each undone on abort; answers whether it was new."""
-    end, new = _end(daemon), False
+    end, new = end_of(daemon), False
     parts = os.path.abspath(path).split("/")
     for depth in range(2, len(parts) + 1):
         part = "/".join(parts[:depth])
@@ -238,7 +219,7 @@ def make_dirs(daemon: Daemon, progress: Any, path: str, mode: int = 0o755) -> bo
 
 def set_aside(daemon: Daemon, progress: Any, path: str) -> str:
     """Rename something out of the way; an abort puts it back, a commit removes it."""
-    end = _end(daemon)
+    end = end_of(daemon)
     aside = f"{path.rstrip('/')}.reberth-{end.run.id}"
     end.run.push_undo("abort", "rename", path=aside, to=path)
     end.run.push_undo("commit", "rmtree", path=aside)
@@ -248,12 +229,12 @@ def set_aside(daemon: Daemon, progress: Any, path: str) -> str:
 
 def note(daemon: Daemon, progress: Any, event: str, **data: Any) -> None:
     """Write a record of the host or a backend into the node's journal."""
-    _end(daemon).run.journal.write(f"note-{event}", **data)
+    end_of(daemon).run.journal.write(f"note-{event}", **data)
 
 
 def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
     """The source's vote; answers its facts, in which `vote` is what stands."""
-    end = _source(daemon)
+    end = source_of(daemon)
     with end.lock:
         end.run.cast_vote(value)
         return end.facts()
@@ -261,18 +242,18 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
 
 def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
     """Wait until all memory of a lazy restore is in; answers the target's facts."""
-    _target(daemon).filling.fill(progress)
-    return _target(daemon).facts()
+    target_of(daemon).filling.fill(progress)
+    return target_of(daemon).facts()
 
 
 def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
     """What is so now at this end of the run."""
-    return _end(daemon).facts()
+    return end_of(daemon).facts()
 
 
 def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
     """Write the run's end into the node's journal and give up its lock; answers what could not be undone."""
-    end = _end(daemon)
+    end = end_of(daemon)
     if isinstance(end, Target) and outcome != "moved" and not end.run.journal.has("taken-back"):
         end.run.undo("abort", "always")  # a landing that failed: the source runs again, nothing of the copy is needed
     return {"left": end.run.end(outcome)}
@@ -348,18 +329,18 @@ OPS: dict[str, Callable[..., Any]] = {
     "facts": facts,
     "end": end_run,
     "log_tails": log_tails,
-    "unit_hold": lambda daemon, progress, **a: _source(daemon).unit_hold(**a),
-    "enclose": lambda daemon, progress, **a: _source(daemon).enclose(**a),
+    "unit_hold": lambda daemon, progress, **a: source_of(daemon).unit_hold(**a),
+    "enclose": lambda daemon, progress, **a: source_of(daemon).enclose(**a),
     **predump.OPS,
     **PAGE_OPS,
-    "dump": lambda daemon, progress, **a: _source(daemon).dump(**a),
-    "release": lambda daemon, progress, **a: _source(daemon).release(**a),
-    "restore": lambda daemon, progress, **a: _target(daemon).restore(**a),
-    "decide": lambda daemon, progress, **a: _target(daemon).decide(**a),
+    "dump": lambda daemon, progress, **a: source_of(daemon).dump(**a),
+    "release": lambda daemon, progress, **a: source_of(daemon).release(**a),
+    "restore": lambda daemon, progress, **a: target_of(daemon).restore(**a),
+    "decide": lambda daemon, progress, **a: target_of(daemon).decide(**a),
     **daemons.OPS,
     "fill": fill,
-    "discard": lambda daemon, progress, **a: _target(daemon).discard(**a),
-    "finish": lambda daemon, progress, **a: _target(daemon).finish(**a),
+    "discard": lambda daemon, progress, **a: target_of(daemon).discard(**a),
+    "finish": lambda daemon, progress, **a: target_of(daemon).finish(**a),
     "direct_identity": _direct("identity"),
     "direct_listen": _direct("listen"),
     "direct_connect": _direct("connect"),

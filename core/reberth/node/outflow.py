@@ -22,6 +22,7 @@ from typing import Any
 from reberth.node import procs
 from reberth.node.bucket import Bucket
 from reberth.node.errors import OpError
+from reberth.node.ipc import holds
 from reberth.node.jobs import Job
 from reberth.node.pagewire import (
     PS_IOV_CLOSE,
@@ -181,7 +182,7 @@ def is_of(peer: tuple[str, int], pid: int, patience_s: float = 0.5) -> bool:
     until_s = time.monotonic() + patience_s
     while True:
         inode = _inode_of(peer)
-        if inode and any(_holds(task.pid, inode) for task in procs.tree(pid)):
+        if inode and any(holds(task.pid, {f"socket:[{inode}]"}) for task in procs.tree(pid)):
             return True
         if not inode or time.monotonic() > until_s:
             return False
@@ -196,12 +197,3 @@ def _inode_of(peer: tuple[str, int]) -> str:
             if words[1] == place:
                 return words[9] if int(words[7]) == os.getuid() and words[9] != "0" else ""
     return ""
-
-
-def _holds(pid: int, inode: str) -> bool:
-    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                if os.readlink(entry.path) == f"socket:[{inode}]":
-                    return True
-    return False

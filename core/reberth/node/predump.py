@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import procs
+from reberth.node.ends import end_of, source_of
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
-from reberth.node.source import Source
 from reberth.node.stats import read_dump_stats
 
 if TYPE_CHECKING:
@@ -36,14 +36,13 @@ def pre_dump(
     With `through` the pages go to the target's page server meanwhile (`Source.flow_out`), and `sent` tells of them.
     Raises OpError `ended`, `tool-failed`, `stalled`.
     """
-    if not isinstance(daemon.end, Source):
-        raise OpError("protocol", "this node is not the source of a run")
+    end = source_of(daemon)
     if not procs.alive(root_pid, start_ticks):
         raise OpError("ended", f"process {root_pid} has ended")
     os.mkdir(work, 0o700)
     started_s = time.monotonic()
-    job = Job("pre-dump", daemon.end.run.dir, work)
-    flow = daemon.end.flow_out(through, header_bytes)
+    job = Job("pre-dump", end.run.dir, work)
+    flow = end.flow_out(through, header_bytes)
     try:
         if flow is not None:
             flow.spawn(job, argv)
@@ -70,8 +69,7 @@ def pre_dump(
 
 def parent_link(daemon: Daemon, progress: Any, directory: str, parent: str) -> None:
     """On the target: say that the images of one round build on those of another; CRIU's own link never travels."""
-    if daemon.end is None:
-        raise OpError("protocol", "no run is open on this connection")
+    end_of(daemon)
     if os.path.isabs(parent) or not os.path.isdir(os.path.join(directory, parent)):
         raise OpError("bad-argument", f"{parent!a} is no directory beside {directory!a}")
     with contextlib.suppress(FileNotFoundError):

@@ -64,7 +64,6 @@ class Prefetch:
         self._head = bytearray()
         self._body: Optional[bytearray] = None
         self._filled = 0
-        self._reply: tuple[int, int, Place] = (0, 0, Place(0, 0))
         self._close = b""  # the daemon's last message, kept until all is answered
         self._closed = self._begun = False
         self._window, self._rate = float(FIRST_WINDOW_BYTES), 0.0

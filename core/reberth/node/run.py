@@ -177,7 +177,7 @@ class Run:
         left = self.undo_again()
         if not self.ended:
             with locked():
-                self.undo("end")
+                left += self.undo("end")
             self.journal.write("end", outcome=outcome)
         with locked():
             ended = os.path.join(STATE, "ended")

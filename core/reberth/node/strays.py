@@ -36,7 +36,7 @@ def _marked(name: str, run_id: str) -> bool:
 
 
 def _at_work(task: procs.Task, run_id: str) -> bool:
-    if task.comm == "criu":
+    if task.comm == "criu" and "lazy-pages" not in procs.command_line(task.pid):  # that feeds a copy, to its end
         with contextlib.suppress(OSError):
             for name in os.listdir(place := f"/proc/{task.pid}/fd"):
                 with contextlib.suppress(OSError):

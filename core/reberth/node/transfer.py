@@ -151,7 +151,7 @@ def _memory_send(
             out_fd,
             flat=True,
             matchers=matchers,
-            on_progress=Teller(progress),
+            on_progress=Teller(progress, daemon.bucket),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:

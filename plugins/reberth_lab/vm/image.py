@@ -58,10 +58,11 @@ class Image:
         return data
 
 
-def recipe_hash() -> str:
-    """Names the recipe; a change of the root filesystem's recipe or of the init programs makes a new image."""
+def recipe_hash(parts: Sequence[str] = ()) -> str:
+    """Names the recipe; a change of the root filesystem's, of a part or of the init programs makes a new image."""
     programs = [path.read_text(encoding="utf-8") for path in _programs()]
-    recipe = [RECIPE, rootfs.recipe_hash(), KERNEL, DISK_BYTES, *programs]
+    packages = [layers.PARTS[part].packages for part in parts]
+    recipe = [RECIPE, rootfs.recipe_hash(), KERNEL, DISK_BYTES, *programs, *packages]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
@@ -72,7 +73,7 @@ def kind_of(parts: Sequence[str]) -> str:
 
 def cached(cache: Path, parts: Sequence[str] = ()) -> Image | None:
     """The finished image of the present recipe, if it is there."""
-    homes = sorted(path.parent for path in cache.glob(f"{kind_of(parts)}-{recipe_hash()}-*/{rootfs.STAMP}"))
+    homes = sorted(path.parent for path in cache.glob(f"{kind_of(parts)}-{recipe_hash(parts)}-*/{rootfs.STAMP}"))
     return Image(homes[-1]) if homes else None
 
 
@@ -89,11 +90,12 @@ def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = Fals
         _check_space(cache)
         root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
         above = [layers.ensure(name, cache, root, say) for name in parts]
-        return _build(cache, [*above, root], kind_of(parts), say)
+        return _build(cache, [*above, root], parts, say)
 
 
-def _build(cache: Path, trees: Sequence[Path], kind: str, say: Say) -> Image:
+def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], say: Say) -> Image:
     """Makes it of the trees, the topmost first."""
+    recipe, kind = recipe_hash(parts), kind_of(parts)
     for old in cache.glob(f"{PREFIX}build-*"):  # of a build that was killed; the lock says that nobody is at it
         shutil.rmtree(old, ignore_errors=True)
     work = cache / f"{PREFIX}build-{os.getpid()}"
@@ -103,7 +105,7 @@ def _build(cache: Path, trees: Sequence[Path], kind: str, say: Say) -> Image:
     chroot = Chroot(work / "root", work / "build.log")
     try:
         _fill(chroot, trees)
-        _write_stamp(work, rootfs.versions(chroot))
+        _write_stamp(work, recipe, rootfs.versions(chroot))
         size = f"{DISK_BYTES >> 20}M"
         # No journal: a node's disk is thrown away with the node.
         format_words = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-F"]
@@ -112,7 +114,7 @@ def _build(cache: Path, trees: Sequence[Path], kind: str, say: Say) -> Image:
         shutil.copyfile(work / "build.log", cache / "failed-build.log")
         raise
     shutil.rmtree(chroot.root)
-    home = cache / f"{kind}-{recipe_hash()}-{int(time.time())}"
+    home = cache / f"{kind}-{recipe}-{int(time.time())}"
     work.rename(home)
     _prune(cache, kind, home)
     say(f"the disk of virtual nodes is ready after {time.monotonic() - started:.0f} s")
@@ -147,8 +149,8 @@ def _programs() -> tuple[Path, ...]:
     return (GUEST / "init.py", GUEST / "vm-init.sh")
 
 
-def _write_stamp(work: Path, packages: dict[str, str]) -> None:
-    text = json.dumps({"recipe": recipe_hash(), "packages": packages}, indent=1)
+def _write_stamp(work: Path, recipe: str, packages: dict[str, str]) -> None:
+    text = json.dumps({"recipe": recipe, "packages": packages}, indent=1)
     (work / rootfs.STAMP).write_text(text + "\n", encoding="utf-8")
 
 
