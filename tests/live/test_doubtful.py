@@ -6,7 +6,6 @@ error, and one more that fails is a refusal, so one run of the command tells bot
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from doubtful import files, sockets, tasks  # noqa: F401
 from doubtful.base import STATES
+from livekit import stand
 from livekit.command import Command
 from livekit.stand import keep_pids_apart, remove_empty_cgroups
 
@@ -48,7 +48,6 @@ server = socket.create_server(("127.0.0.1", 9321))
 open(sys.argv[1] + "/listens", "w").close()
 time.sleep(600)
 """
-NOT_HERE = (errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENOSYS, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 NEEDS_OUTSIDE = ("unix-outside", "unix-datagrams-outside", "foreign-terminal")
 
 
@@ -119,7 +118,7 @@ def start(node: Node, kind: str, place: str) -> str:
     found = wait_for(here / "ready", here / "error")
     if found.name == "error":
         text = found.read_text().strip().splitlines()[-1]
-        if any(f"[Errno {number}]" in text for number in NOT_HERE):
+        if stand.not_here(text):
             pytest.skip(f"this machine's kernel gives no {kind}: {text}")
         raise AssertionError(text)
     return pid
@@ -127,13 +126,7 @@ def start(node: Node, kind: str, place: str) -> str:
 
 def beats(node: Node, place: str) -> bool:
     """Whether the program runs on this node."""
-    path = node.root / place.lstrip("/") / "beats"
-    before, end_s = path.read_bytes(), time.monotonic() + 5
-    while time.monotonic() < end_s:
-        time.sleep(0.03)
-        if path.read_bytes() != before:
-            return True
-    return False
+    return stand.beats(node.root / place.lstrip("/") / "beats")
 
 
 def has_sys_resource() -> bool:

@@ -23,7 +23,7 @@ from reberth_lab.node import Node
 pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
 KEY = "migration.incremental.memory"
-ALL = os.environ.get("REBERTH_LXD_FAULTS", "") == "all"  # `make soak`; `make test` has time for a sample
+ALL = os.environ.get("REBERTH_LXD_FAULTS", "") == "all"  # by hand; `make test` has time for a sample
 AFTER_S = 90  # the daemons of both sides give up by themselves, one minute each
 
 

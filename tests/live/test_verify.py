@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from livekit import stand
 from livekit.command import Command
 from livekit.snapshot import Watch
@@ -48,6 +51,9 @@ def test_a_server_is_asked_over_tcp_and_http(watch: Watch, reberth: Command, nod
         for _ in range(200):
             if "8099" in node1.run(["ss", "-Hltn"]).stdout:
                 break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the server does not listen")
         done = reberth.move(*words, f"{page}no-such", "--on-failure", "rollback")
         assert (done.code, done.report["owner"]) == (20, "source"), str(done)
         assert "404" in done.report["error"]["message"], str(done)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from reberth.node import tools
+from reberth.node import procs, tools
 from reberth.node.errors import OpError
 
 
@@ -19,10 +21,14 @@ def test_a_killed_tool_is_not_waited_for_because_of_its_children():
     assert found == {"code": -9, "out": "begun\n", "err": ""}
 
 
-def test_one_that_takes_too_long_is_ended_with_its_children():
+def test_one_that_takes_too_long_is_ended_with_its_children(tmp_path):
     with pytest.raises(OpError) as caught:
-        tools.run(["sh", "-c", "sleep 60 & sleep 60"], timeout_s=0.2)
+        tools.run(["sh", "-c", f"sleep 60 & echo $! >{tmp_path}/pid; sleep 60"], timeout_s=1.0)
     assert caught.value.kind == "timeout"
+    child, end_s = int((tmp_path / "pid").read_text()), time.monotonic() + 10
+    while (task := procs.task(child)) is not None and task.state not in "ZX":
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def test_more_than_a_pipe_holds_goes_both_ways():

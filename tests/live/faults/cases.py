@@ -146,9 +146,12 @@ def ends(case: Case) -> frozenset[int]:
         "given-up": {0, 41},
     }[stage]
     harmless = kind in ("bulk", "runc", "ssh", "link", "helper") or (kind == "criu" and far)
-    if case.stage == "before" and harmless and case.point in (*HELD, "restore", "final-transfer", "final-sync"):
-        codes = codes | {0}
-    if case.moment == "in" and harmless:  # a random moment may be a later one than the point's
+    late = case.point == "final-dump" and case.moment == "in"  # a random moment may come when the dump is done
+    if (
+        case.stage == "before"
+        and harmless
+        and (late or case.point in (*HELD, "restore", "final-transfer", "final-sync"))
+    ):
         codes = codes | {0}
     if kind == "reboot":
         codes = codes | {40}

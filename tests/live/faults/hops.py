@@ -80,6 +80,7 @@ def counted(nodes: Sequence[Node], handle: Handle) -> dict[str, float]:
     """Numbers that must not grow: of the workload, and of everything else on each node."""
     found: dict[str, float] = {}
     workload = [one for one in on_node(nodes[0]) if handle.directory in one.words or "/state" in one.words]
+    assert workload, f"nothing of {handle} runs on {nodes[0].name}"
     found["workload: processes"] = len(workload)
     found["workload: descriptors"] = sum(descriptors(one.pid) for one in workload)
     found["workload: anonymous KiB"] = sum(anonymous_kib(one.pid) for one in workload)

@@ -303,27 +303,27 @@ def main() -> int:
         say(f"seed {words.seed}")
         with tempfile.TemporaryDirectory(prefix="reberth-soak-") as place:
             ground = Range(Field(lab, Command(lab.config_path, Path(place)), random.Random(words.seed)), words.log)
-            for victim in words.victim or VICTIMS:
-                shoot(ground, victim, words, lambda: time.monotonic() < end_s)
+            there = [shoot(ground, v, words, lambda: time.monotonic() < end_s) for v in words.victim or VICTIMS]
         lab.down()
     kills = read(words.log)
     say("\n".join(table(kills)))
-    return 1 if any(kill["problems"] for kill in kills) else 0
+    return 1 if any(kill["problems"] for kill in kills) or not all(there) else 0
 
 
-def shoot(ground: Range, victim: str, words: argparse.Namespace, left: Callable[[], bool]) -> None:
-    """All that is missing of one victim, until time is up."""
+def shoot(ground: Range, victim: str, words: argparse.Namespace, left: Callable[[], bool]) -> bool:
+    """All that is missing of one victim, until time is up; false when it is never there."""
     while left():
         ours = [kill for kill in read(words.log) if kill["victim"] == victim and kill["seed"] == words.seed]
         missing = words.count - sum(bool(kill["hit"]) for kill in ours)
         if missing <= 0:
-            return
+            return True
         if len(ours) >= GIVE_UP and not any(kill["hit"] for kill in ours[-GIVE_UP:]):
             say(f"{victim} is never there when it is struck: {GIVE_UP} misses in a row")
-            return
+            return False
         first = max((kill["number"] for kill in ours), default=-1) + 1
         most = min(missing, BATCH - first % BATCH)
         ground.batch(victim, range(first, first + most), words.seed, left)
+    return True
 
 
 if __name__ == "__main__":

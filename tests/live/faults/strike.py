@@ -101,19 +101,22 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def hunt(ready: Callable[[], list[Found]], victims: Callable[[], list[Found]], delay_s: float) -> threading.Thread:
-    """Wait until something is there, then so long, then kill the victims."""
+def hunt(
+    ready: Callable[[], list[Found]], victims: Callable[[], list[Found]], delay_s: float
+) -> tuple[threading.Thread, list[int]]:
+    """Wait until something is there, then so long, then kill the victims; how many there were is in the list then."""
+    hits: list[int] = []
 
     def run() -> None:
         end_s = time.monotonic() + HUNT_S
         while not ready() and time.monotonic() < end_s:
             time.sleep(0.001)
         time.sleep(delay_s)
-        kill(victims())
+        hits.append(kill(victims()))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    return thread
+    return thread, hits
 
 
 @contextlib.contextmanager

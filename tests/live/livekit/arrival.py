@@ -10,8 +10,6 @@ from livekit.command import Command, Done
 from livekit.stand import gone, healthy, word_of
 from reberth_lab.node import Node
 
-FOLLOWED = ("post-copy", "hybrid")
-
 
 def move_and_judge(handle: Handle, reberth: Command, here: Node, there: Node, *options: str) -> Done:
     """Move it; it must be whole there, gone here, and its own longest silence must be the reported downtime."""
@@ -27,15 +25,14 @@ def move_and_judge(handle: Handle, reberth: Command, here: Node, there: Node, *o
 
 
 def check_downtime(done: Done, measured_s: float) -> None:
-    """Within 20 % or 20 ms of what the workload measured, and the error bound of two clocks.
+    """Within 20 % or 20 ms of what the workload measured, and the error bound of two clocks; for stop-and-copy.
 
     A copy whose pages follow it stands still longer than its downtime: its first steps wait for pages.
     """
     reported_s, error_s = done.report["downtime_s"], done.report["downtime_error_s"]
     print(f"downtime: reported {reported_s:.3f} s +- {error_s:.4f} s, measured {measured_s:.3f} s")
     most_s = max(driver.DOWNTIME_S, driver.DOWNTIME_SHARE * measured_s) + error_s
-    assert reported_s - measured_s <= most_s
-    assert measured_s - reported_s <= most_s or done.report["mode"] in FOLLOWED
+    assert abs(reported_s - measured_s) <= most_s
 
 
 def check_twin(node: Node, handle: Handle, case: Case) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from workloads import driver
@@ -13,6 +15,7 @@ from workloads.driver import Handle
 
 from reberth_lab.node import Node
 
+NOT_HERE = (errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENOSYS, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 _numbers = itertools.count(1)
 _tests = itertools.count()
 
@@ -63,6 +66,21 @@ class Stand:
 def word_of(node: Node, handle: Handle) -> str:
     """The workload as a user names it."""
     return f"{node.name}:runc/{handle.container}" if handle.container else f"{node.name}:criu/{handle.pid}"
+
+
+def not_here(text: str) -> bool:
+    """Whether an odd program says that this machine's kernel has no such thing."""
+    return any(f"[Errno {number}]" in text for number in NOT_HERE)
+
+
+def beats(path: Path) -> bool:
+    """Whether a program goes on: it changes this file."""
+    before, end_s = path.read_bytes(), time.monotonic() + 5
+    while time.monotonic() < end_s:
+        time.sleep(0.03)
+        if path.read_bytes() != before:
+            return True
+    return False
 
 
 def healthy(node: Node, handle: Handle) -> dict[str, Any]:

@@ -69,11 +69,12 @@ def test_good_names_are_names():
     assert all(is_name(text) for text in ("web", "pi-2", "A.b_c", "1", "x" * 63))
 
 
-@pytest.mark.parametrize("text", STRINGS, ids=ascii)
-@pytest.mark.parametrize("at", range(len(COMMANDS)))
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [(at, text) for at in range(len(COMMANDS)) for text in STRINGS if (at, text) not in MEANS_SOMETHING],
+    ids=ascii,
+)
 def test_a_bad_word_is_a_usage_error_and_starts_nothing(at, text, started, config):
-    if (at, text) in MEANS_SOMETHING:
-        pytest.skip("an empty word means something here")
     code, said = run("move", "--", *(word.format(text) if "{}" in word else word for word in COMMANDS[at][1:]))
     assert code == 2, said
     assert "Traceback" not in said and "\x1b" not in said and "\0" not in said
