@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
+import pytest
+from faults import kills, soak
 from faults.hops import grown, renamed
 from faults.kills import VICTIMS, chosen, table
 
@@ -39,3 +44,28 @@ def test_only_kills_that_hit_are_counted():
     base = {"victim": "ssh", "code": 20, "outcome": "rolled-back", "seconds": 1.0, "problems": []}
     lines = table([{**base, "hit": 1}, {**base, "hit": 0}, {**base, "hit": 1, "problems": ["x"]}])
     assert "| ssh | 2 | 1 | 20: 2 | 0 | 2 | 1 |" in lines
+
+
+@pytest.mark.parametrize("part", [kills, soak])
+def test_a_tally_of_a_log_makes_nothing_and_fails_for_a_broken_promise(part, tmp_path, capsys, monkeypatch):
+    log = tmp_path / "log.jsonl"
+    line = {"victim": "ssh", "case": "runc-ssh-source-at-9-x", "hit": 1, "code": 20, "outcome": "", "seconds": 1.0}
+    monkeypatch.setattr(part, "Lab", None)
+    monkeypatch.setattr(sys, "argv", ["part", "--tally", "--log", str(log)])
+    log.write_text(json.dumps({**line, "problems": []}) + "\n", "utf-8")
+    assert part.main() == 0
+    log.write_text(json.dumps({**line, "problems": ["x"]}) + "\n", "utf-8")
+    assert part.main() == 1
+    assert "20: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("case", "row"),
+    [
+        ("runc-link-deaf-source-at-9-initial-sync", ("runc", "link-deaf-source")),
+        ("criu-controller-before-16-ask-ready", ("criu", "controller")),
+        ("runc-criu-source-in-10-final-dump", ("runc", "criu-source")),
+    ],
+)
+def test_cases_of_one_fault_are_one_row(case, row):
+    assert soak.kind(case) == row
