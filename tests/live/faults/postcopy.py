@@ -42,9 +42,9 @@ from faults.strike import Found
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
-MIB = 24
+MIB = 16
 WORDS = ("pulse", "--mib", str(MIB), "--rate", "0.5")
-LIFE_S = 5.0  # of the daemon, where none was measured: so long the slow link takes for these pages
+LIFE_S = 4.0  # of the daemon, where none was measured: so long the slow link takes for these pages
 APPEAR_S, STRUCK_S = 60.0, 60.0
 OUTAGE_S = 15.0
 GIVE_UP = 20
