@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,10 @@ ROWS = (
 
 @dataclass
 class Run:
-    """One move: the workload's longest silence, what the report says, and what the plan had foretold (0: nothing)."""
+    """One move: the workload's longest silence, what the report says, and what the plan had foretold (0: nothing).
+
+    `measured` is what the plan foretold it from.
+    """
 
     way: str
     gap_s: float
@@ -84,6 +87,7 @@ class Run:
     total_s: float
     bytes: int
     foretold_s: float = 0.0
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 class Range:
@@ -120,7 +124,7 @@ class Range:
             report = self.reberth(way, "move", load.word, "node2:", "--quiet", *load.options)
             told = (plan["predicted"].get(report["mode"]) or {}).get("downtime_s", 0.0)
             size = sum(report["bytes"].values())
-            return Run(way, load.gap_s(), report["downtime_s"], report["total_s"], size, told)
+            return Run(way, load.gap_s(), report["downtime_s"], report["total_s"], size, told, plan["measured"])
         finally:
             load.stop()
 

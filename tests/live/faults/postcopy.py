@@ -47,6 +47,7 @@ WORDS = ("pulse", "--mib", str(MIB), "--rate", "0.5")
 LIFE_S = 4.0  # of the daemon, where none was measured: so long the slow link takes for these pages
 APPEAR_S, STRUCK_S = 60.0, 60.0
 OUTAGE_S = 15.0
+CUT_OFF_S = 90.0  # the target's own time-out is 60 s without a page
 GIVE_UP = 20
 HELD = {-9, 40, 41, 42, 50}
 ANY = frozenset({0, 20, 40, 41, 50})  # 0 is for what came when all pages were in
@@ -204,16 +205,20 @@ class Breach(Trial):
         return self.on_word
 
     def _check_held(self, handle: Handle) -> None:
-        """Nobody runs: the copy is frozen with right pages only, and the source is frozen with all of them."""
-        found = []
+        """Nobody runs: the copy is frozen with right pages only, and the source is frozen with all of them.
+
+        A target that is cut off learns of it by its own time-out; until then the copy runs on what it has.
+        """
+        cut_off = self.one.fault.startswith("link") and self.side is self.target
         for node in (self.source, self.target) if not self.restarted else (self.source,):
-            pid = self._pid(node, handle)
-            state = state_of(node, pid)
+            pid, end_s = self._pid(node, handle), time.monotonic() + (CUT_OFF_S if cut_off else 0)
+            while (state := state_of(node, pid)) != "frozen" and time.monotonic() < end_s:
+                time.sleep(0.5)
             there = memory_there(node, pid, self.base, MIB)
-            found.append(f"{node.name}: {state}, {there['present']} of {there['pages']} pages, wrong {there['wrong']}")
             whole = there["present"] == there["pages"] or node is self.target
             if state != "frozen" or there["wrong"] or not whole:
-                self.result.problems.append(f"held, but {found[-1]}")
+                counts = f"{there['present']} of {there['pages']} pages, wrong {there['wrong']}"
+                self.result.problems.append(f"held, but {node.name}: {state or 'gone'}, {counts}")
 
     def _pid(self, node: Node, handle: Handle) -> int:
         return driver.container_pid(node, handle.container) if handle.container else handle.pid
