@@ -89,6 +89,13 @@ def _held_late(session: Session, code: int) -> int:
 
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
+    _fill_end(report, session, decision, cause, phase)
+    if report.outcome == "rolled-back" and session.recall("lost"):
+        report.outcome, report.exit_code = "lost", int(Exit.LOST)
+        report.warnings.append(str(session.recall("lost")))
+
+
+def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = _held_late(session, int(decision.exit_code))
     if not is_open({"outcome": decision.outcome, "exit_code": decision.exit_code}):

@@ -49,6 +49,11 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     )
 
 
+def _is_new(host: Host, node: Node) -> bool:
+    known = host.config.nodes.get(node.name)
+    return known is None or known.connector != node.connector
+
+
 def _node(data: Mapping[str, Any]) -> Node:
     lists = {k: tuple(data.get(k) or ()) for k in ("backends", "transports", "wrappers")}
     return Node(**{**data, **lists})
@@ -64,6 +69,8 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         journal.write("end", outcome="refused", owner="source", exit_code=2)
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
+    # A run goes to its end over the connectors that it was begun with; its nodes may never have been in the inventory.
+    host.know(*(node for node in (plan.source, plan.target) if _is_new(host, node)))
     session = Session(plan, journal, _attach(host, plan, dry_run), host.stage.event, host.shell_of)
     session.on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
