@@ -8,10 +8,12 @@ from typing import Any
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, Restored
 from reberth_lxd import keys, ledger, phases
 from reberth_lxd.client import OVER, Daemon, over
+from reberth_lxd.events import DUMPED, DUMPS, FAILED, MOVED, PAGES, Events
 from reberth_lxd.explain import explain
 from reberth_lxd.request import for_source, for_target
 
 SIDES = ("source", "target")
+PAGE_BYTES = 4096
 
 
 def prepare(move: Move) -> bool:
@@ -29,12 +31,46 @@ def prepare(move: Move) -> bool:
 
 def checkpoint(move: Move) -> Checkpoint:
     """Let the daemons move it, and answer when the copy was seen running twice; CommandError with the words of both."""
-    started = time.monotonic()
-    ends = _follow(move, *_begin(move))
+    heard = [Events(node) for node in (move.plan.source, move.plan.target)]
+    try:
+        ends = _follow(move, *_begin(move))
+    finally:
+        for events in heard:
+            events.close()
+    move.note("running_ns", _last_ns(heard[1], MOVED))
     source, target = ledger.look(move)
     if not (target or {}).get("landed"):
-        raise _failure(move, ends, bool(source and source.get("held")))
-    return Checkpoint((), Iteration(0, seconds=time.monotonic() - started))
+        raise _failure(move, ends, bool(source and source.get("held")), heard[1])
+    return _told(move, *heard)
+
+
+def _told(move: Move, source: Events, target: Events) -> Checkpoint:
+    """What it cost, as far as the daemons' events say it: when they came here, to half a second."""
+    rounds = [_round(index, *one) for index, one in enumerate(source.said(PAGES))]
+    frozen_ns, held_ns = _last_ns(source, DUMPS), _last_ns(source, DUMPED)
+    if not frozen_ns or not held_ns or not move.recall("running_ns"):
+        frozen_ns = held_ns = 0
+    seconds = (held_ns - frozen_ns) / 1e9
+    for events, node in ((source, move.plan.source), (target, move.plan.target)):
+        if events.trouble:
+            move.emit("warning", f"the daemon of {node.name} tells no events: {events.trouble}")
+    wanted = move.plan.details["wanted"]
+    why = keys.why_stopped(wanted, [(one.pages_written, one.pages_skipped_parent) for one in rounds])
+    if wanted["precopy"] and not rounds and not source.trouble:
+        why = "no round of pre-copy: one of the daemons cannot do it"
+    return Checkpoint((), Iteration(len(rounds), seconds=seconds), frozen_ns, held_ns, tuple(rounds), why)
+
+
+def _last_ns(events: Events, word: str) -> int:
+    """When the last of these came, in ns of our boot clock; 0 when none did."""
+    found = events.said(word)
+    return int(found[-1][0] * 1e9) if found else 0
+
+
+def _round(index: int, at: float, context: dict[str, Any]) -> Iteration:
+    """A round of the daemon's loop; its log has numbers as text."""
+    written, skipped = (int(str(context.get(key) or 0)) for key in ("pages", "skipped"))
+    return Iteration(index, pages_written=written, pages_skipped_parent=skipped, bytes=written * PAGE_BYTES)
 
 
 def restore(move: Move) -> Restored:
@@ -79,7 +115,7 @@ def _follow(move: Move, source: Daemon, target: Daemon) -> list[dict[str, Any]]:
     return [ended[word] for word in SIDES]
 
 
-def _failure(move: Move, ends: list[dict[str, Any]], lost: bool) -> CommandError:
+def _failure(move: Move, ends: list[dict[str, Any]], lost: bool, target: Events) -> CommandError:
     """What both operations said, since the failing side's own words are often with the other one."""
     said = []
     for node, end in zip((move.plan.source, move.plan.target), ends, strict=True):
@@ -87,6 +123,7 @@ def _failure(move: Move, ends: list[dict[str, Any]], lost: bool) -> CommandError
             said.append(f"{node.name}: {end['err']}")
         elif end["status_code"] == OVER:
             said.append(f"{node.name}: success, and yet no copy was ever built there")
+    said += [f"{move.plan.target.name}: {context.get('err') or FAILED}" for _, context in target.said(FAILED)]
     cause, hint = explain("\n".join(said))
     what = "the source was given up, and the copy does not run" if lost else "the daemons did not move it"
     return CommandError(f"{what}: {cause}", hint=hint, tail="\n".join(said))

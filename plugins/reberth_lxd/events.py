@@ -22,8 +22,9 @@ from reberth_hooks import Node, ReberthError, UntrustedError
 from reberth_lxd import https
 
 PATH = "/1.0/events?type=logging"
-PAGES, FAILED, DUMPS = "CRIU pages", "Failed migrat", "Final CRIU dump started"
-KEPT = (PAGES, FAILED, DUMPS, "Migrated container", "Dump finished")
+PAGES, DUMPS, DUMPED = "CRIU pages", "Final CRIU dump started", "Dump finished"
+MOVED, FAILED = "Migrated container", "Failed migrat"
+KEPT = (PAGES, DUMPS, DUMPED, MOVED, FAILED)
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 MOST_BYTES = 64 << 20
 
@@ -42,7 +43,7 @@ class Events:
         threading.Thread(target=self._read, args=(_Stream(self._socket, rest),), daemon=True).start()
 
     def said(self, word: str) -> list[tuple[float, dict[str, Any]]]:
-        """When (our monotonic clock, seconds) a message with this word came, and its context."""
+        """When (our boot clock, seconds) a message with this word came, and its context."""
         return [(at, context) for at, message, context in list(self.kept) if word in message]
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ class Events:
         said = json.loads(text).get("metadata") or {}
         message = str(said.get("message", ""))
         if message.startswith(KEPT):
-            self.kept.append((time.monotonic(), message, dict(said.get("context") or {})))
+            self.kept.append((time.clock_gettime(time.CLOCK_BOOTTIME), message, dict(said.get("context") or {})))
 
 
 class _Stream:
@@ -110,15 +111,19 @@ def _open(node: Node) -> tuple[socket.socket, bytes]:
         sock.settimeout(https.CONNECT_S)
         sock.connect(url.path)
     else:
-        plain = socket.create_connection((str(url.hostname), url.port or 443), https.CONNECT_S)
-        try:
-            sock = _secure(node, plain, str(url.hostname))
-        except BaseException:
-            plain.close()
-            raise
+        sock = _secure(node, str(url.hostname), url.port or 443)
+    try:
+        return sock, _upgrade(sock, url.hostname or "unix")
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _upgrade(sock: socket.socket, host: str) -> bytes:
+    """Ask for the events; answers what came behind the daemon's answer, ValueError when that is a no."""
     key = base64.b64encode(os.urandom(16)).decode()
     words = ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13")
-    sock.sendall("\r\n".join([f"GET {PATH} HTTP/1.1", f"Host: {url.hostname or 'unix'}", *words, "", ""]).encode())
+    sock.sendall("\r\n".join([f"GET {PATH} HTTP/1.1", f"Host: {host}", *words, "", ""]).encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
         more = sock.recv(4096)
@@ -129,18 +134,20 @@ def _open(node: Node) -> tuple[socket.socket, bytes]:
     if b" 101 " not in head.split(b"\r\n")[0]:
         raise ValueError(f"no events: {head[:80]!a}")
     sock.settimeout(None)
-    return sock, rest
+    return rest
 
 
-def _secure(node: Node, plain: socket.socket, host: str) -> socket.socket:
+def _secure(node: Node, host: str, port: int) -> socket.socket:
     """TLS with our certificate; the daemon's is the pinned one, or one that the system's authorities vouch for."""
-    context = ssl.create_default_context()
+    context, pinned = ssl.create_default_context(), https.pinned(node)
     context.load_cert_chain(*https.own(node))
-    pinned = https.pinned(node)
-    if pinned is True:
-        return context.wrap_socket(plain, server_hostname=host)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the comparison below says more
-    sock = context.wrap_socket(plain)
-    if sock.getpeercert(True) != ssl.PEM_cert_to_DER_cert(Path(str(pinned)).read_text(encoding="ascii")):
-        raise UntrustedError(f"the daemon of node {node.name} does not show the certificate that is pinned for it")
+    if pinned is not True:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the comparison below says more
+    with contextlib.ExitStack() as failed:
+        plain = failed.enter_context(socket.create_connection((host, port), https.CONNECT_S))
+        sock = failed.enter_context(context.wrap_socket(plain, server_hostname=host))
+        shown = sock.getpeercert(True)
+        if pinned is not True and shown != ssl.PEM_cert_to_DER_cert(Path(str(pinned)).read_text(encoding="ascii")):
+            raise UntrustedError(f"the daemon of node {node.name} does not show the certificate that is pinned for it")
+        failed.pop_all()
     return sock

@@ -16,13 +16,14 @@ from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 
 RUNS, RESTS, MISSING, UNCLEAR, SILENT = "runs", "rests", "missing", "unclear", "silent"
 PATIENCE_S = 150.0  # the daemons wait a minute for each other, and LXD 5.0.2 one more for a stop of its own
+NOTICE_S = 10.0
 REVIVE_S = 100.0
 MOVES = ("migrat", "creat")  # of an operation's description
 Facts = dict[str, Any]
 
 
 @hookimpl
-def reberth_answer(node: Node, op: str, args: dict[str, Any], move: Move | None) -> Facts:
+def reberth_answer(node: Node, op: str, args: dict[str, object], move: Move | None) -> dict[str, object]:
     """Answer in the place of the helper that is not there."""
     if op == "hello":
         said = Daemon(node, None).environment
@@ -45,11 +46,25 @@ def look(move: Move) -> tuple[Facts | None, Facts | None]:
     if not move.recall("offered"):
         return {}, {}  # nothing was begun
     source, target = _states(move)
-    if RUNS in (target, source) and target == RUNS != source and not move.recall("seen"):
+    if source == target == RUNS:
+        source, target = _both(move)
+    if target == RUNS and source not in (RUNS, UNCLEAR) and not move.recall("seen"):
         time.sleep(phases.TWICE_S)
         source, target = _states(move)
         move.note("seen", target == RUNS)
     return _source(move, source, target), _target(move, source, target)
+
+
+def _both(move: Move) -> tuple[str, str]:
+    """Both are said to run: true when the source's part has failed, else its daemon is about to notice its end."""
+    given_up = _succeeded(move)
+    deadline = time.monotonic() + (PATIENCE_S if given_up else NOTICE_S)
+    while not _failed(move) and time.monotonic() < deadline:
+        time.sleep(phases.ASK_S)
+        found = _states(move)
+        if found != (RUNS, RUNS):
+            return found
+    return (UNCLEAR if given_up else RUNS), RUNS
 
 
 def _source(move: Move, source: str, target: str) -> Facts | None:
@@ -79,7 +94,13 @@ def _target(move: Move, source: str, target: str) -> Facts | None:
         return {}
     given_up = source in (RESTS, MISSING) or (source == SILENT and _succeeded(move))
     if given_up:
-        return {**facts, "verdict": "PERMIT", "landed": True, "running_ns": 1, "cleaned": True}
+        return {
+            **facts,
+            "verdict": "PERMIT",
+            "landed": True,
+            "running_ns": int(move.recall("running_ns") or 1),
+            "cleaned": True,
+        }
     if source == RUNS:
         return {**facts, "holding": True}  # both run: the source's daemon gave up when the copy ran already
     return {**facts, "verdict": "UNREADABLE"}
@@ -87,6 +108,10 @@ def _target(move: Move, source: str, target: str) -> Facts | None:
 
 def _succeeded(move: Move) -> bool:
     return bool((move.recall("ended.source") or {}).get("status_code") == OVER)
+
+
+def _failed(move: Move) -> bool:
+    return int((move.recall("ended.source") or {}).get("status_code") or 0) > OVER
 
 
 def _states(move: Move) -> tuple[str, str]:
