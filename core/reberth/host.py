@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -67,9 +67,17 @@ class Host:
         node = self.config.node(node_name)
         return open_shell(node, self.stage.connect(node), self.stage.answer)
 
-    def know(self, *nodes: Node) -> None:
-        """Reach these nodes as they say themselves, whatever the configuration says of their names."""
-        self.config = replace(self.config, nodes={**self.config.nodes, **{node.name: node for node in nodes}})
+    def way(self, plan: Plan) -> Callable[[str], HelperShell]:
+        """How both ends of a run are reached: by the connectors that it was begun with, be they in no inventory now."""
+
+        def reach(name: str) -> HelperShell:
+            node = plan.source if name == plan.source.name else plan.target
+            known = self.config.nodes.get(name)
+            if known is not None and known.connector == node.connector:
+                return self.shell_of(name)
+            return open_shell(node, self.stage.connect(node), self.stage.answer)
+
+        return reach
 
     def _connect_all(self, names: Iterable[str]) -> None:
         """Connect several nodes at the same time; one that fails is left for `shell`, which then says why."""
