@@ -316,6 +316,14 @@ def test_when_the_shim_takes_over(words, run, expected):
 
 
 @pytest.mark.parametrize(
+    ("known", "beside"), [({"local", "n2"}, False), ({"local"}, True), ({"local", "n1"}, True), (None, False)]
+)
+def test_remotes_that_are_no_nodes_are_taken_from_the_client(known, beside):
+    found = shim.decide("lxc", ["c1", "n2:"], client(TRUE), lambda: known)
+    assert ("--remotes lxc" in " ".join(found)) is beside
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["c1", "n2:", "--goal", "1", "--mode", "push"],
