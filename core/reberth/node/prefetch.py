@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 from reberth.node.chain import Local
 from reberth.node.errors import OpError
@@ -76,11 +76,10 @@ class Prefetch:
 
     def load(self, directory: str) -> int:
         """Read which pages are to follow, from the source or from here; answers how many."""
-        areas = [
-            Area(pid, e.vaddr, e.pages, HERE if self.local.find(pid, e.vaddr) else UNASKED)
-            for pid, e in lazy_extents(directory)
-        ]
+        areas = [Area(pid, e.vaddr, e.pages) for pid, e in lazy_extents(directory)]
         self.ledger = Ledger(areas)
+        for pid, run in self.local.runs():
+            self.ledger.mark(Place(pid, run.vaddr), run.pages, HERE)
         return sum(len(area.state) for area in areas)
 
     def start(self) -> None:
@@ -176,11 +175,10 @@ class Prefetch:
         """Answer what the daemon wants from what is here, in its order; CRIU takes fewer pages than it asked for."""
         while self._wanted and len(self._to_daemon) < MOST_WAITING_BYTES:
             place, pages = self._wanted[0]
-            here = self.local.find(*place)
-            if here is None and place not in self._cache:
+            got = list(self._here(place, pages))
+            if not got:
                 return
             self._wanted.popleft()
-            got = self._read(here, pages) if here else self._cached(place, pages)
             count = sum(map(len, got)) // PAGE_BYTES
             command = PS_IOV_ADD_F | (4 << 16)  # PE_PRESENT
             self._to_daemon += self.header.pack(command, count, place.address, place.owner)
@@ -188,23 +186,26 @@ class Prefetch:
                 self._to_daemon += piece
             self.ledger.mark(place, count, SERVED)
 
+    def _here(self, place: Place, pages: int) -> Iterator[Union[bytes, memoryview]]:
+        """What is here of these pages up to the first that is not: of images, and of what the source has sent."""
+        at, end = place.address, place.address + pages * PAGE_BYTES
+        while at < end:
+            here = self.local.find(place.owner, at)
+            came = None if here else self._cache.pop(Place(place.owner, at), None)
+            piece = self._read(here, (end - at) // PAGE_BYTES) if here else came
+            if piece is None:
+                return
+            yield piece
+            at += len(piece)
+
     @staticmethod
-    def _read(here: tuple[int, int, int], pages: int) -> list[bytes]:
+    def _read(here: tuple[int, int, int], pages: int) -> bytes:
         fd, offset, most = here
         size = min(pages, most) * PAGE_BYTES
         data = os.pread(fd, size, offset)
         if len(data) != size:
             raise OpError("images", "an image of an earlier round is shorter than its pagemap says")
-        return [data]
-
-    def _cached(self, place: Place, pages: int) -> list[memoryview]:
-        got: list[memoryview] = []
-        for at in self._row(place, pages):
-            page = self._cache.pop(at, None)
-            if page is None:
-                break
-            got.append(page)
-        return got
+        return data
 
     @staticmethod
     def _row(place: Place, pages: int) -> Iterator[Place]:
