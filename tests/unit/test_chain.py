@@ -129,6 +129,14 @@ def test_rounds_that_were_read_before_give_the_same(rounds):
     local.close()
 
 
+def test_python_3_9_is_enough(rounds, monkeypatch):
+    """Its bisect knows no `key`."""
+    monkeypatch.setattr(chain.bisect, "bisect_right", lambda a, x, lo=0, hi=None: sum(one <= x for one in a))
+    local = chain.join(str(final(rounds, ANON)))
+    assert at(local, BASE + 4 * PAGE)[0] == content(2, BASE + 4 * PAGE)
+    local.close()
+
+
 def test_a_round_that_cannot_be_read_is_told_by_the_restore(rounds):
     past = chain.Past()
     (rounds / "round-0/pagemap-5.img").write_bytes(MAGIC + b"rubbish")
