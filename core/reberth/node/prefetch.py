@@ -33,6 +33,7 @@ FIRST_WINDOW_BYTES, LEAST_WINDOW_BYTES, MOST_WINDOW_BYTES = 512 << 10, 128 << 10
 AHEAD_S = 0.004  # how much of the link may be queued before something urgent
 READ_BYTES = 1 << 20
 MOST_WAITING_BYTES = 8 << 20  # of what the daemon has not taken yet
+PRIORITY = -10
 
 
 class Ask(NamedTuple):
@@ -96,6 +97,8 @@ class Prefetch:
                 one.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):  # CRIU's daemon never rests while it waits for us, and takes our processor
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         try:
             self._loop()
         except (OSError, OpError, struct.error) as error:
@@ -118,14 +121,13 @@ class Prefetch:
         for fd in (sock, read_fd, write_fd):
             if fd >= 0:
                 os.set_blocking(fd, False)
+        poll = select.poll()
+        poll.register(self._wake_r, select.POLLIN)
+        if read_fd >= 0:
+            poll.register(read_fd, select.POLLIN)
         while True:
-            poll = select.poll()
-            poll.register(self._wake_r, select.POLLIN)
             poll.register(sock, select.POLLIN | (select.POLLOUT if self._to_daemon else 0))
-            if read_fd >= 0:
-                poll.register(read_fd, select.POLLIN)
-            if self._to_source and write_fd >= 0:
-                poll.register(write_fd, select.POLLOUT)
+            self._poll_source(poll, write_fd)
             ready = dict(poll.poll())
             if self._wake_r in ready:
                 return
@@ -138,6 +140,14 @@ class Prefetch:
             self._send(write_fd, self._to_source)
             if self._send(sock, self._to_daemon):
                 self.moved_s = time.monotonic()
+
+    def _poll_source(self, poll: select.poll, write_fd: int) -> None:
+        """Wait for the source to take something only while there is something: one that is gone would wake us on."""
+        if write_fd >= 0 and self._to_source:
+            poll.register(write_fd, select.POLLOUT)
+        elif write_fd >= 0:
+            with contextlib.suppress(KeyError):
+                poll.unregister(write_fd)
 
     @staticmethod
     def _send(fd: int, data: bytearray) -> int:
