@@ -143,7 +143,7 @@ class Held(Local):
         path = folder / "pages-1.img"
         path.write_bytes(bytes(4096) + b"".join(page(30, start + i * 4096) for i in range(pages)))
         fd = os.open(path, os.O_RDONLY)
-        self.add(30, [Run(start, pages, 2, fd, 4096)])
+        self.add(30, Run(start, pages, 2, fd, 4096))
         self.files.append(fd)
 
 
@@ -159,6 +159,43 @@ def test_pages_of_earlier_rounds_come_from_here(scene, tmp_path):
     assert daemon.take() == (30, start, 50)
     assert flow.pages >= 51
     assert all(address < start for _, address, _ in source.asked)
+
+
+def test_one_request_is_answered_from_images_and_source_alike(scene, tmp_path):
+    """What came meanwhile goes with what lies beside it, up to the first page that is missing."""
+    start = BASE + 40 * 4096
+    flow, daemon, source = scene((30, BASE, 100), local=Held(tmp_path, start, 20))
+    flow.ledger.mark(Place(30, start), 20, HERE)
+    at = BASE
+    while at < BASE + 100 * 4096:
+        daemon.ask(30, at, (BASE - at) // 4096 + 100)
+        owner, address, pages = daemon.take()
+        assert (owner, address) == (30, at) and pages
+        at += pages * 4096
+    assert flow.pages == 100
+    asked = [address + i * 4096 for _, address, pages in source.asked for i in range(pages)]
+    assert sorted(asked) == [BASE + i * 4096 for i in range(100) if not 40 <= i < 60]
+
+
+def test_what_was_written_here_and_there_is_one_answer(tmp_path):
+    """A workload that writes scattered pages leaves a run for each of them in the images; a request takes many."""
+    files = []
+    for number in (1, 2):
+        path = tmp_path / f"pages-{number}.img"
+        path.write_bytes(b"".join(page(30, BASE + i * 4096) for i in range(64)))
+        files.append(os.open(path, os.O_RDONLY))
+    local = Local()
+    local.files += files
+    for i in range(64):
+        local.add(30, Run(BASE + i * 4096, 1, 2, files[i % 2], i * 4096))
+    flow = Prefetch(None, 32, local)
+    flow.ledger = Ledger([Area(30, BASE, 64, HERE)])
+    daemon = Daemon(flow)
+    flow.start()
+    daemon.ask(30, BASE, 64)
+    assert daemon.take() == (30, BASE, 64)
+    daemon.sock.close()
+    assert flow.ended.wait(5)
 
 
 def test_without_a_source_all_pages_lie_here(tmp_path):
