@@ -11,6 +11,11 @@ from reberth_lxd.survey import reberth_list, reberth_probe, reberth_survey
 if TYPE_CHECKING:
     import typer
 
+# The daemons decide these by themselves, and cannot be told.
+IGNORED = (
+    *("bandwidth", "keep_images", "lazy_restore", "max_downtime", "memory_ahead", "move_address"),
+    *("tcp_close", "tcp_established"),
+)
 __all__ = [
     "reberth_checkpoint",
     "reberth_commands",
@@ -43,4 +48,6 @@ def reberth_describe() -> Declaration:
         tools=("criu", "head"),
         options=frozenset({"socket", "url"}),
         managed=True,
+        ignores=frozenset(IGNORED),
+        knows=frozenset({"keep_source", "snapshot_first"}),
     )

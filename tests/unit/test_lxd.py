@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from reberth_hooks import Level, Mode, Options, UsageError
-from reberth_lxd import checks, keys, native, shim
+from reberth_hooks import Level, Mode, Options, UsageError, Workload
+from reberth_lxd import checks, keys, native, shim, survey
 from reberth_lxd.explain import KNOWN, explain
 from reberth_lxd.request import for_source, for_target
 
@@ -69,6 +69,13 @@ def test_the_reason_names_the_keys_and_what_the_daemon_is_told():
 )
 def test_why_the_daemon_went_no_further_round(rounds, why):
     assert keys.why_stopped({"goal": 70, "iterations": 4}, rounds).startswith(why)
+
+
+def test_a_policy_that_the_daemons_do_not_have_is_refused():
+    usable, workload = {"lxd": {"usable": True}}, Workload("a", "lxd", "c1")
+    words = {"facts": {"source": usable, "target": usable}, "options": Options(policy="fixed", given=("policy",))}
+    with pytest.raises(UsageError, match="--policy fixed"):
+        survey.reberth_survey(workload, "c1", None, None, **words)
 
 
 INSTANCE = {
