@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from reberth.complete import client as complete
 from reberth_hooks import Level, Mode, Options, UsageError, Workload
 from reberth_lxd import checks, keys, native, shim, survey
 from reberth_lxd.explain import KNOWN, explain
@@ -35,6 +36,7 @@ K, ROUNDS, G = keys.KEY, keys.ITERATIONS, keys.GOAL
         (Options(mode=Mode.STOP_AND_COPY), {K: "true"}, True, {K: "false"}),
         (Options(mode=Mode.PRE_COPY), {K: "false"}, True, {K: "true", ROUNDS: "19", G: "70"}),
         (Options(iterations=999, given=("iterations",)), {K: "true"}, True, {K: "true", ROUNDS: "999", G: "70"}),
+        (Options(), {K: "true", ROUNDS: "0"}, True, {K: "true", ROUNDS: "1", G: "70"}),
     ],
 )
 def test_whose_word_counts(options, config, soft_dirty, expected):
@@ -332,8 +334,21 @@ def test_when_the_shim_takes_over(words, run, expected):
         ["c1", "unknown:", "--goal", "1"],
         ["c1", "n2:", "--gaol", "1"],
         ["c1", "n2:", "--goal"],
+        ["c1", "n2:", "--native", "--goal", "1"],
+        ["c1", "n2:", "--incremental-memory", "--native"],
     ],
 )
 def test_what_is_refused_before_anything_is_touched(words):
     with pytest.raises(UsageError):
         shim.decide("lxc", words, client({}))
+
+
+def test_aloud_is_an_option_of_reberth_itself():
+    """`--debug` is none of `reberth move`, so it stands before that word."""
+    found = shim.decide("lxc", ["c1", "n2:", "--debug", "--goal", "1"], client({}))
+    assert found == ["--debug", "move", "--goal", "1", "--backend", "lxd", "--", "local:c1", "n2:"]
+
+
+def test_the_tab_key_offers_what_the_shim_takes():
+    assert list(complete.OURS) == [f"--{option.name}" for option in native.OURS]
+    assert list(complete.WITH_VALUE) == [f"--{option.name}" for option in native.OURS if option.value]
