@@ -58,7 +58,7 @@ def survey(
         text = f"{workload.name} is {str(instance['status']).lower()}, not a running container"
         raise UsageError(text, hint=f"lxc move {workload.name} REMOTE: moves it without reberth")
     want = keys.wanted(options, instance["expanded_config"], True)
-    if want.precopy and not options.given and keys.KEY not in instance["expanded_config"]:
+    if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
     nodes = source.node.name, target.node.name
     found = [

@@ -87,13 +87,13 @@ def test_remotes_are_nodes(nodes: Sequence[Node], command: Command, client: dict
 
 
 def test_plain_lxc_move(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
-    """The client's own command, through the alias; its remotes are in no inventory."""
+    """The client's own command, through the alias: from the daemon at hand to a remote that is in no inventory."""
     here, there = nodes
-    env = command.environment(client)
+    env = command.environment({**client, "LXD_SOCKET": f"{here.root}/var/lib/lxd/unix.socket"})
     assert command.run("lxd", "alias", "install", env=client).code == 0
     kit.lxc(here, "config", "set", counter, f"{KEY}=true")
     config, before = kit.config(here, counter), kit.healthy(here, counter)
-    words = ["lxc", "move", f"node1:{counter}", f"node2:{counter}"]
+    words = ["lxc", "move", counter, f"node2:{counter}"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and "moved" in done.stdout, done.stdout + done.stderr
     assert f"{KEY} is true" in done.stderr and "it runs on node2" in done.stdout
@@ -161,3 +161,33 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: di
     assert run["outcome"] == "moved" == journal_of(command.state, run["id"])[-1]["outcome"]
     kit.healthy(nodes[1], counter, before)
     assert kit.status(nodes[0], counter) == "" and kit.config(nodes[1], counter)[KEY] == "false"
+
+
+@pytest.mark.skipif(os.environ.get("REBERTH_LXD_FAULTS", "") != "all", reason="REBERTH_LXD_FAULTS=all, by hand")
+@pytest.mark.parametrize("moment", ["first-copy", "dump"])
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
+def test_a_daemon_dies(
+    nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, side: int, moment: str
+) -> None:
+    """Killed, and started again when the move has ended: one copy runs, the other is gone when `recover` is through."""
+    config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
+    process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
+    runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
+    while not any("operation.target" in path.read_text() for path in runs.glob("*/journal.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+        time.sleep(0.02)
+    while moment == "dump" and nodes[0].run(["pgrep", "-f", "migratedumpsuccess"], check=False).returncode:
+        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+    lab_lxd.stop(nodes[side])
+    done = command.finish(process, 250)
+    lab_lxd.start(nodes[side])
+    assert done.code in (0, 20, 40, 41), str(done)
+    deadline = time.monotonic() + 120
+    while (again := command.run("recover", "--json")).code or again.report["runs"]:
+        assert time.monotonic() < deadline, str(again)
+        time.sleep(1.0)
+    states = [kit.status(node, counter) for node in nodes]
+    assert sorted(states) == ["", "Running"], (states, str(done))
+    home = nodes[states.index("Running")]
+    kit.healthy(home, counter, before)
+    assert kit.config(home, counter) == config
