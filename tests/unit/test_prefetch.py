@@ -235,6 +235,18 @@ def test_a_short_image_ends_the_flow(tmp_path):
     assert "shorter" in flow.failed
 
 
+def test_the_flow_goes_before_the_daemon_that_waits_for_it(scene, monkeypatch):
+    """CRIU's daemon polls without rest: on one processor it would keep from us what it waits for."""
+    asked = []
+    monkeypatch.setattr(prefetch.os, "setpriority", lambda *words: asked.append((*words, threading.get_native_id())))
+    _, daemon, _ = scene((30, BASE, 1))
+    daemon.ask(30, BASE, 1)
+    daemon.take()
+    ((which, thread, priority, caller),) = asked
+    assert (which, priority) == (os.PRIO_PROCESS, prefetch.PRIORITY) and prefetch.PRIORITY < 0
+    assert thread == caller != threading.get_native_id()
+
+
 def test_answers_come_in_the_order_of_the_requests(scene):
     flow, daemon, _ = scene((30, BASE, 2000), (31, OTHER, 2000))
     places = [(30, BASE + 4096 * i) for i in (1999, 3, 700)] + [(31, OTHER + 4096 * 5)]
