@@ -115,9 +115,10 @@ def test_a_task_that_was_born_in_the_last_round(rounds):
 def test_rounds_that_were_read_before_give_the_same(rounds):
     """While the workload runs each round is read as it comes, so that the restore has to read the last one alone."""
     past = chain.Past()
-    assert {pid: len(rows.runs) for pid, rows in past.rows(str(rounds / "round-0")).items()} == {5: 2}
+    assert {pid: len(found.rounds) for pid, found in past.layers(str(rounds / "round-0")).items()} == {5: 1}
     past.learn(str(rounds / "round-1"))
-    assert len(past.rows(str(rounds / "round-1"))[5].runs) == 4
+    found = past.layers(str(rounds / "round-1"))[5]
+    assert len(found.rounds) == 2 and [run[:2] for run in found.cover.runs] == [(BASE, 10)]
     read_before = len(past.files)
     directory = final(rounds, ANON)
     local = chain.join(str(directory), past)

@@ -35,6 +35,7 @@ from reberth.node.pagemap import (
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MOST_ROUNDS = 1000
 COPY_BYTES = 1 << 20
+HERE = 0  # in place of a file, where any will do
 
 
 class Run(NamedTuple):
@@ -82,49 +83,86 @@ class Rows:
         """Number of the run that begins last at or before the address, -1 for none."""
         return bisect.bisect_right(self.starts, vaddr) - 1
 
-    def find(self, wanted: Run) -> Iterator[Run]:
-        """Where these pages lie; OpError `images` for one that no run has."""
-        at, index = wanted.vaddr, self.at(wanted.vaddr)
+
+class Layers:
+    """The runs of one process in each round, the newest first: a page lies in the first one that does not look back."""
+
+    def __init__(self, rounds: list[Rows]) -> None:
+        self.rounds = rounds
+        self.cover = Rows()  # pages that are lazy and lie here, in as few runs as can be; for the next round
+
+    def below(self, rows: Rows) -> Layers:
+        """The same under one more round."""
+        found = Layers([rows, *self.rounds])
+        for run in rows.runs:
+            for part in self.split(run) if run.flags & PE_PARENT else (run,):
+                if part.flags & PE_LAZY and part.file >= 0:
+                    found.cover.add(Run(part.vaddr, part.pages, PE_LAZY))
+        return found
+
+    def at(self, vaddr: int) -> Run:
+        """Where this page lies, with those that follow it there; OpError `images` when no round has it."""
+        pages = 0
+        for rows in self.rounds:
+            number = rows.at(vaddr)
+            run = rows.runs[number] if number >= 0 else None
+            if run is None or vaddr >= run.end:
+                break
+            first = (vaddr - run.vaddr) // PAGE_BYTES
+            pages = min(pages or run.pages, run.pages - first)
+            if not run.flags & PE_PARENT:
+                return run.part(first, pages)
+        raise OpError("images", f"no round has the page at {vaddr:#x}")
+
+    def split(self, wanted: Run) -> Iterator[Run]:
+        """The same pages in runs that lie in one place each; those that are lazy and lie here stay together."""
+        number = self.cover.at(wanted.vaddr)
+        if number >= 0 and wanted.end <= self.cover.runs[number].end:
+            yield Run(wanted.vaddr, wanted.pages, PE_LAZY, HERE)
+            return
+        at = wanted.vaddr
         while at < wanted.end:
-            run = self.runs[index] if 0 <= index < len(self.runs) else None
-            if run is None or not run.vaddr <= at < run.end:
-                raise OpError("images", f"no round has the page at {at:#x}")
-            first = (at - run.vaddr) // PAGE_BYTES
-            part = run.part(first, min(run.pages - first, (wanted.end - at) // PAGE_BYTES))
-            yield part
-            at, index = part.end, index + 1
+            run = self.at(at)
+            run = run._replace(pages=min(run.pages, (wanted.end - at) // PAGE_BYTES))
+            yield run
+            at = run.end
 
 
 class Local:
     """Pages that lie here, by process and address; `close` when all are in."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, Rows] = {}
+        self._layers: dict[int, Layers] = {}
         self.files: list[int] = []
 
-    def add(self, pid: int, run: Run) -> None:
-        """A run of a process, behind those before it; the file that it lies in is put into `files`."""
-        self._rows.setdefault(pid, Rows()).add(run)
+    def add(self, pid: int, layers: Layers) -> None:
+        """The rounds of a process; the files that its pages lie in are put into `files`."""
+        self._layers[pid] = layers
 
-    def runs(self) -> Iterator[tuple[int, Run]]:
-        """Each run with its process."""
-        for pid, rows in self._rows.items():
-            for run in rows.runs:
-                yield pid, run
+    def has(self, pid: int) -> bool:
+        """Whether any page of the process may lie here."""
+        return pid in self._layers
+
+    def left(self) -> Iterator[tuple[int, Run]]:
+        """The runs that the last round has left at the source, with their process."""
+        for pid, layers in self._layers.items():
+            for run in layers.rounds[0].runs:
+                if run.flags == PE_LAZY:
+                    yield pid, run
 
     def find(self, pid: int, vaddr: int) -> Optional[tuple[int, int, int]]:
         """File and offset of a page, and how many in a row lie there; None when it is not here."""
-        rows = self._rows.get(pid)
-        at = rows.at(vaddr) if rows is not None else -1
-        if rows is None or at < 0 or vaddr >= rows.runs[at].end:
+        if pid not in self._layers:
             return None
-        run = rows.runs[at]
-        first = (vaddr - run.vaddr) // PAGE_BYTES
-        return run.file, run.offset + first * PAGE_BYTES, run.pages - first
+        try:
+            run = self._layers[pid].at(vaddr)
+        except OpError:
+            return None
+        return (run.file, run.offset, run.pages) if run.file >= 0 and run.flags & PE_LAZY else None
 
     def close(self) -> None:
         """Let go of the images."""
-        self._rows.clear()
+        self._layers.clear()
         while self.files:
             os.close(self.files.pop())
 
@@ -134,7 +172,7 @@ class Past:
 
     def __init__(self) -> None:
         self.files: list[int] = []
-        self._newest, self._rows = "", dict[int, Rows]()
+        self._newest, self._layers = "", dict[int, Layers]()
         self._lock = threading.Lock()
 
     def learn(self, directory: str) -> None:
@@ -142,11 +180,11 @@ class Past:
 
         def run() -> None:
             with contextlib.suppress(OSError, OpError):
-                self.rows(directory)
+                self.layers(directory)
 
         threading.Thread(target=run, daemon=True).start()
 
-    def rows(self, directory: str) -> dict[int, Rows]:
+    def layers(self, directory: str) -> dict[int, Layers]:
         """By process, what this round and those before it have; raises OpError `images`."""
         with self._lock:
             unread, at = [], os.path.realpath(directory)
@@ -156,20 +194,17 @@ class Past:
                     raise OpError("images", f"{directory}: more than {MOST_ROUNDS} rounds")
                 link = os.path.join(at, "parent")
                 if not os.path.islink(link):
-                    self._newest, self._rows = "", {}
+                    self._newest, self._layers = "", {}
                     break
                 at = os.path.realpath(link)
             for one in reversed(unread):
-                self._rows = {pid: self._read(one, name, pid) for pid, name in _pagemaps(one)}
+                self._layers = {pid: self._read(one, name, pid) for pid, name in _pagemaps(one)}
                 self._newest = one
-            return self._rows
+            return self._layers
 
-    def _read(self, directory: str, name: str, pid: int) -> Rows:
-        found, earlier = Rows(), self._rows.get(pid, Rows())
-        for run in _own(directory, messages(os.path.join(directory, name)), self.files):
-            for part in earlier.find(run) if run.flags & PE_PARENT else (run,):
-                found.add(part)
-        return found
+    def _read(self, directory: str, name: str, pid: int) -> Layers:
+        rows = _own(directory, messages(os.path.join(directory, name)), self.files)
+        return self._layers.get(pid, NOTHING).below(rows)
 
 
 def join(directory: str, past: Optional[Past] = None) -> Local:
@@ -180,9 +215,10 @@ def join(directory: str, past: Optional[Past] = None) -> Local:
     local, past = Local(), past or Past()
     try:
         parent = os.path.join(directory, "parent")
-        earlier = past.rows(parent) if os.path.islink(parent) else {}
-        for pid, name in _pagemaps(directory):
-            _join(directory, name, pid, earlier.get(pid, Rows()), local)
+        if os.path.islink(parent):
+            earlier = past.layers(parent)
+            for pid, name in _pagemaps(directory):
+                local.add(pid, _join(directory, name, earlier.get(pid, NOTHING), local.files))
         local.files += past.files
         past.files = []
     except BaseException:
@@ -191,33 +227,25 @@ def join(directory: str, past: Optional[Past] = None) -> Local:
     return local
 
 
-def _join(directory: str, name: str, pid: int, earlier: Rows, local: Local) -> None:
+def _join(directory: str, name: str, earlier: Layers, files: list[int]) -> Layers:
     path = os.path.join(directory, name)
     entries = messages(path)
-    own = list(_own(directory, entries, local.files))
-    if not any(run.flags & PE_PARENT for run in own):
-        for run in own:
-            if run.flags & PE_LAZY and run.file >= 0:
-                local.add(pid, run)
-        return
-    out, held = Rows(), list[Run]()
-    for run in own:
-        for part in earlier.find(run) if run.flags & PE_PARENT else (run,):
-            lies_here = bool(part.flags & PE_LAZY) and part.file >= 0
-            if lies_here or run.flags == PE_LAZY:
+    own = _own(directory, entries, files)
+    out = Rows()
+    for run in own.runs:
+        for part in earlier.split(run) if run.flags & PE_PARENT else (run,):
+            if (part.flags & PE_LAZY and part.file >= 0) or run.flags == PE_LAZY:
                 out.add(Run(part.vaddr, part.pages, PE_LAZY))
             else:
                 out.add(Run(part.vaddr, part.pages, PE_PARENT if run.flags & PE_PARENT else run.flags))
-            held += [part] if lies_here else []
-    _drop_lazy(os.path.join(directory, f"pages-{entries[0].get(1, 0)}.img"), own)
+    _drop_lazy(os.path.join(directory, f"pages-{entries[0].get(1, 0)}.img"), own.runs)
     shape = set[int]().union(*entries[1:])
     packed = [pack(entries[0]), *(pack(_entry(run, shape)) for run in out.runs)]
     with open(path, "rb") as file:
         magic = file.read(8)
     with _anew(path) as new:
         new.write(magic + b"".join(struct.pack("<I", len(one)) + one for one in packed))
-    for part in held:
-        local.add(pid, part)
+    return Layers([own, *earlier.rounds])
 
 
 def _drop_lazy(path: str, own: list[Run]) -> None:
@@ -266,16 +294,22 @@ def _pagemaps(directory: str) -> Iterator[tuple[int, str]]:
             yield int(found[1]), name
 
 
-def _own(directory: str, entries: list[dict[int, int]], files: list[int]) -> Iterator[Run]:
+def _own(directory: str, entries: list[dict[int, int]], files: list[int]) -> Rows:
     """The runs of one image as they are; the file of its pages is opened and put into `files`."""
+    found = Rows()
     path = os.path.join(directory, f"pages-{entries[0].get(1, 0)}.img")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if os.path.exists(path) else -1
     files += [fd] if fd >= 0 else []
     offset = 0
     for entry in entries[1:]:
         flags = entry.get(FLAGS, PE_PARENT if entry.get(IN_PARENT) else PE_PRESENT)
-        run = Run(entry[VADDR], entry.get(COUNT, entry.get(OLD_COUNT, 0)), flags)
+        pages = entry.get(COUNT, entry.get(OLD_COUNT, 0))
         if flags & PE_PRESENT:
-            run = run._replace(file=fd, offset=offset)
-            offset += run.pages * PAGE_BYTES
-        yield run
+            found.add(Run(entry[VADDR], pages, flags, fd, offset))
+            offset += pages * PAGE_BYTES
+        else:
+            found.add(Run(entry[VADDR], pages, flags))
+    return found
+
+
+NOTHING = Layers([])

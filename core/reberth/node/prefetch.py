@@ -77,10 +77,12 @@ class Prefetch:
 
     def load(self, directory: str) -> int:
         """Read which pages are to follow, from the source or from here; answers how many."""
-        areas = [Area(pid, e.vaddr, e.pages) for pid, e in lazy_extents(directory)]
+        areas = [
+            Area(pid, e.vaddr, e.pages, HERE if self.local.has(pid) else UNASKED) for pid, e in lazy_extents(directory)
+        ]
         self.ledger = Ledger(areas)
-        for pid, run in self.local.runs():
-            self.ledger.mark(Place(pid, run.vaddr), run.pages, HERE)
+        for pid, run in self.local.left():
+            self.ledger.mark(Place(pid, run.vaddr), run.pages, UNASKED)
         return sum(len(area.state) for area in areas)
 
     def start(self) -> None:
