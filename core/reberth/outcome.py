@@ -90,7 +90,8 @@ def _held_late(session: Session, code: int) -> int:
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     _fill_end(report, session, decision, cause, phase)
-    if report.outcome == "rolled-back" and session.recall("lost"):
+    told = (session.journal.last("end") or {}).get("exit_code") == Exit.LOST
+    if report.outcome == "rolled-back" and session.recall("lost") and not told:
         report.outcome, report.exit_code = "lost", int(Exit.LOST)
         report.warnings.append(str(session.recall("lost")))
     elif session.recall("set-back"):
