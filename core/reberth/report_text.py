@@ -48,7 +48,9 @@ def where_now(report: Report) -> str:
         if report.owner == Owner.SOURCE.value
         else "it runs nowhere: it is lost",
         Exit.DETACHED: f"{source} and {target} go on with it by themselves",
-    }.get(Exit(report.exit_code) if report.exit_code in set(Exit) else Exit.BUG)
+    }.get(
+        Exit.LOST if report.outcome == "lost" else Exit(report.exit_code) if report.exit_code in set(Exit) else Exit.BUG
+    )
     if said is None and report.outcome == "moved" and report.owner == Owner.NOBODY.value:
         said = f"it is in the directory {report.target}: reberth restore {report.target} NODE:"
     if said is None and report.owner == Owner.TARGET.value:

@@ -121,7 +121,9 @@ def _states(move: Move) -> tuple[str, str]:
     while True:
         now, found = time.monotonic(), [_state(move, side) for side in (0, 1)]
         since = (since or now) if HOLLOW in found else 0.0
-        if since and now - since > NOTICE_S:
+        if since and (move.recall("hollow") or now - since > NOTICE_S):
+            if not move.recall("hollow"):
+                move.note("hollow", True)  # it lasts: the next look need not wait for it
             found = [RESTS if state == HOLLOW else state for state in found]
         if not {UNCLEAR, HOLLOW} & {*found} or now - begun > PATIENCE_S:
             return found[0], found[1]

@@ -75,7 +75,7 @@ def test_what_was_lost_is_told(notes, outcome_, code):
         ends=[],
         known=lambda side: {},
         plan=SimpleNamespace(options=SimpleNamespace(keep_images=False), checks=()),
-        journal=SimpleNamespace(records=[], last=lambda event: None),
+        journal=SimpleNamespace(records=[]),
     )
     report = Report(source="n1:lxd/c1", target="n2:c1")
     outcome.fill_end(report, session, BACK, None, "")

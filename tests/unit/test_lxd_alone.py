@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reberth import planner
 from reberth.config import Config
 from reberth.host import Host
 from reberth.journal import Journal
@@ -180,6 +181,8 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.__setitem__(0, slept[0] + max(seconds, 0.05)))
     monkeypatch.setattr(time, "monotonic", lambda: real() + slept[0])
     monkeypatch.setattr(apimove, "Events", Quiet)
+    number = itertools.count()  # hundreds of runs in some seconds: four random digits would meet one another
+    monkeypatch.setattr(planner.make_plan, "__defaults__", (lambda: f"run-{next(number)}",))
     monkeypatch.setattr(Journal, "controller", lambda self: 0)
     monkeypatch.setattr(ledger, "NOTICE_S", 0.0)
 
