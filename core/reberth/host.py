@@ -186,10 +186,16 @@ class Host:
         return found
 
     def change(self, run_id: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave a wish for the process that drives a run; UsageError when none does."""
+        """Leave a wish for the process that drives a run; UsageError when none does, or when none would hear it."""
+        from reberth.recover import plan_from
+
         journal = Journal(journals.run_dir(run_id).name)
         if not journal.controller() or journal.last("end") is not None:
             raise UsageError(f"no process drives run {run_id}", hint="to see the open ones: reberth status")
+        plan = plan_from((journal.last("plan") or {})["plan"])
+        if plan.managed:
+            text = f"{plan.workload.backend} carries run {run_id} by itself and hears nothing meanwhile"
+            raise UsageError(text, hint=f"reberth abort {run_id} ends it")
         return {"id": run_id, **Wishes(journal.dir).add(values)}
 
     def abort(self, run_id: str) -> dict[str, Any]:

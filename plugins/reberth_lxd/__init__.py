@@ -14,6 +14,11 @@ from reberth_lxd.ways import reberth_checkpoint, reberth_commit, reberth_prepare
 if TYPE_CHECKING:
     import typer
 
+# The daemons decide these by themselves, and cannot be told.
+IGNORED = (
+    *("bandwidth", "keep_images", "lazy_restore", "max_downtime", "memory_ahead", "move_address"),
+    *("tcp_close", "tcp_established"),
+)
 __all__ = [
     "reberth_answer",
     "reberth_checkpoint",
@@ -48,4 +53,6 @@ def reberth_describe() -> Declaration:
         tools=("criu", "head"),
         options=frozenset({"certificate", "identity", "socket", "url"}),
         managed=True,
+        ignores=frozenset(IGNORED),
+        knows=frozenset({"keep_source", "snapshot_first"}),
     )

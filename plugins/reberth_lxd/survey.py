@@ -113,6 +113,9 @@ def reberth_survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
+    if "policy" in options.given and options.policy != "lxd":
+        text = f"--policy {options.policy}: the daemons end their rounds by a rule of their own"
+        raise UsageError(text, hint="--goal and --iterations are its measures")
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
     instance = daemons[0].get("instances", workload.name)
     if instance is None:

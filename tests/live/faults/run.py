@@ -131,7 +131,7 @@ class Trial:
         begun_s = time.monotonic()
         works = Stand(self.field.nodes)
         watch = self.field.watch()
-        handle = start(works, self.case.backend)
+        handle = self._start(works)
         witness = Witness(self.field.nodes, handle.directory)
         try:
             healthy(self.source, handle)
@@ -149,6 +149,9 @@ class Trial:
         return self.result
 
     # The move
+
+    def _start(self, works: Stand) -> Handle:
+        return start(works, self.case.backend)
 
     def _move(self, handle: Handle) -> Done:
         case, env = self.case, dict(self.field.env)
