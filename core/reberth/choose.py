@@ -106,6 +106,8 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend
 
     A managed backend carries everything by itself.
     """
+    if not backend and len(nodes[0].backends) == 1 and not nodes[0].transports:
+        backend = nodes[0].backends[0]  # there is no other, and none but its own daemons could carry anything
     if backend and stage.catalog.get(backend).declaration.managed:
         if asked:
             raise UsageError(f"{backend} carries the data by itself: --transport has no effect", hint="leave it out")

@@ -9,7 +9,7 @@ import pytest
 
 from reberth.complete import client as complete
 from reberth_hooks import Level, Mode, Options, UsageError, Workload
-from reberth_lxd import checks, keys, native, shim, survey
+from reberth_lxd import checks, keys, native, shim, ways
 from reberth_lxd.explain import KNOWN, explain
 from reberth_lxd.request import for_source, for_target
 
@@ -74,10 +74,9 @@ def test_why_the_daemon_went_no_further_round(rounds, why):
 
 
 def test_a_policy_that_the_daemons_do_not_have_is_refused():
-    usable, workload = {"lxd": {"usable": True}}, Workload("a", "lxd", "c1")
-    words = {"facts": {"source": usable, "target": usable}, "options": Options(policy="fixed", given=("policy",))}
+    asked = Options(policy="fixed", given=("policy",))
     with pytest.raises(UsageError, match="--policy fixed"):
-        survey.reberth_survey(workload, "c1", None, None, **words)
+        ways.reberth_survey(Workload("a", "lxd", "c1"), "c1", None, None, {}, asked)
 
 
 INSTANCE = {
@@ -322,6 +321,14 @@ def test_when_the_shim_takes_over(words, run, expected):
     else:
         ours = [word for word in found if word not in ("--backend", "lxd", "--")]
         assert ours == ["move", *expected]
+
+
+@pytest.mark.parametrize(
+    ("known", "beside"), [({"local", "n2"}, False), ({"local"}, True), ({"local", "n1"}, True), (None, False)]
+)
+def test_remotes_that_are_no_nodes_are_taken_from_the_client(known, beside):
+    found = shim.decide("lxc", ["c1", "n2:"], client(TRUE), lambda: known)
+    assert ("--remotes lxc" in " ".join(found)) is beside
 
 
 @pytest.mark.parametrize(
