@@ -25,6 +25,10 @@ from reberth_lxd.client import RUNNING, Daemon, socket_of
 
 DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPARMOR = "/sys/kernel/security/apparmor"
+NEAR_LIVE = (
+    "use Incus, or LXD before 6.6, on both nodes; near-live, by the client: lxc copy NAME REMOTE: --stateless "
+    "--refresh while it runs, lxc stop NAME, the copy once more, lxc start REMOTE:NAME"
+)
 CGROUP_V1_FREEZER = "/sys/fs/cgroup/freezer"
 
 
@@ -48,7 +52,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     }
     gate = checks.version_gate(str(said.get("server")), str(said.get("server_version")))
     if gate:
-        return {"usable": False, "reason": gate, "remedy": "use Incus, or LXD before 6.6, on both nodes", **facts}
+        return {"usable": False, "reason": gate, "remedy": NEAR_LIVE, **facts}
     if https.over_api(node):
         return {**facts, **apisurvey.facts(said)}
     return {**facts, **_criu_of(shell, int(said.get("server_pid") or 0))}
@@ -113,9 +117,6 @@ def reberth_survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
-    if "policy" in options.given and options.policy != "lxd":
-        text = f"--policy {options.policy}: the daemons end their rounds by a rule of their own"
-        raise UsageError(text, hint="--goal and --iterations are its measures")
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
     instance = daemons[0].get("instances", workload.name)
     if instance is None:

@@ -93,6 +93,7 @@ def test_emulated_lxd_6_6_is_refused_with_the_reason(daemon):
     node, place = daemon("6.6")
     found = survey.reberth_probe(node, Shell(place))
     assert not found["usable"] and "removed in 6.6" in found["reason"] and "Incus" in found["remedy"]
+    assert "near-live" in found["remedy"]
 
 
 def test_emulated_daemon_without_criu_is_refused(daemon):
