@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from reberth_hooks import CommandError, Node, PluginError, Shell, UntrustedError
+from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
 
 if TYPE_CHECKING:
     import pylxd
@@ -34,11 +34,21 @@ def over(operation: dict[str, Any]) -> bool:
 
 
 def socket_of(node: Node, shell: Shell) -> str:
-    """Where the daemon listens on its node: as configured, else the first of the usual places; empty for none."""
+    """Where the daemon listens: as configured, else the first of the usual places that answers; empty for none."""
     own = node.options_of("lxd").get("socket")
     places = [str(own)] if own else list(SOCKETS)
     found = shell.call("stats", paths=places)
-    return next((path for path, entry in zip(places, found, strict=True) if entry), "")
+    there = [path for path, entry in zip(places, found, strict=True) if entry]
+    if len(there) > 1:  # a daemon that was stopped for good leaves its socket beside the one that is used now
+        there = [path for path in there if _answers(shell, path)] or there
+    return there[0] if there else ""
+
+
+def _answers(shell: Shell, path: str) -> bool:
+    try:
+        return bool(shell.call("unix_request", path=path, method="GET", url="/1.0", body="", timeout_s=5.0))
+    except HelperError:
+        return False
 
 
 class Daemon:
