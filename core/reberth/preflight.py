@@ -47,7 +47,15 @@ def no_workloads(hello: Mapping[str, Any]) -> str:
 
 
 def host_checks(source: End, target: End) -> Iterator[Check]:
-    """What must hold of the two machines."""
+    """What must hold of the two machines; of one that only an API tells of, what that says."""
+    if blind := dict.fromkeys(end.node.name for end in (source, target) if end.hello.get("api")):
+        here, there = source.hello.get("arch"), target.hello.get("arch")
+        reason = f"architecture: {here} on {source.node.name}, {there} on {target.node.name}"
+        yield _check("arch", here == there, reason, "take a target of the same kind: memory images fit no other")
+        for name in blind:
+            reason = "there is only an API: nobody can look at processor, clocks and free memory"
+            yield _check("unseen", False, reason, "reach it by ssh: reberth node add", name, worst=Level.WARN)
+        return
     for key, word in (("arch", "architecture"), ("page_bytes", "page size")):
         here, there = source.hello.get(key), target.hello.get(key)
         reason = f"{word}: {here} on {source.node.name}, {there} on {target.node.name}"
@@ -60,11 +68,19 @@ def host_checks(source: End, target: End) -> Iterator[Check]:
     reason = f"the target's wall clock is {wall_s:+.3f} s from the source's"
     yield _check("clock", near_enough, reason, "set both clocks by NTP", worst=Level.WARN)
     if source.hello.get("boot_id") != target.hello.get("boot_id"):
-        jump_s = _difference_s(source, target, "clock_boottime_ns")
-        near_enough = abs(jump_s) <= MAX_UPTIME_DIFFERENCE_S
+        yield _uptime_check(source, target)
+
+
+def _uptime_check(source: End, target: End) -> Check:
+    """CRIU writes down the clocks that count from the start, and restores into a time namespace in which they go on."""
+    jump_s = _difference_s(source, target, "clock_boottime_ns")
+    lacking = [end.node.name for end in (source, target) if not end.hello.get("time_ns")]
+    if abs(jump_s) > MAX_UPTIME_DIFFERENCE_S and lacking:
         reason = f"CLOCK_MONOTONIC and CLOCK_BOOTTIME of the workload jump by {jump_s:+.3f} s"
-        remedy = "run it in a time namespace, or be sure that it bears the jump"
-        yield _check("uptime", near_enough, reason, remedy, worst=Level.WARN)
+        reason += f": no time namespaces on {' and '.join(lacking)}"
+        return Check("uptime", Level.WARN, reason, "a kernel from 5.6 on, or be sure that it bears the jump")
+    reason = f"the target's uptime is {jump_s:+.3f} s from the source's"
+    return Check("uptime", Level.OK, reason if lacking else f"{reason}; the clocks of the workload go on")
 
 
 def _end_checks(end: End) -> Iterator[Check]:

@@ -60,7 +60,7 @@ def link_parent(move: Move, index: int) -> None:
     """CRIU's link from a round's images to those before, made on the target, since links do not travel."""
     if index > 0:
         directory = f"{move.recall('images.target')}/round-{index}"
-        move.target.call("parent_link", directory=directory, parent=f"../round-{index - 1}")
+        move.target.call("parent_link", directory=directory, parent=f"../round-{index - 1}", complete=True)
 
 
 def link_final(move: Move) -> None:

@@ -20,7 +20,7 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.tasks import has_feature, space_checks
-from reberth_lxd import checks, keys, kinds
+from reberth_lxd import apisurvey, checks, https, keys, kinds
 from reberth_lxd.client import RUNNING, Daemon, socket_of
 
 DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,7 +38,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         daemon = Daemon(node, shell, socket)
     except ReberthError as error:
         return {"usable": False, "reason": error.message, "remedy": error.hint}
-    said, extensions = daemon.environment, daemon.host.get("api_extensions") or []
+    said, extensions = daemon.environment, daemon.extensions
     kind = kinds.kind_of(extensions)
     if not kind or (lack := kinds.lacking(extensions)):
         reason = f"{said.get('server')} {said.get('server_version')}: " + (lack if kind else "neither LXD nor Incus")
@@ -53,6 +53,8 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     gate = checks.version_gate(kind, str(said.get("server_version")))
     if gate:
         return {"usable": False, "reason": gate, "remedy": "use Incus, or LXD before 6.6, on both nodes", **facts}
+    if https.over_api(node):
+        return {**facts, **apisurvey.facts(said)}
     return {**facts, **_criu_of(shell, int(said.get("server_pid") or 0))}
 
 
@@ -115,6 +117,9 @@ def reberth_survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
+    if "policy" in options.given and options.policy != "lxd":
+        text = f"--policy {options.policy}: the daemons end their rounds by a rule of their own"
+        raise UsageError(text, hint="--goal and --iterations are its measures")
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
     instance = daemons[0].get("instances", workload.name)
     if instance is None:

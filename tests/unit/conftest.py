@@ -153,6 +153,7 @@ HELLO: dict[str, Any] = {
     "uid": 0,
     "boot_id": "",
     "pid_ns": "pid:[1]",
+    "time_ns": "time:[1]",
     "cgroup2": "/sys/fs/cgroup",
     "page_bytes": 4096,
     "clock_realtime_ns": 0,

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from reberth.node import guardian
 from reberth.node.lazy import Guardian
 
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(os.uname().machine, 0)
@@ -53,6 +54,19 @@ def wait_for(condition) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def test_looking_leaves_a_slow_node_its_processor(monkeypatch):
+    """One look at the daemon's descriptors costs an emulated node what a hundred cost others; pages need it more."""
+    now_s, cost_s = [0.0], [0.0]
+    one = guardian.Guardian()
+    one.pid, one.pidfd = os.getpid(), os.pidfd_open(os.getpid())
+    monkeypatch.setattr(guardian.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(guardian, "copy_new", lambda *_: now_s.__setitem__(0, now_s[0] + cost_s[0]))
+    for cost_s[0], rest_s in ((0.0001, guardian.POLL_S), (0.005, 0.1)):
+        assert not one.look()
+        assert one.rest_s == pytest.approx(rest_s)
+    os.close(one.pidfd)
 
 
 def test_it_holds_what_the_daemon_has_and_gets(daemon):

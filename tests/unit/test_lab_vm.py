@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -49,6 +52,17 @@ def test_qemu_listens_nowhere_and_starts_nothing():
     assert not [word for word in argv if word.startswith("user") or "hostfwd" in word or "listen" in word]
     assert {"-nodefaults", "-no-user-config"} <= set(argv)
     assert "-monitor" not in argv and "-vnc" not in argv
+
+
+def test_emulated_nodes_take_the_cipher_that_is_fast_there(tmp_path):
+    """What OpenSSL makes of the lab's configuration, for connections straight from node to node."""
+    path = tmp_path / "openssl.cnf"
+    path.write_text(machine.CIPHER_CONFIG, encoding="ascii")
+    code = "import ssl; print(*(c['name'] for c in ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).get_ciphers()))"
+    env = {**os.environ, "OPENSSL_CONF": str(path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if name.startswith("TLS_")] == ["TLS_CHACHA20_POLY1305_SHA256"]
+    assert f"/{machine.CIPHER_FILE}" in machine.SSHD_CONFIG
 
 
 def test_disks_are_never_written():

@@ -16,6 +16,7 @@ from reberth_hooks import CommandError, HelperError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
 from reberth_lxd import client, phases, survey
+from reberth_lxd.client import Daemon, MissingError
 
 
 class Played(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -165,6 +166,14 @@ def test_emulated_daemon_that_does_not_trust_us_is_not_used(daemon):
     node, place = daemon(auth="untrusted")
     found = survey.reberth_probe(node, Shell(place))
     assert not found["usable"] and "does not trust" in found["reason"]
+
+
+def test_emulated_what_the_daemon_has_not_is_no_error_of_its_own(daemon):
+    node, place = daemon()
+    found = Daemon(node, Shell(place))
+    assert found.get("instances", "c1") is None
+    with pytest.raises(MissingError, match="node n1 has no instances/c1"):
+        found._ask("get", ("instances", "c1"))
 
 
 def test_a_socket_that_nobody_serves(tmp_path):

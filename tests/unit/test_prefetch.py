@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from reberth.node import prefetch
-from reberth.node.chain import Local, Run
+from reberth.node.chain import Layers, Local, Rows, Run
 from reberth.node.ledger import HERE, Area, Ledger, Place
 from reberth.node.pages import HEADERS, Channel
 from reberth.node.prefetch import Prefetch
@@ -18,6 +18,7 @@ from reberth.node.prefetch import Prefetch
 BASE, OTHER = 0x7F0000000000, 0x7F0000800000
 GET, ADD, FORCE_CLOSE = 7, 0x40006, 0x1024
 HEAD = HEADERS[32]
+ANON = 6  # present, and able to be lazy
 
 
 def page(owner: int, address: int) -> bytes:
@@ -135,6 +136,13 @@ def test_every_page_comes_once(scene, most):
     assert len(first) == len(source.asked), "a page was asked for twice"
 
 
+def layers(*runs: Run) -> Layers:
+    rows = Rows()
+    for run in runs:
+        rows.add(run)
+    return Layers([rows])
+
+
 class Held(Local):
     """Pages that lie here: a run from its second page on, in a file that begins with another page."""
 
@@ -143,7 +151,7 @@ class Held(Local):
         path = folder / "pages-1.img"
         path.write_bytes(bytes(4096) + b"".join(page(30, start + i * 4096) for i in range(pages)))
         fd = os.open(path, os.O_RDONLY)
-        self.add(30, [Run(start, pages, 2, fd, 4096)])
+        self.add(30, layers(Run(start, pages, ANON, fd, 4096)))
         self.files.append(fd)
 
 
@@ -159,6 +167,42 @@ def test_pages_of_earlier_rounds_come_from_here(scene, tmp_path):
     assert daemon.take() == (30, start, 50)
     assert flow.pages >= 51
     assert all(address < start for _, address, _ in source.asked)
+
+
+def test_one_request_is_answered_from_images_and_source_alike(scene, tmp_path):
+    """What came meanwhile goes with what lies beside it, up to the first page that is missing."""
+    start = BASE + 40 * 4096
+    flow, daemon, source = scene((30, BASE, 100), local=Held(tmp_path, start, 20))
+    flow.ledger.mark(Place(30, start), 20, HERE)
+    at = BASE
+    while at < BASE + 100 * 4096:
+        daemon.ask(30, at, (BASE - at) // 4096 + 100)
+        owner, address, pages = daemon.take()
+        assert (owner, address) == (30, at) and pages
+        at += pages * 4096
+    assert flow.pages == 100
+    asked = [address + i * 4096 for _, address, pages in source.asked for i in range(pages)]
+    assert sorted(asked) == [BASE + i * 4096 for i in range(100) if not 40 <= i < 60]
+
+
+def test_what_was_written_here_and_there_is_one_answer(tmp_path):
+    """A workload that writes scattered pages leaves a run for each of them in the images; a request takes many."""
+    files = []
+    for number in (1, 2):
+        path = tmp_path / f"pages-{number}.img"
+        path.write_bytes(b"".join(page(30, BASE + i * 4096) for i in range(64)))
+        files.append(os.open(path, os.O_RDONLY))
+    local = Local()
+    local.files += files
+    local.add(30, layers(*(Run(BASE + i * 4096, 1, ANON, files[i % 2], i * 4096) for i in range(64))))
+    flow = Prefetch(None, 32, local)
+    flow.ledger = Ledger([Area(30, BASE, 64, HERE)])
+    daemon = Daemon(flow)
+    flow.start()
+    daemon.ask(30, BASE, 64)
+    assert daemon.take() == (30, BASE, 64)
+    daemon.sock.close()
+    assert flow.ended.wait(5)
 
 
 def test_without_a_source_all_pages_lie_here(tmp_path):
@@ -189,6 +233,18 @@ def test_a_short_image_ends_the_flow(tmp_path):
     assert flow.ended.wait(5)
     daemon.sock.close()
     assert "shorter" in flow.failed
+
+
+def test_the_flow_goes_before_the_daemon_that_waits_for_it(scene, monkeypatch):
+    """CRIU's daemon polls without rest: on one processor it would keep from us what it waits for."""
+    asked = []
+    monkeypatch.setattr(prefetch.os, "setpriority", lambda *words: asked.append((*words, threading.get_native_id())))
+    _, daemon, _ = scene((30, BASE, 1))
+    daemon.ask(30, BASE, 1)
+    daemon.take()
+    ((which, thread, priority, caller),) = asked
+    assert (which, priority) == (os.PRIO_PROCESS, prefetch.PRIORITY) and prefetch.PRIORITY < 0
+    assert thread == caller != threading.get_native_id()
 
 
 def test_answers_come_in_the_order_of_the_requests(scene):

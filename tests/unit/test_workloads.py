@@ -29,6 +29,7 @@ OPTIONS: dict[str, list[str]] = {
     "shm": ["--pages", "8"],
     "fswriter": ["--files", "12", "--size", "4096"],
     "echo": [],
+    "clocks": [],
 }
 
 # What is planted -> a word of the problem that must be reported.
@@ -83,6 +84,10 @@ PLANTS: list[tuple[str, str, str]] = [
     ("fswriter", "descriptor", "another file"),
     ("fswriter", "orphan", "deleted open file"),
     ("fswriter", "special", "special"),
+    ("clocks", "back", "CLOCK_MONOTONIC went on by -"),
+    ("clocks", "ahead", "CLOCK_MONOTONIC went on by 100."),
+    ("clocks", "timer", "the timer is due"),
+    ("clocks", "nap", "a nap does not end"),
 ]
 
 # Each thing of ipc is on its own, so all can be spoiled at once: name -> a word of its problem.

@@ -18,7 +18,7 @@ import sys
 import time
 
 SYS_PIDFD_GETFD = 438  # as in procs.py, which this text cannot import
-POLL_S = 0.01
+POLL_S, REST = 0.01, 20
 
 
 def copy_new(pidfd: int, pid: int, held: dict[int, int]) -> None:
@@ -47,6 +47,7 @@ class Guardian:
     def __init__(self) -> None:
         self.held: dict[int, int] = {}
         self.pid, self.pidfd, self.cgroup, self.alone = 0, -1, "", False
+        self.rest_s = POLL_S
 
     def turn(self) -> bool:
         """Listen for a moment, look for new descriptors; false when there is nothing left to hold."""
@@ -59,9 +60,9 @@ class Guardian:
     def hear(self) -> None:
         """Take the next line, if there is one; answers a released guardian's end by leaving."""
         if self.alone:
-            time.sleep(POLL_S)
+            time.sleep(self.rest_s)
             return
-        if not select.select([0], [], [], POLL_S)[0]:
+        if not select.select([0], [], [], self.rest_s)[0]:
             return
         line = sys.stdin.readline()
         word, _, rest = line.rstrip("\n").partition(" ")
@@ -82,8 +83,10 @@ class Guardian:
         """Hold what the daemon has been given since; true when it is gone."""
         if self.pidfd < 0:
             return False
+        began_s = time.monotonic()
         with contextlib.suppress(OSError):
             copy_new(self.pidfd, self.pid, self.held)
+        self.rest_s = max(POLL_S, REST * (time.monotonic() - began_s))  # a slow node has better use for its processor
         return bool(select.select([self.pidfd], [], [], 0)[0])
 
 

@@ -24,6 +24,7 @@ def hello(daemon: Any, progress: Any) -> dict[str, Any]:
         "uid": os.getuid(),
         "boot_id": run.boot_id(),
         "pid_ns": procs.link("/proc/self/ns/pid"),
+        "time_ns": procs.link("/proc/self/ns/time"),
         "cgroup2": cgroup.mount_point(),
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "clock_realtime_ns": time.time_ns(),

@@ -25,7 +25,7 @@ from reberth.node.run import Run
 
 SOCKET = "lazy-pages.socket"
 STALL_S = 60.0
-GUARD_S = 0.01
+GUARD_S, GUARD_REST = 0.01, 20
 GUARDIAN_S = 2.0
 # Lines of criu/uffd.c at -v4 (4.2.1, read 2026-11-25).
 DROPPED = re.compile(r"uffd: \d+-\d+: (?:REMOVE|UNMAP): [0-9a-f]+\(([0-9a-f]+)\)")
@@ -223,9 +223,11 @@ class Filler:
             with contextlib.suppress(OSError, OpError):
                 pidfd = os.pidfd_open(self.process.pid)
                 while self.process.poll() is None:
+                    began_s = time.monotonic()
                     with self._guarding, contextlib.suppress(OSError, OpError):
                         self._copy_new(pidfd)
-                    time.sleep(GUARD_S)
+                    # a slow node has better use for its processor: the pages come through this very process
+                    time.sleep(max(GUARD_S, GUARD_REST * (time.monotonic() - began_s)))
                 os.close(pidfd)
             if self.process.wait() != 0:
                 broke()

@@ -59,11 +59,13 @@ class Ledger:
         found = self.find(place)
         if found:
             area, index = found
-            for i in range(index, min(index + pages, len(area.state))):
-                if state == SERVED:
-                    self.served += area.state[i] != SERVED
-                if area.state[i] != SERVED:  # once served, for ever counted
-                    area.state[i] = state
+            before = area.state[index : index + pages]
+            if state == SERVED:
+                self.served += len(before) - before.count(SERVED)
+            after = bytes([state]) * len(before)
+            if SERVED in before:  # once served, for ever counted
+                after = bytes(SERVED if one == SERVED else state for one in before)
+            area.state[index : index + len(before)] = after
 
     def next_run(self, most: int) -> Optional[tuple[Place, int]]:
         """The next pages that nobody has asked for."""

@@ -62,13 +62,13 @@ def messages(path: str) -> list[dict[int, int]]:
     try:
         while at < len(data):
             (size,) = struct.unpack_from("<I", data, at)
-            at += 4
-            if at + size > len(data):
+            end = at + 4 + size
+            if end > len(data):
                 raise ValueError("cut off")
-            found.append(_fields(data[at : at + size]))
+            found.append(_fields(data, at + 4, end))
             if len(found) > 1 and VADDR not in found[-1]:
                 raise ValueError("a run without an address")
-            at += size
+            at = end
         if not found:
             raise ValueError("empty")
     except (ValueError, IndexError, struct.error) as error:
@@ -89,23 +89,24 @@ def _number(value: int) -> bytes:
     return bytes([*packed, value])
 
 
-def _fields(message: bytes) -> dict[int, int]:
-    """The numbers of a message that has numbers only."""
+def _fields(data: bytes, at: int, end: int) -> dict[int, int]:
+    """The numbers of a message that has numbers only; one loop, for a final round has one for each page written."""
     found: dict[int, int] = {}
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        if key & 7:
-            raise ValueError(f"field {key >> 3} is no number")
-        found[key >> 3], at = _varint(message, at)
-    return found
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    key = -1
+    while at < end:
         byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if not byte & 0x80:
-            return value, at
+        value, shift, at = byte & 0x7F, 7, at + 1
+        while byte & 0x80:
+            if at == end:
+                raise ValueError("a number is cut off")
+            byte = data[at]
+            value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+        if key >= 0:
+            found[key >> 3], key = value, -1
+        elif value & 7:
+            raise ValueError(f"field {value >> 3} is no number")
+        else:
+            key = value
+    if key >= 0:
+        raise ValueError("a field without a number")
+    return found

@@ -15,6 +15,7 @@ from reberth.node.ends import end_of, source_of
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.stats import read_dump_stats
+from reberth.node.target import Target
 
 if TYPE_CHECKING:
     from reberth.node.serve import Daemon
@@ -67,14 +68,19 @@ def pre_dump(
     }
 
 
-def parent_link(daemon: Daemon, progress: Any, directory: str, parent: str) -> None:
-    """On the target: say that the images of one round build on those of another; CRIU's own link never travels."""
-    end_of(daemon)
+def parent_link(daemon: Daemon, progress: Any, directory: str, parent: str, complete: bool = False) -> None:
+    """On the target: say that the images of one round build on those of another; CRIU's own link never travels.
+
+    Those of a round that is `complete` are read beside what follows: the restore has to know them, and has no time.
+    """
+    end = end_of(daemon)
     if os.path.isabs(parent) or not os.path.isdir(os.path.join(directory, parent)):
         raise OpError("bad-argument", f"{parent!a} is no directory beside {directory!a}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, "parent"))
     os.symlink(parent, os.path.join(directory, "parent"))
+    if complete and isinstance(end, Target):
+        end.past.learn(directory)
 
 
 OPS: dict[str, Callable[..., Any]] = {"pre_dump": pre_dump, "parent_link": parent_link}

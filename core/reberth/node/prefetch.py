@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 from reberth.node.chain import Local
 from reberth.node.errors import OpError
@@ -33,6 +33,7 @@ FIRST_WINDOW_BYTES, LEAST_WINDOW_BYTES, MOST_WINDOW_BYTES = 512 << 10, 128 << 10
 AHEAD_S = 0.004  # how much of the link may be queued before something urgent
 READ_BYTES = 1 << 20
 MOST_WAITING_BYTES = 8 << 20  # of what the daemon has not taken yet
+PRIORITY = -10
 
 
 class Ask(NamedTuple):
@@ -77,10 +78,11 @@ class Prefetch:
     def load(self, directory: str) -> int:
         """Read which pages are to follow, from the source or from here; answers how many."""
         areas = [
-            Area(pid, e.vaddr, e.pages, HERE if self.local.find(pid, e.vaddr) else UNASKED)
-            for pid, e in lazy_extents(directory)
+            Area(pid, e.vaddr, e.pages, HERE if self.local.has(pid) else UNASKED) for pid, e in lazy_extents(directory)
         ]
         self.ledger = Ledger(areas)
+        for pid, run in self.local.left():
+            self.ledger.mark(Place(pid, run.vaddr), run.pages, UNASKED)
         return sum(len(area.state) for area in areas)
 
     def start(self) -> None:
@@ -97,6 +99,8 @@ class Prefetch:
                 one.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):  # CRIU's daemon never rests while it waits for us, and takes our processor
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         try:
             self._loop()
         except (OSError, OpError, struct.error) as error:
@@ -119,14 +123,13 @@ class Prefetch:
         for fd in (sock, read_fd, write_fd):
             if fd >= 0:
                 os.set_blocking(fd, False)
+        poll = select.poll()
+        poll.register(self._wake_r, select.POLLIN)
+        if read_fd >= 0:
+            poll.register(read_fd, select.POLLIN)
         while True:
-            poll = select.poll()
-            poll.register(self._wake_r, select.POLLIN)
             poll.register(sock, select.POLLIN | (select.POLLOUT if self._to_daemon else 0))
-            if read_fd >= 0:
-                poll.register(read_fd, select.POLLIN)
-            if self._to_source and write_fd >= 0:
-                poll.register(write_fd, select.POLLOUT)
+            self._poll_source(poll, write_fd)
             ready = dict(poll.poll())
             if self._wake_r in ready:
                 return
@@ -139,6 +142,14 @@ class Prefetch:
             self._send(write_fd, self._to_source)
             if self._send(sock, self._to_daemon):
                 self.moved_s = time.monotonic()
+
+    def _poll_source(self, poll: select.poll, write_fd: int) -> None:
+        """Wait for the source to take something only while there is something: one that is gone would wake us on."""
+        if write_fd >= 0 and self._to_source:
+            poll.register(write_fd, select.POLLOUT)
+        elif write_fd >= 0:
+            with contextlib.suppress(KeyError):
+                poll.unregister(write_fd)
 
     @staticmethod
     def _send(fd: int, data: bytearray) -> int:
@@ -176,11 +187,10 @@ class Prefetch:
         """Answer what the daemon wants from what is here, in its order; CRIU takes fewer pages than it asked for."""
         while self._wanted and len(self._to_daemon) < MOST_WAITING_BYTES:
             place, pages = self._wanted[0]
-            here = self.local.find(*place)
-            if here is None and place not in self._cache:
+            got = list(self._here(place, pages))
+            if not got:
                 return
             self._wanted.popleft()
-            got = self._read(here, pages) if here else self._cached(place, pages)
             count = sum(map(len, got)) // PAGE_BYTES
             command = PS_IOV_ADD_F | (4 << 16)  # PE_PRESENT
             self._to_daemon += self.header.pack(command, count, place.address, place.owner)
@@ -188,23 +198,26 @@ class Prefetch:
                 self._to_daemon += piece
             self.ledger.mark(place, count, SERVED)
 
+    def _here(self, place: Place, pages: int) -> Iterator[Union[bytes, memoryview]]:
+        """What is here of these pages up to the first that is not: of images, and of what the source has sent."""
+        at, end = place.address, place.address + pages * PAGE_BYTES
+        while at < end:
+            here = self.local.find(place.owner, at)
+            came = None if here else self._cache.pop(Place(place.owner, at), None)
+            piece = self._read(here, (end - at) // PAGE_BYTES) if here else came
+            if piece is None:
+                return
+            yield piece
+            at += len(piece)
+
     @staticmethod
-    def _read(here: tuple[int, int, int], pages: int) -> list[bytes]:
+    def _read(here: tuple[int, int, int], pages: int) -> bytes:
         fd, offset, most = here
         size = min(pages, most) * PAGE_BYTES
         data = os.pread(fd, size, offset)
         if len(data) != size:
             raise OpError("images", "an image of an earlier round is shorter than its pagemap says")
-        return [data]
-
-    def _cached(self, place: Place, pages: int) -> list[memoryview]:
-        got: list[memoryview] = []
-        for at in self._row(place, pages):
-            page = self._cache.pop(at, None)
-            if page is None:
-                break
-            got.append(page)
-        return got
+        return data
 
     @staticmethod
     def _row(place: Place, pages: int) -> Iterator[Place]:

@@ -32,6 +32,7 @@ class Target:
         self.let_go, self.script_pid = False, 0
         self.filling = Fill(run)
         self.guardian: Guardian | None = None
+        self.past = chain.Past()
         self.inflow: Inflow | None = None  # of the newest round whose pages came through a page server
         self.bucket = Bucket()
         self.pipe: Callable[[], tuple[int, int]] = no_pipe
@@ -80,7 +81,7 @@ class Target:
         flow = None
         if header_bytes:
             channel = self.channel() if follow else None
-            flow = Prefetch(channel, header_bytes, chain.join(work))
+            flow = Prefetch(channel, header_bytes, chain.join(work, self.past))
         self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
         job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")

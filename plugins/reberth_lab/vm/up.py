@@ -72,7 +72,7 @@ def start(node: VmNode, disk: Image, accelerator: str, names: Sequence[str], mem
         path.unlink(missing_ok=True)
     scratch = scratch_directory(site)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_seed(node, names, "" if accelerator == machine.KVM else f"SetEnv {machine.PLAIN_OPENSSL}\n")
+    write_seed(node, names, emulated=accelerator == machine.TCG)
     with contextlib.ExitStack() as stack:
         cables = []
         for make, address in ((taps.data, site.mac(node.number)), (taps.control, site.control_mac(node.number))):
@@ -145,17 +145,18 @@ def scratch_directory(site: Site) -> Path:
     return site.cache / f"scratch-{site.name}"
 
 
-def write_seed(node: VmNode, names: Sequence[str], sshd_config: str = "") -> None:
-    """Keys and names of all nodes, this one's addresses, the present code of reberth, and more words for sshd."""
+def write_seed(node: VmNode, names: Sequence[str], *, emulated: bool = False) -> None:
+    """Keys and names of all nodes, this one's addresses, the present code of reberth; ciphers for an emulated one."""
     site = node.site
     with tempfile.TemporaryDirectory(dir=site.state) as folder:
         root = Path(folder)
         (root / "usr/local/bin").mkdir(parents=True)
         keys.write_node(site, names, node.name, root)
-        if sshd_config:
-            (root / "etc/ssh/sshd_config.d/emulated.conf").write_text(sshd_config, encoding="ascii")
         deliver.deliver(deliver.find(), root)
         (root / "etc/reberth-lab").mkdir()
+        if emulated:
+            (root / "etc/ssh/sshd_config.d/emulated.conf").write_text(machine.SSHD_CONFIG, encoding="ascii")
+            (root / machine.CIPHER_FILE).write_text(machine.CIPHER_CONFIG, encoding="ascii")
         network = f"address={node.address}\ncontrol={site.control_address(node.number)}\nouter={site.control_outer}\n"
         (root / "etc/reberth-lab/network").write_text(network, encoding="ascii")
         with seed_path(node).open("wb") as stream:

@@ -10,6 +10,7 @@ import sys
 from typing import Optional
 
 from workloads.base import Workload, wait_until, write_atomically
+from workloads.clocks import Clocks
 from workloads.deleted import Deleted
 from workloads.echo import Echo
 from workloads.files import Files
@@ -25,7 +26,7 @@ from workloads.threads import Threads
 from workloads.tree import Tree
 
 KINDS: dict[str, type[Workload]] = {
-    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter, Echo, Pulse)
+    kind.kind: kind for kind in (Memory, Tree, Threads, Files, Tcp, Ipc, Deleted, Shm, FsWriter, Echo, Pulse, Clocks)
 }
 ANSWER_LIMIT_S = 60.0
 
