@@ -21,6 +21,7 @@ from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
 MIB = 32
+CRAWL_BIT_S = 10_000_000  # so that a machine under load still strikes before the last page
 SEED = int(os.environ.get("REBERTH_FAULT_SEED", "20261128"))
 SLOW = ("link-15s", "link-gone")  # only in `make soak`
 # A local user at the port that CRIU listens on in its own network namespace: refused each time.
@@ -85,7 +86,7 @@ def test_it_breaks_off(
     running = watch.again()
     pids = [handle.pid or driver.container_pid(node1, str(handle.container))]
     base = memory_base(node1, pids[0], MIB)
-    with begun(lab, reberth, handle, (node1, node2)) as filling:
+    with begun(lab, reberth, handle, (node1, node2), rate_bit_s=CRAWL_BIT_S) as filling:
         pids.append(handle.pid or driver.container_pid(node2, str(handle.container)))
         wait_for_pages(node2, pids[1], base, MIB)
         fault(filling, lab)  # type: ignore[operator]

@@ -103,10 +103,17 @@ class Filling:
 
 
 @contextmanager
-def begun(lab: Lab, reberth: Command, handle: Handle, nodes: tuple[Node, Node], *options: str) -> Iterator[Filling]:
+def begun(
+    lab: Lab,
+    reberth: Command,
+    handle: Handle,
+    nodes: tuple[Node, Node],
+    *options: str,
+    rate_bit_s: int = SLOW_BIT_S,
+) -> Iterator[Filling]:
     """A post-copy over a slow link, seen until its copy runs; the link is as fast as before when this is left."""
     known = set(_runs(reberth.state))
-    lab.tbf(nodes[0].name, SLOW_BIT_S)
+    lab.tbf(nodes[0].name, rate_bit_s)
     words = ("move", "--mode", "post-copy", *options, "--json", "--", word_of(nodes[0], handle), f"{nodes[1].name}:")
     process = reberth.start(*words)
     try:
