@@ -13,7 +13,7 @@ from reberth.helper import Asked, HelperShell
 from reberth.journal import Journal, runs
 from reberth.outcome import is_open
 from reberth.shell import Finished
-from reberth_hooks import HelperError, Node, Route
+from reberth_hooks import HelperError, Node, RefusedError, Route
 
 # What a helper does for itself, or for things of its own that are not there.
 NOTHING: dict[str, Any] = {"adopt": None, "bye": None, "end": {}, "leftovers": [], "log_tails": {}, "note": None}
@@ -82,3 +82,13 @@ class ApiShell(HelperShell):
         backend, names = plan["workload"]["backend"], (plan["workload"]["name"], plan["target_name"])
         ends = ((plan["source"]["name"], names[0]), (plan["target"]["name"], names[1]))
         return any((node, f"{backend}/{name}") == (self._node.name, workload) for node, name in ends)
+
+
+def require_login(*shells: HelperShell) -> None:
+    """Refuse what reads or writes files of a node where nobody can log in."""
+    for shell in shells:
+        if isinstance(shell, ApiShell):
+            text = (
+                f"node {shell.node.name} is reached by its daemon's API alone: files of it cannot be kept or put there"
+            )
+            raise RefusedError(text, hint="it can be moved: reberth move; or add the node by ssh: reberth node add")

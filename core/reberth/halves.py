@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reberth import store
+from reberth.api import require_login
 from reberth.config import Config
 from reberth.engine import Engine
 from reberth.helper import HelperShell
@@ -51,6 +52,7 @@ def _checkpoint(
     node = host.config.node(wanted.node)
     shell = host.shell_of(node.name)
     require_helper(shell)
+    require_login(shell)
     source = Tape.of(shell)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours = store.node_like(node)
@@ -124,6 +126,7 @@ def _restore(host: Host, directory: Path, name_of_it: str, target_text: str, opt
     source = Directory(directory.resolve(), ours, host.stage.connect(ours), kept)
     target = host.shell_of(node.name)
     require_helper(target)
+    require_login(target)
     words = f"{store.NAME}:{workload['backend']}/{workload['name']}"
     old = kept["plan"]["options"]
     same = Options(

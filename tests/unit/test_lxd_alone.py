@@ -13,7 +13,7 @@ from reberth.config import Config
 from reberth.host import Host
 from reberth.journal import Journal
 from reberth.request import Request
-from reberth_hooks import CommandError, Node, Options, UnreachableError
+from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
 from reberth_lxd import apimove, apisurvey, kinds, ledger, phases, survey
@@ -283,6 +283,13 @@ def test_a_daemon_that_is_silent_at_the_end(world, monkeypatch, silent, home):
     with host() as one:
         one.recover(None)
     assert where(made) == ([home], [home])
+
+
+def test_there_are_no_files_to_keep(world, tmp_path):
+    made = world()
+    with host() as one, pytest.raises(RefusedError, match="API alone"):
+        one.checkpoint(Request(f"{HERE}:c1", ""), tmp_path / "kept")
+    assert where(made) == ([HERE], [HERE]) and not (tmp_path / "kept").exists()
 
 
 class Died(BaseException):
