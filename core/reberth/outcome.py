@@ -90,9 +90,13 @@ def _held_late(session: Session, code: int) -> int:
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
     _fill_end(report, session, decision, cause, phase)
+    if session.recall("untidy") and is_untidy(session.journal):
+        report.warnings.append(f"not all is as before: {session.recall('untidy')}; reberth recover {session.id}")
     if report.outcome == "rolled-back" and session.recall("lost"):
-        report.outcome, report.exit_code = "lost", int(Exit.LOST)
+        report.outcome = "lost"
         report.warnings.append(str(session.recall("lost")))
+        if not any(record["event"] == "end" and record["exit_code"] == Exit.LOST for record in session.journal.records):
+            report.exit_code = int(Exit.LOST)  # once; a `recover` that only tidies up after it does not lose it again
     elif session.recall("set-back"):
         report.warnings.append(str(session.recall("set-back")))
 

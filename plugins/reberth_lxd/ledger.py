@@ -11,10 +11,11 @@ import time
 from typing import Any
 
 from reberth_hooks import CommandError, ConnectionLostError, Move, Node, ReberthError, hookimpl
-from reberth_lxd import keys, phases
+from reberth_lxd import phases
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 
 RUNS, RESTS, MISSING, UNCLEAR, SILENT = "runs", "rests", "missing", "unclear", "silent"
+HOLLOW = "hollow"  # said to run, without a process: it rests if that lasts
 PATIENCE_S = 150.0  # the daemons wait a minute for each other, and LXD 5.0.2 one more for a stop of its own
 NOTICE_S = 10.0
 REVIVE_S = 100.0
@@ -116,10 +117,15 @@ def _failed(move: Move) -> bool:
 
 def _states(move: Move) -> tuple[str, str]:
     """How the container is at both ends, once no operation of either daemon moves it any more."""
-    deadline = time.monotonic() + PATIENCE_S
+    begun, since = time.monotonic(), 0.0
     while True:
-        found = [_state(move, side) for side in (0, 1)]
-        if UNCLEAR not in found or time.monotonic() > deadline:
+        now, found = time.monotonic(), [_state(move, side) for side in (0, 1)]
+        since = (since or now) if HOLLOW in found else 0.0
+        if since and (move.recall("hollow") or now - since > NOTICE_S):
+            if not move.recall("hollow"):
+                move.note("hollow", True)  # it lasts: the next look need not wait for it
+            found = [RESTS if state == HOLLOW else state for state in found]
+        if not {UNCLEAR, HOLLOW} & {*found} or now - begun > PATIENCE_S:
             return found[0], found[1]
         with contextlib.suppress(ConnectionLostError):
             move.source.call("ping")
@@ -139,7 +145,7 @@ def _state(move: Move, side: int) -> str:
         if found is None:
             return MISSING
         if found["status_code"] == RUNNING:
-            return RUNS if phases.runs(daemon, name) else UNCLEAR
+            return RUNS if phases.runs(daemon, name) else HOLLOW if phases.hollow(daemon, name) else UNCLEAR
         return RESTS if found["status_code"] == STOPPED else UNCLEAR
     except ReberthError:
         return SILENT
@@ -169,7 +175,7 @@ def _take_back(move: Move) -> Facts:
 def _revive(move: Move) -> Facts:
     """Neither runs: the snapshot of before the move is restored, or where there is none it is started afresh.
 
-    The target's record must be known to rest first, and is kept from starting with its daemon.
+    The target's record must be known to rest first; it was made such that it does not start with its daemon.
     """
     name, facts = move.plan.workload.name, {"role": "source", "froze": True, "resumed": True}
     source, target = _states(move)
@@ -177,9 +183,6 @@ def _revive(move: Move) -> Facts:
         return facts
     if target not in (RESTS, MISSING):
         raise CommandError(f"{name} may run on {move.plan.target.name}: it is not started on the source")
-    if target == RESTS:
-        with contextlib.suppress(CommandError):  # the record is removed when the source runs
-            _daemon(move, 1).patch("instances", name, json={"config": {keys.AUTOSTART: "false"}})
     if not _to_snapshot(move):
         text = f"the daemons said success, and {name} did not run: it was started afresh, its memory is lost"
         move.note("lost", text)

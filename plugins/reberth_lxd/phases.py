@@ -20,6 +20,7 @@ from reberth_hooks import (
 from reberth_lxd import keys
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
+from reberth_lxd.https import over_api
 from reberth_lxd.request import for_source, for_target
 
 LOOK_S, ASK_S = 0.02, 0.25
@@ -237,6 +238,16 @@ def runs(side: Daemon, name: str) -> bool:
     return state.get("status_code") == RUNNING and bool(state.get("processes"))
 
 
+def hollow(side: Daemon, name: str) -> bool:
+    """Whether the daemon says that it runs, and knows of no process: LXD 5.0.2 after some restores that failed.
+
+    That lasts until the daemon is started again; nothing can stop or change the instance before.
+    """
+    state = side.get("instances", name, "state") or {}
+    gone = int(state.get("pid") or 0) <= 0 and not state.get("processes")
+    return state.get("status_code") == RUNNING and gone
+
+
 def _remove_remains(move: Move, source: Daemon) -> None:
     """The target's record of the copy, once its daemon lets go of it; never while the source does not run.
 
@@ -254,6 +265,9 @@ def _remove_remains(move: Move, source: Daemon) -> None:
         if not runs(source, name):
             text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
             raise CommandError(text, hint=f"lxc info {name}, on both nodes")
+        if over_api(target.node) and hollow(target, name):
+            text = f"the daemon of {target.node.name} says that {name} runs, and knows of no process of it"
+            raise CommandError(text, hint=f"start that daemon again, then: reberth recover {move.id}")
         try:
             if left["status_code"] == RUNNING:
                 target.put("instances", name, "state", json={"action": "stop", "force": True, "timeout": 10})

@@ -122,7 +122,6 @@ def test_the_requests_say_live_at_both_ends():
         ("lxd", "7.1", True),
         ("incus", "6.0.4", False),
         ("incus", "7.3.0", False),
-        ("other", "1.0", True),
     ],
 )
 def test_emulated_version_gate(server, version, refused):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reberth import planner
 from reberth.config import Config
 from reberth.host import Host
 from reberth.journal import Journal
@@ -15,7 +16,7 @@ from reberth.request import Request
 from reberth_hooks import CommandError, Node, Options, UnreachableError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import apimove, apisurvey, ledger, phases, survey
+from reberth_lxd import apimove, apisurvey, kinds, ledger, phases, survey
 from reberth_lxd.client import RUNNING, STOPPED
 
 KEY = "migration.incremental.memory"
@@ -74,7 +75,10 @@ class World:
             self.set(THERE, RUNNING)
             return self.end(THERE, 200) or self.end(HERE, 400, "connection lost")
         self.set(HERE, STOPPED)
-        if self.how == "false":
+        if self.how == "hollow":
+            self.set(THERE, RUNNING)
+            self.instances[THERE]["c1"]["hollow"] = True
+        if self.how in ("false", "hollow"):
             self.memory = "lost"
             return self.end(THERE, 400, "Failed migrating container") or self.end(HERE, 200)
         self.set(THERE, RUNNING)
@@ -91,6 +95,7 @@ class Played:
         if node.name in self.world.silent:
             raise UnreachableError(f"the daemon of node {node.name} does not answer")
         self.mine = self.world.instances[node.name]
+        self.extensions = ["restrict_devlxd", *kinds.NEEDED]
         self.environment = {
             "server": "lxd",
             "server_version": "5.0.2",
@@ -106,7 +111,9 @@ class Played:
         one = self.mine.get(path[1])
         if one is None or path[2:3] == ("snapshots",):
             return (one or {}).get("snapshots", {}).get(path[3]) if path[2:] else None
-        return {"status_code": one["status_code"], "processes": 2, "pid": 7} if path[2:] else dict(one)
+        processes = 0 if one.get("hollow") else 2
+        state = {"status_code": one["status_code"], "processes": processes, "pid": 7 if processes else -1}
+        return state if path[2:] else dict(one)
 
     def list(self, *path):
         return list(self.mine.values())
@@ -130,6 +137,8 @@ class Played:
         self.mine["c1"]["snapshots"][json["name"]] = {"config": dict(self.mine["c1"]["config"])}
 
     def patch(self, *path, json):
+        if self.mine["c1"].get("hollow"):
+            raise CommandError('Instance is busy running a "stop" operation')
         config = {**self.mine["c1"]["config"], **json["config"]}
         self.mine["c1"]["config"] = {k: v for k, v in config.items() if v != ""}
 
@@ -173,6 +182,8 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.__setitem__(0, slept[0] + max(seconds, 0.05)))
     monkeypatch.setattr(time, "monotonic", lambda: real() + slept[0])
     monkeypatch.setattr(apimove, "Events", Quiet)
+    number = itertools.count()  # hundreds of runs in some seconds: four random digits would meet one another
+    monkeypatch.setattr(planner.make_plan, "__defaults__", (lambda: f"run-{next(number)}",))
     monkeypatch.setattr(Journal, "controller", lambda self: 0)
     monkeypatch.setattr(ledger, "NOTICE_S", 0.0)
 
@@ -229,6 +240,21 @@ def test_a_snapshot_that_cannot_be_restored_is_a_loss(world):
     made.snapshot_fails = True
     report = move("snapshot_first")
     assert (report.exit_code, report.outcome) == (60, "lost") and where(made) == ([HERE], [HERE])
+
+
+def test_a_copy_that_is_said_to_run_without_a_process(world):
+    """The source is started afresh; the record goes when its daemon was started again, and does not start with it."""
+    made = world("hollow")
+    report = move()
+    assert (report.exit_code, report.outcome) == (60, "lost") and made.instances[HERE]["c1"]["status_code"] == RUNNING
+    assert "knows of no process" in "".join(report.warnings) or made.instances[THERE], report.warnings
+    assert made.instances[THERE]["c1"]["config"]["boot.autostart"] == "false"
+    with host() as one:
+        assert [run.exit_code for run in one.recover(None)] == [0] and len(one.open_runs()) == 1
+        del made.instances[THERE]["c1"]["hollow"]
+        made.set(THERE, STOPPED)
+        one.recover(None)
+        assert one.open_runs() == [] and where(made) == ([HERE], [HERE])
 
 
 def test_the_old_one_is_kept_on_request(world):
@@ -291,7 +317,8 @@ def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words):
             assert one.open_runs() == [], (number, ended)
         home = THERE if how == "moves" and THERE in where(made)[0] else HERE
         assert where(made) == ([home], [home]), (number, how)
-        assert KEY not in made.instances[home]["c1"]["config"] and not made.instances[home]["c1"]["snapshots"]
+        assert KEY not in made.instances[home]["c1"]["config"], (number, Journal(ended[0].id).records)
+        assert not made.instances[home]["c1"]["snapshots"]
         if not died:
             break
     assert number > 15
