@@ -140,7 +140,7 @@ class Session:
         back_r, back_w = os.pipe()
         try:
             argv = [
-                shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"], "pages"), bulk=True)
+                shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"], "pages"), pages=True)
                 for side, end in enumerate((self.source, self.target))
             ]
             out = shell.connect(argv[0], stdin=back_r, stderr=shell.NOWHERE)

@@ -81,7 +81,8 @@ def install(name: Name = "move", client: Client = "lxc") -> None:
     if have is not None:
         _run(client, "alias", "remove", name)
     _run(client, "alias", "add", name, value)
-    typer.echo(f"{client} {name} is reberth's now; to undo it: reberth lxd alias remove --name {name}")
+    of_client = "" if client == "lxc" else f" --client {client}"
+    typer.echo(f"{client} {name} is reberth's now; to undo it: reberth lxd alias remove --name {name}{of_client}")
 
 
 def remove(name: Name = "move", client: Client = "lxc") -> None:

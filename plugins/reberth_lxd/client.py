@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from reberth_hooks import CommandError, Node, PluginError, Shell, UntrustedError
+from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
 from reberth_lxd import https
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def over(operation: dict[str, Any]) -> bool:
 
 
 def socket_of(node: Node, shell: Shell | None) -> str:
-    """Where the daemon listens on its node: as configured, else the first of the usual places; empty for none.
+    """Where the daemon listens: as configured, else the first of the usual places that answers; empty for none.
 
     Of a node that is only an API it is the address, and there is no shell.
     """
@@ -46,7 +46,17 @@ def socket_of(node: Node, shell: Shell | None) -> str:
     places = [str(own)] if own else list(SOCKETS)
     assert shell is not None
     found = shell.call("stats", paths=places)
-    return next((path for path, entry in zip(places, found, strict=True) if entry), "")
+    there = [path for path, entry in zip(places, found, strict=True) if entry]
+    if len(there) > 1:  # a daemon that was stopped for good leaves its socket beside the one that is used now
+        there = [path for path in there if _answers(shell, path)] or there
+    return there[0] if there else ""
+
+
+def _answers(shell: Shell, path: str) -> bool:
+    try:
+        return bool(shell.call("unix_request", path=path, method="GET", url="/1.0", body="", timeout_s=5.0))
+    except HelperError:
+        return False
 
 
 class Daemon:
@@ -68,6 +78,11 @@ class Daemon:
     def environment(self) -> dict[str, Any]:
         """What the daemon says of itself: server, server_version, addresses, certificate, ..."""
         return dict(self.host["environment"])
+
+    @property
+    def extensions(self) -> list[str]:
+        """What the daemon's API can, by the names that it lists."""
+        return list(self.host.get("api_extensions") or [])
 
     def get(self, *path: str) -> dict[str, Any] | None:
         """What a GET answers, None where there is nothing."""

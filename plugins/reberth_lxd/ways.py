@@ -26,6 +26,9 @@ def reberth_survey(
     workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
 ) -> Survey:
     """The preflight of the way that both nodes have; one of each kind would leave the copy that nobody holds."""
+    if "policy" in options.given and options.policy != "lxd":
+        text = f"--policy {options.policy}: the daemons end their rounds by a rule of their own"
+        raise UsageError(text, hint="--goal and --iterations are its measures")
     blind = [shell.node.name for shell in (source, target) if over_api(shell.node)]
     if len(blind) == 1:
         text = f"node {blind[0]} is reached by its daemon's API alone, and the other one is not"

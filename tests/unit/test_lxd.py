@@ -9,7 +9,7 @@ import pytest
 
 from reberth.complete import client as complete
 from reberth_hooks import Level, Mode, Options, UsageError, Workload
-from reberth_lxd import checks, keys, native, shim, survey
+from reberth_lxd import checks, keys, native, shim, ways
 from reberth_lxd.explain import KNOWN, explain
 from reberth_lxd.request import for_source, for_target
 
@@ -74,10 +74,9 @@ def test_why_the_daemon_went_no_further_round(rounds, why):
 
 
 def test_a_policy_that_the_daemons_do_not_have_is_refused():
-    usable, workload = {"lxd": {"usable": True}}, Workload("a", "lxd", "c1")
-    words = {"facts": {"source": usable, "target": usable}, "options": Options(policy="fixed", given=("policy",))}
+    asked = Options(policy="fixed", given=("policy",))
     with pytest.raises(UsageError, match="--policy fixed"):
-        survey.reberth_survey(workload, "c1", None, None, **words)
+        ways.reberth_survey(Workload("a", "lxd", "c1"), "c1", None, None, {}, asked)
 
 
 INSTANCE = {
@@ -123,7 +122,6 @@ def test_the_requests_say_live_at_both_ends():
         ("lxd", "7.1", True),
         ("incus", "6.0.4", False),
         ("incus", "7.3.0", False),
-        ("other", "1.0", True),
     ],
 )
 def test_emulated_version_gate(server, version, refused):

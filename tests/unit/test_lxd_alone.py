@@ -16,7 +16,7 @@ from reberth.request import Request
 from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import apimove, apisurvey, ledger, phases, survey
+from reberth_lxd import apimove, apisurvey, kinds, ledger, phases, survey
 from reberth_lxd.client import RUNNING, STOPPED
 
 KEY = "migration.incremental.memory"
@@ -95,6 +95,7 @@ class Played:
         if node.name in self.world.silent:
             raise UnreachableError(f"the daemon of node {node.name} does not answer")
         self.mine = self.world.instances[node.name]
+        self.extensions = ["restrict_devlxd", *kinds.NEEDED]
         self.environment = {
             "server": "lxd",
             "server_version": "5.0.2",
