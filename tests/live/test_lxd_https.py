@@ -21,6 +21,8 @@ pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
 KEY = "migration.incremental.memory"
 REMOTES = ("--remotes", "lxc")
+# `make test` has no time for them: LXD 5.0.2 takes a minute for some of these failures, in which all stands still.
+BY_HAND = pytest.mark.skipif(os.environ.get("REBERTH_LXD_FAULTS", "") != "all", reason="REBERTH_LXD_FAULTS=all")
 # A restore that succeeds for the daemon, and whose first process is dead a moment later.
 SHORT_LIVED = """#!/bin/sh
 case " $* " in *" restore "*) ;; *) exec %(criu)s "$@" ;; esac
@@ -124,6 +126,7 @@ def test_a_client_that_is_not_trusted(command: Command, client: dict[str, str], 
     assert command.move(f"node1:{counter}", "node2:", *REMOTES, env=client).code == 12
 
 
+@BY_HAND
 @pytest.mark.parametrize("words", [(), ("--snapshot-first",)], ids=["afresh", "snapshot"])
 def test_a_success_that_is_none(
     nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, words: tuple[str, ...]
@@ -141,8 +144,15 @@ def test_a_success_that_is_none(
     assert done.report["owner"] == "source" and done.report["error"], str(done)
     said = kit.healthy(here, counter, before if words else None)
     assert said["bad_lines"] == 0 and (words or said["longest_silence_s"] < 2)
-    assert kit.config(here, counter) == config and kit.status(there, counter) == ""
+    assert kit.config(here, counter) == config
     assert kit.state(here, counter).get("snapshots") in (None, [])
+    if kit.status(there, counter):  # LXD 5.0.2 calls it running, without a process, until it is started again
+        assert any("knows of no process" in warning for warning in done.report["warnings"]), str(done)
+        lab_lxd.stop(there)
+        lab_lxd.start(there)
+        again = command.run("recover", "--json", env=client)
+        assert again.code == 0, str(again)
+    assert kit.status(there, counter) == "" and kit.status(here, counter) == "Running"
 
 
 def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
@@ -163,7 +173,7 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: di
     assert kit.status(nodes[0], counter) == "" and kit.config(nodes[1], counter)[KEY] == "false"
 
 
-@pytest.mark.skipif(os.environ.get("REBERTH_LXD_FAULTS", "") != "all", reason="REBERTH_LXD_FAULTS=all, by hand")
+@BY_HAND
 @pytest.mark.parametrize("moment", ["first-copy", "dump"])
 @pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
 def test_a_daemon_dies(
