@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Mode, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd import checks, keys
+from reberth_lxd import checks, keys, kinds
 from reberth_lxd.client import RUNNING, Daemon
 from reberth_lxd.https import url_of
 
@@ -56,7 +56,8 @@ def survey(
         raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
     if instance["status_code"] != RUNNING or instance.get("type", "container") != "container":
         text = f"{workload.name} is {str(instance['status']).lower()}, not a running container"
-        raise UsageError(text, hint=f"lxc move {workload.name} REMOTE: moves it without reberth")
+        hint = kinds.spoken(here["server"], f"lxc move {workload.name} REMOTE: moves it without reberth")
+        raise UsageError(text, hint=hint)
     want = keys.wanted(options, instance["expanded_config"], True)
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
@@ -79,7 +80,7 @@ def survey(
         "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
     mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
-    return Survey(tuple(found), details, mode=mode, why=want.why)
+    return Survey(tuple(kinds.in_words_of(here["server"], found)), details, mode=mode, why=want.why)
 
 
 def _unseen(options: Options) -> Iterator[Check]:
