@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reberth import measure, predict
-from reberth.options import near
+from reberth.options import WORDS, near
 from reberth.preflight import End
 from reberth.request import Request
 from reberth.stage import Stage
@@ -16,6 +16,7 @@ from reberth_hooks import (
     Check,
     CommandError,
     HelperError,
+    Level,
     Mode,
     Node,
     Options,
@@ -48,7 +49,25 @@ def named_backend(request: Request, wanted: Workload, stage: Stage) -> str:
         message = f"the source says backend {wanted.backend}, --backend says {request.backend}"
         raise UsageError(message, hint="name one backend")
     name = wanted.backend or request.backend
-    return _known(name, Role.BACKEND, stage) if name else ""
+    if not name:
+        return ""
+    list(unheard(_known(name, Role.BACKEND, stage), request.options, stage))
+    return name
+
+
+def unheard(backend: str, options: Options, stage: Stage) -> Iterator[Check]:
+    """What the configuration wants and the backend ignores; UsageError for such a word of the command line."""
+    said = stage.catalog.get(backend).declaration
+    idle = [word for word in options.given if word in said.ignores]
+    idle += [word for word in options.backend_args if word not in said.knows]
+    if idle:
+        flags = ", ".join(f"--{'no-' * (word == 'lazy_restore')}{word.replace('_', '-')}" for word in idle)
+        raise UsageError(f"backend {backend} does not know {flags}", hint=f"leave {flags} out")
+    for word in sorted(said.ignores - set(options.given)):
+        field_name = WORDS[word][0]
+        if getattr(options, field_name) != getattr(Options(), field_name):
+            text = f"{word} of the configuration has no effect: backend {backend} does not know it"
+            yield Check("default-ignored", Level.WARN, text, "none is needed, if the move may go without it")
 
 
 def asked_for(backend: str, options: Options) -> list[str]:
@@ -87,6 +106,8 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend
 
     A managed backend carries everything by itself.
     """
+    if not backend and len(nodes[0].backends) == 1 and not nodes[0].transports:
+        backend = nodes[0].backends[0]  # there is no other, and none but its own daemons could carry anything
     if backend and stage.catalog.get(backend).declaration.managed:
         if asked:
             raise UsageError(f"{backend} carries the data by itself: --transport has no effect", hint="leave it out")
@@ -157,6 +178,7 @@ def mode(
     mode; where it is there, the run cannot become another mode that it does not do either.
     """
     found, memory = _mode(request, backend, stage, survey, source, target), routes.get(Channel.MEMORY)
+    found = replace(found, checks=(*found.checks, *unheard(backend, request.options, stage)))
     if memory is None:
         return replace(found, routes=routes)
     gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes

@@ -37,10 +37,9 @@ class Config:
         """The node of this name; UsageError names the closest ones and how to add it."""
         if name in self.nodes:
             return self.nodes[name]
-        known = ", ".join(sorted(self.nodes))
         raise UsageError(
             f"there is no node {name!a}{options.near(name, self.nodes)}",
-            hint=f"known nodes: {known}; add one with: reberth node add NAME ADDRESS",
+            hint=f"known nodes: {', '.join(sorted(self.nodes))}; add one with: reberth node add NAME ADDRESS",
         )
 
 

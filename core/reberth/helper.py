@@ -58,6 +58,8 @@ class Asked:
 class HelperShell:
     """One node through its helper; also the lines of `docs/helper.md` from the controller's side."""
 
+    move: Any = None  # the run that it serves, for an end whose plugin must know it
+
     def __init__(self, node: Node, route: Route) -> None:
         self._node, self._route = node, route
         self._numbers = itertools.count(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any
 
 from reberth import journal as journals
 from reberth import outcome
+from reberth.api import Answer, ApiShell
 from reberth.catalog import Catalog
 from reberth.config import Config
 from reberth.engine import Engine
@@ -64,7 +65,19 @@ class Host:
     def shell_of(self, node_name: str) -> HelperShell:
         """A connection of its own, for a run to keep."""
         node = self.config.node(node_name)
-        return open_shell(node, self.stage.connect(node))
+        return open_shell(node, self.stage.connect(node), self.stage.answer)
+
+    def way(self, plan: Plan) -> Callable[[str], HelperShell]:
+        """How both ends of a run are reached: by the connectors that it was begun with, be they in no inventory now."""
+
+        def reach(name: str) -> HelperShell:
+            node = plan.source if name == plan.source.name else plan.target
+            known = self.config.nodes.get(name)
+            if known is not None and known.connector == node.connector:
+                return self.shell_of(name)
+            return open_shell(node, self.stage.connect(node), self.stage.answer)
+
+        return reach
 
     def _connect_all(self, names: Iterable[str]) -> None:
         """Connect several nodes at the same time; one that fails is left for `shell`, which then says why."""
@@ -74,7 +87,8 @@ class Host:
         with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
             nodes = [self.config.node(name) for name in wanted]
             routes = [self.stage.connect(node) for node in nodes]  # plugins are loaded in this thread
-            under_way = [pool.submit(open_shell, *pair) for pair in zip(nodes, routes, strict=True)]
+            pairs = zip(nodes, routes, strict=True)
+            under_way = [pool.submit(open_shell, *pair, self.stage.answer) for pair in pairs]
             for node, future in zip(nodes, under_way, strict=True):
                 with contextlib.suppress(ReberthError):
                     self._shells[node.name] = future.result()
@@ -172,10 +186,16 @@ class Host:
         return found
 
     def change(self, run_id: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave a wish for the process that drives a run; UsageError when none does."""
+        """Leave a wish for the process that drives a run; UsageError when none does, or when none would hear it."""
+        from reberth.recover import plan_from
+
         journal = Journal(journals.run_dir(run_id).name)
         if not journal.controller() or journal.last("end") is not None:
             raise UsageError(f"no process drives run {run_id}", hint="to see the open ones: reberth status")
+        plan = plan_from((journal.last("plan") or {})["plan"])
+        if plan.managed:
+            text = f"{plan.workload.backend} carries run {run_id} by itself and hears nothing meanwhile"
+            raise UsageError(text, hint=f"reberth abort {run_id} ends it")
         return {"id": run_id, **Wishes(journal.dir).add(values)}
 
     def abort(self, run_id: str) -> dict[str, Any]:
@@ -200,6 +220,8 @@ def _marked(found: Found, held: dict[str, str]) -> Found:
     return replace(found, status="held", detail=f"by run {run_id}") if run_id else found
 
 
-def open_shell(node: Node, route: Route) -> HelperShell:
-    """A connection to a node: through its helper, or by plain commands where the connector says that it has none."""
+def open_shell(node: Node, route: Route, answer: Answer) -> HelperShell:
+    """A connection to a node: through its helper, or by plain commands or an API where the connector says so."""
+    if route.api:
+        return ApiShell(node, route, answer)
     return HelperShell(node, route) if route.helper else PlainShell(node, route)

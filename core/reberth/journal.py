@@ -22,8 +22,7 @@ def runs_dir() -> Path:
 
 def runs() -> list[str]:
     """Ids of all runs that this controller knows, newest first."""
-    found = [p.name for p in runs_dir().iterdir() if (p / "journal.jsonl").exists()]
-    return sorted(found, reverse=True)
+    return sorted((p.name for p in runs_dir().iterdir() if (p / "journal.jsonl").exists()), reverse=True)
 
 
 def run_dir(run_id: str) -> Path:

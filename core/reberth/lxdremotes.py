@@ -1,23 +1,29 @@
-"""The work behind `reberth node import-lxd`: remotes of the `lxc` or `incus` client, as nodes of the inventory."""
+"""Remotes of the `lxc` or `incus` client as nodes: behind `reberth node import-lxd` and `--remotes`."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from reberth.names import is_name
 from reberth.shell import run_local
-from reberth_hooks import CommandError, UsageError
+from reberth_hooks import CommandError, Node, UsageError
 
 CLIENTS = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
+SOCKETS = {
+    "lxc": ("/var/snap/lxd/common/lxd/unix.socket", "/var/lib/lxd/unix.socket"),
+    "incus": ("/run/incus/unix.socket", "/var/lib/incus/unix.socket"),
+}
+CONNECTOR = "lxd"
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A remote that can be a node: its name, host, and the daemon's own address."""
+    """A remote that can be a node: its name, host (empty for this machine's own daemon), and the daemon's address."""
 
     name: str
     host: str
@@ -26,6 +32,45 @@ class Remote:
 
 def remotes(client: str) -> list[Remote]:
     """The client's own remotes that are daemons behind HTTPS; UsageError for another program, CommandError."""
+    return [remote for remote in _all(client) if remote.host]
+
+
+def nodes(client: str) -> dict[str, Node]:
+    """All of the client's daemons as nodes that are reached by their API alone, this machine's own among them."""
+    return {remote.name: over_api(remote, client) for remote in _all(client)}
+
+
+def over_api(remote: Remote, client: str) -> Node:
+    """A remote as a node that nobody logs in to, with the certificates that the client keeps."""
+    folder = client_dir(client)
+    pinned = folder / "servercerts" / f"{remote.name}.crt"
+    table = {"url": remote.url, "identity": str(folder.absolute())}
+    if pinned.exists() and remote.host:
+        table["certificate"] = str(pinned.absolute())
+    return Node(remote.name, remote.host, CONNECTOR, backends=("lxd",), options={"lxd": table})
+
+
+def client_dir(client: str) -> Path:
+    """Where the client keeps its remotes, certificates and keys."""
+    if own := os.environ.get("LXD_CONF" if client == "lxc" else "INCUS_CONF"):
+        return Path(own)
+    places = [Path(f"~/.config/{client}").expanduser()]
+    if client == "lxc":
+        places.insert(0, Path("~/snap/lxd/common/config").expanduser())
+    return next((place for place in places if place.is_dir()), places[-1])
+
+
+def _socket(client: str) -> str:
+    """Where this machine's own daemon listens, as the client finds it."""
+    kind = "LXD" if client == "lxc" else "INCUS"
+    if own := os.environ.get(f"{kind}_SOCKET"):
+        return own
+    if own := os.environ.get(f"{kind}_DIR"):
+        return f"{own}/unix.socket"
+    return next((place for place in SOCKETS[client] if Path(place).exists()), SOCKETS[client][-1])
+
+
+def _all(client: str) -> list[Remote]:
     if client not in CLIENTS:
         raise UsageError(f"{client!a} is neither lxc nor incus")
     env = {**os.environ, CLIENTS[client]: "1"}  # past any alias, ours among them
@@ -40,6 +85,8 @@ def remotes(client: str) -> list[Remote]:
     for name, remote in sorted(said.items()):
         url = str(remote.get("Addr") or "")
         host = urlsplit(url).hostname or ""
+        if url.startswith("unix:") and is_name(name):
+            found.append(Remote(name, "", f"unix://{urlsplit(url).path or _socket(client)}"))
         public = remote.get("Public") or remote.get("Protocol") not in ("lxd", "incus")
         if url.startswith("https://") and host and not public and is_name(name):
             found.append(Remote(name, host, url))

@@ -13,10 +13,15 @@ from reberth_hooks import Mode, ReberthError, Shell, Survey
 
 LINK_S = 0.5
 LEAST_BYTES = 16 << 20  # less memory than this is moved as soon as it is measured
+FEW_BYTES, MOST_BYTES = 8 << 20, 64 << 20  # over the link: what buffers do not hide, what a fast one needs for its pace
+MEMORY_SHARE = 4  # a move spends no more on the look than this part of the workload's memory
 
 
-def link_bytes_s(source: HelperShell, target: HelperShell) -> float | None:
-    """Bytes per second from source to target, the way that a move's data would take; None when it cannot be told."""
+def link_bytes_s(source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES) -> float | None:
+    """Bytes per second from source to target, the way that a move's data would take; None when it cannot be told.
+
+    It takes `LINK_S`, or `limit_bytes` of random data where that is sooner.
+    """
     processes: list[shell.Process] = []
     try:
         argv = [
@@ -27,7 +32,10 @@ def link_bytes_s(source: HelperShell, target: HelperShell) -> float | None:
         assert feed is not None
         processes.append(shell.connect(argv[1], stdin=feed, stdout=shell.NOWHERE, stderr=shell.NOWHERE))
         feed.close()
-        receiving, sending = target.begin("link_recv"), source.begin("link_send", seconds=LINK_S)
+        receiving, sending = (
+            target.begin("link_recv"),
+            source.begin("link_send", seconds=LINK_S, limit_bytes=limit_bytes),
+        )
         sending.result(60.0)
         got = receiving.result(60.0)
         return got["bytes"] / got["seconds"] if got["seconds"] > 0 else None
@@ -49,7 +57,8 @@ def look(request: Request, source: Shell, target: Shell, survey: Survey, fit: Se
     open_choice = request.options.mode is Mode.AUTO and len(fit) > 1 and memory_bytes >= LEAST_BYTES
     found: dict[str, Any] = {}
     if (request.figures or open_choice) and isinstance(source, HelperShell) and isinstance(target, HelperShell):
-        found["link_bytes_s"] = link_bytes_s(source, target)
+        share = MOST_BYTES if request.figures else memory_bytes // MEMORY_SHARE
+        found["link_bytes_s"] = link_bytes_s(source, target, min(MOST_BYTES, max(FEW_BYTES, share)))
         with contextlib.suppress(ReberthError):
             found["copy_bytes_s"] = min(end.call("pace")["copy_bytes_s"] for end in (source, target))
     if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):

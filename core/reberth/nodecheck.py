@@ -36,6 +36,8 @@ def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
     # One node alone is compared with itself, and only what is said of the node counts.
     yield from (check for check in host_checks(ends[0], ends[-1]) if len(ends) == 2 or check.node)
     for kind in ("backends", "transports"):
+        if kind == "transports" and any(end.hello.get("api") for end in ends):
+            continue  # the daemons carry all by themselves
         yield from _plugins(host, ends, kind)
 
 

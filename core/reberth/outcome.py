@@ -46,7 +46,7 @@ def _fill_times(report: Report, session: Session, final: Checkpoint, target: dic
     report.bytes["pages"] = pages + int((target.get("fill") or {}).get("bytes") or 0)
     dumped = (session.recall("dump") or {}).get("images_bytes") or session.recall("images_bytes") or pages
     report.bytes["images"] = int(dumped) - pages
-    report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9
+    report.frozen_s = (final.held_ns - final.frozen_ns) / 1e9 if final.frozen_ns else None
     running_ns = int(target.get("running_ns") or 0)
     source, copy = session.ends
     if running_ns and final.frozen_ns and source is not None and copy is not None:
@@ -89,6 +89,19 @@ def _held_late(session: Session, code: int) -> int:
 
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     """Outcome, owner, exit code and error; the first cause tells more than where the run was settled to."""
+    _fill_end(report, session, decision, cause, phase)
+    if session.recall("untidy") and is_untidy(session.journal):
+        report.warnings.append(f"not all is as before: {session.recall('untidy')}; reberth recover {session.id}")
+    if report.outcome == "rolled-back" and session.recall("lost"):
+        report.outcome = "lost"
+        report.warnings.append(str(session.recall("lost")))
+        if not any(record["event"] == "end" and record["exit_code"] == Exit.LOST for record in session.journal.records):
+            report.exit_code = int(Exit.LOST)  # once; a `recover` that only tidies up after it does not lose it again
+    elif session.recall("set-back"):
+        report.warnings.append(str(session.recall("set-back")))
+
+
+def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = _held_late(session, int(decision.exit_code))
     if not is_open({"outcome": decision.outcome, "exit_code": decision.exit_code}):

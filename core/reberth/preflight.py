@@ -47,7 +47,15 @@ def no_workloads(hello: Mapping[str, Any]) -> str:
 
 
 def host_checks(source: End, target: End) -> Iterator[Check]:
-    """What must hold of the two machines."""
+    """What must hold of the two machines; of one that only an API tells of, what that says."""
+    if blind := dict.fromkeys(end.node.name for end in (source, target) if end.hello.get("api")):
+        here, there = source.hello.get("arch"), target.hello.get("arch")
+        reason = f"architecture: {here} on {source.node.name}, {there} on {target.node.name}"
+        yield _check("arch", here == there, reason, "take a target of the same kind: memory images fit no other")
+        for name in blind:
+            reason = "there is only an API: nobody can look at processor, clocks and free memory"
+            yield _check("unseen", False, reason, "reach it by ssh: reberth node add", name, worst=Level.WARN)
+        return
     for key, word in (("arch", "architecture"), ("page_bytes", "page size")):
         here, there = source.hello.get(key), target.hello.get(key)
         reason = f"{word}: {here} on {source.node.name}, {there} on {target.node.name}"

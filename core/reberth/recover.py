@@ -7,7 +7,7 @@ first. What it may not decide alone it leaves held, and says which word of the u
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reberth.engine import Engine
@@ -64,7 +64,8 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         journal.write("end", outcome="refused", owner="source", exit_code=2)
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
-    session = Session(plan, journal, _attach(host, plan, dry_run), host.stage.event, host.shell_of)
+    reach = host.way(plan)
+    session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach)
     session.on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
@@ -81,13 +82,15 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     return Engine(host.stage, session, report).resume(want)
 
 
-def _attach(host: Host, plan: Plan, look: bool) -> tuple[HelperShell | None, HelperShell | None]:
+def _attach(
+    reach: Callable[[str], HelperShell], plan: Plan, look: bool
+) -> tuple[HelperShell | None, HelperShell | None]:
     """Both ends with the run taken over; None for one that cannot be reached now."""
     found: list[HelperShell | None] = []
     for node in (plan.source, plan.target):
         end = None
         with contextlib.suppress(ReberthError):
-            end = host.shell_of(node.name)
+            end = reach(node.name)
             try:
                 end.call("adopt", run_id=plan.id, look=look)
             except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else

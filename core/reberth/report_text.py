@@ -44,9 +44,13 @@ def where_now(report: Report) -> str:
         Exit.HELD: f"it is frozen on {source} and runs nowhere until `reberth recover` decides",
         Exit.HELD_POST_COPY: f"it is stopped on {source}, and its copy on {target} waits for its pages",
         Exit.ENDED: "it runs nowhere: it ended by itself",
-        Exit.LOST: "it runs nowhere: it is lost",
+        Exit.LOST: f"it was started afresh on {source}: what its memory held is lost"
+        if report.owner == Owner.SOURCE.value
+        else "it runs nowhere: it is lost",
         Exit.DETACHED: f"{source} and {target} go on with it by themselves",
-    }.get(Exit(report.exit_code) if report.exit_code in set(Exit) else Exit.BUG)
+    }.get(
+        Exit.LOST if report.outcome == "lost" else Exit(report.exit_code) if report.exit_code in set(Exit) else Exit.BUG
+    )
     if said is None and report.outcome == "moved" and report.owner == Owner.NOBODY.value:
         said = f"it is in the directory {report.target}: reberth restore {report.target} NODE:"
     if said is None and report.owner == Owner.TARGET.value:

@@ -43,7 +43,7 @@ class Session:
         self.on_wait: Callable[[], None] = lambda: None
         for end in self.ends:
             if end is not None:
-                end.on_wait = self._wait
+                end.on_wait, end.move = self._wait, self
         self._facts: list[dict[str, Any] | None] = [None, None]
 
     # What a phase may know (reberth_hooks.Move)
@@ -140,7 +140,7 @@ class Session:
         back_r, back_w = os.pipe()
         try:
             argv = [
-                shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"], "pages"), bulk=True)
+                shell.route_argv(end.route, boot.bulk_argv(self.opened[side]["socket"], "pages"), pages=True)
                 for side, end in enumerate((self.source, self.target))
             ]
             out = shell.connect(argv[0], stdin=back_r, stderr=shell.NOWHERE)
@@ -243,7 +243,7 @@ class Session:
         except ReberthError:
             end.close()
             raise
-        end.on_wait = self._wait
+        end.on_wait, end.move = self._wait, self
         return end
 
     def keep_logs(self) -> None:

@@ -57,10 +57,10 @@ def run_local(
     return Finished(int(done.exit_code), done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
-def route_argv(route: Route, command: Sequence[str], *, bulk: bool = False) -> list[str]:
+def route_argv(route: Route, command: Sequence[str], *, bulk: bool = False, pages: bool = False) -> list[str]:
     """The words that run `command` at the end of a route; where a login shell joins them, each is quoted."""
     words = [*route.become, *command]
-    prefix = route.bulk if bulk else route.control
+    prefix = (route.pages or route.bulk) if pages else route.bulk if bulk else route.control
     if not prefix:
         return words
     return [*prefix, shlex.join(words)] if route.quoted else [*prefix, *words]

@@ -35,17 +35,20 @@ class Stage:
         """How the node is reached."""
         return self._ask(Route, node.connector, "connect", (node,), node=node)
 
+    def answer(self, at: Any, op: str, args: _Facts) -> _Facts:
+        """An operation of the protocol, by the connector of a node that has an API alone."""
+        return self._ask(dict, at.node.connector, "answer", (at.node,), node=at.node, op=op, args=args, move=at.move)
+
     def probe(self, plugin: str, node: Node, shell: Shell) -> _Facts:
         """Facts about a plugin's tools on a node; none from a plugin that does not probe."""
         self.require(plugin, node)
         if not self.catalog.implements(plugin, "reberth_probe"):
             return {}
-        facts: _Facts = self._ask(dict, plugin, "probe", (node,), node=node, shell=shell)
-        return facts
+        return self._ask(dict, plugin, "probe", (node,), node=node, shell=shell)
 
     def list(self, plugin: str, node: Node, shell: Shell) -> list[Found]:
         """The workloads that a backend sees on a node."""
-        found: list[Any] = self._ask(list, plugin, "list", (node,), node=node, shell=shell)
+        found = self._ask(_LIST, plugin, "list", (node,), node=node, shell=shell)
         return [_typed(entry, Found, plugin, "reberth_list") for entry in found]
 
     def survey(
@@ -75,8 +78,7 @@ class Stage:
         self.require(backend, move.plan.source, move.plan.target)
         if not self.catalog.implements(backend, "reberth_sync"):
             return []
-        trees: Sequence[Any] = self._phase(_LIST, backend, "sync", move)
-        return [_typed(tree, Tree, backend, "reberth_sync") for tree in trees]
+        return [_typed(tree, Tree, backend, "reberth_sync") for tree in self._phase(_LIST, backend, "sync", move)]
 
     def checkpoint(self, move: Move, round: Round) -> Checkpoint:
         """One round; the final one leaves the workload frozen, complete on disk and fenced."""

@@ -26,6 +26,8 @@ class Declaration:
     `summary` is one line for `reberth plugin ls`; `modes` is what a backend can do; `carries` is what a transport
     can carry, and what a backend can give to one beside files; `tools` are the programs it may run on a node; `options`
     the keys of its table in the configuration.
+    `ignores` are the words of `move` (as in `[defaults]`) that a backend cannot honour, `knows` those that are its own
+    (`Options.backend_args`): a word that would have no effect is refused, and in the configuration warned of.
     `managed` backends have daemons that freeze, do the rounds and carry the data by themselves: there is one round, no
     transport, and the phases hold the daemons' criu by `gate` and `fence` (docs/protocol.md).
     """
@@ -37,3 +39,5 @@ class Declaration:
     tools: tuple[str, ...] = ()
     options: frozenset[str] = field(default_factory=frozenset)
     managed: bool = False
+    ignores: frozenset[str] = frozenset()
+    knows: frozenset[str] = frozenset()

@@ -21,6 +21,9 @@ SAFE = (
     "-o", "ConnectTimeout=10",
     "-o", "ControlPath=none",
 )  # fmt: skip
+# Pages that follow a copy wait for a link that comes back: the target allows them a minute without one. Of an option
+# only the first value counts, so this goes before SAFE.
+PATIENT = ("-o", "ServerAliveCountMax=15")
 # Twice the throughput of the default cipher where the processor has AES instructions.
 BULK_CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr"
 

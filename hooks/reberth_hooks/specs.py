@@ -50,6 +50,12 @@ def reberth_connect(node: Node) -> Route:
 
 
 @hookspec(firstresult=True)
+def reberth_answer(node: Node, op: str, args: dict[str, object], move: Move | None) -> dict[str, object]:
+    """Answer an operation of the protocol (`hello`, `facts`, ...) for a node whose route is an API without a helper."""
+    raise AssertionError
+
+
+@hookspec(firstresult=True)
 def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     """Facts about this plugin's tools on a node (versions, features); `usable` tells whether it can work there."""
     raise AssertionError

@@ -102,18 +102,22 @@ class Route:
     """How a connector reaches a node, as data: the words before a command.
 
     `control` carries commands and heartbeats, `bulk` a second connection for data, so that neither queues behind the
-    other. With `quoted` the far end joins the words and hands them to a login shell, so the host quotes each.
+    other; `pages` is one that outlasts an outage of a minute (or empty: `bulk`). With `quoted` the far end joins the
+    words and hands them to a login shell, so the host quotes each.
     `hint` says where to look when the connection dies. Without `helper` the node has no Python: it is served by plain
-    commands over the same route, and can keep files but run no workload.
+    commands over the same route, and can keep files but run no workload. With `api` nobody logs in: there is only the
+    API of a daemon, which the connector's plugin asks itself (`reberth_answer`).
     """
 
     control: tuple[str, ...] = ()
     bulk: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
     quoted: bool = False
     become: tuple[str, ...] = ()
     hint: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     helper: bool = True
+    api: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from reberth_hooks import Node, Route, UsageError, hookimpl
-from reberth_hooks.openssh import BULK_CIPHERS, SAFE
+from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE
 
 USER = "shell"
 # A session of a phone's sshd gets PATH=/usr/bin:/bin, where a phone has nothing, and there is no /tmp.
@@ -38,10 +38,12 @@ def reberth_connect(node: Node) -> Route:
     hint = f"try: {tried}"
     if options.get("forward"):
         hint = f"plugged in? then: reberth android start {node.name} (it opens the way over USB again); {hint}"
-    words = [*start, *SAFE, *words]
+    words = [*SAFE, *words]
+    bulk = (*words, "-c", BULK_CIPHERS, "-o", "Compression=no", "--", node.address)
     return Route(
-        control=(*words, "--", node.address),
-        bulk=(*words, "-c", BULK_CIPHERS, "-o", "Compression=no", "--", node.address),
+        control=(*start, *words, "--", node.address),
+        bulk=(*start, *bulk),
+        pages=(*start, *PATIENT, *bulk),
         quoted=True,
         become=(*_environment(options), *BECOME[node.become]),
         hint=hint,

@@ -33,7 +33,9 @@ Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and re
 OneConnection = Annotated[
     bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
 ]
-WithParts = Annotated[list[str] | None, typer.Option("--with", metavar="PART", help="lxd: LXD on every node.")]
+WithParts = Annotated[
+    list[str] | None, typer.Option("--with", metavar="PART", help="lxd, incus: that daemon on every node.")
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 
 

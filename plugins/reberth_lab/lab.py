@@ -95,8 +95,8 @@ class Lab:
             above = [layers.ensure(name, self.site.cache, base, self._say) for name in with_parts]
         with locked(self.site.lock_path, wait_s=UP_WAIT_S):
             every = self._up(nodes, base, above)
-            if "lxd" in with_parts:
-                lxd.up(self.site, every, self._say)
+            for part in with_parts:
+                lxd.up(self.site, every, self._say, lxd.KINDS[part])
 
     def _choose(self, kind: str) -> None:
         if kind not in KINDS:

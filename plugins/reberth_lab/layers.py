@@ -34,6 +34,7 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "lxd": Part(("lxd", "lxd-client", "busybox-static", "btrfs-progs", "squashfs-tools"), "about 40 MB"),
+    "incus": Part(("incus-base", "incus-client", "busybox-static", "btrfs-progs", "squashfs-tools"), "about 40 MB"),
 }
 
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reberth_hooks import Declaration, Mode, Role, hookimpl
-from reberth_lxd.phases import reberth_checkpoint, reberth_commit, reberth_prepare, reberth_restore, reberth_rollback
-from reberth_lxd.survey import reberth_list, reberth_probe, reberth_survey
+from reberth_hooks import Controller, Declaration, Mode, Role, hookimpl
+from reberth_lxd.https import reberth_connect
+from reberth_lxd.ledger import reberth_answer
+from reberth_lxd.phases import reberth_rollback
+from reberth_lxd.survey import reberth_list, reberth_probe
+from reberth_lxd.ways import reberth_checkpoint, reberth_commit, reberth_prepare, reberth_restore, reberth_survey
 
 if TYPE_CHECKING:
     import typer
 
+# The daemons decide these by themselves, and cannot be told.
+IGNORED = (
+    *("bandwidth", "keep_images", "lazy_restore", "max_downtime", "memory_ahead", "move_address"),
+    *("tcp_close", "tcp_established"),
+)
 __all__ = [
+    "reberth_answer",
     "reberth_checkpoint",
     "reberth_commands",
     "reberth_commit",
+    "reberth_connect",
     "reberth_describe",
     "reberth_list",
     "reberth_prepare",
@@ -26,11 +36,11 @@ __all__ = [
 
 
 @hookimpl
-def reberth_commands(app: typer.Typer) -> None:
+def reberth_commands(app: typer.Typer, controller: Controller) -> None:
     """Adds `reberth lxd`."""
     from reberth_lxd.alias import commands
 
-    app.add_typer(commands(), name="lxd")
+    app.add_typer(commands(controller), name="lxd")
 
 
 @hookimpl
@@ -38,9 +48,11 @@ def reberth_describe() -> Declaration:
     """A backend whose daemons freeze, carry and kill by themselves."""
     return Declaration(
         summary="containers of LXD and Incus",
-        roles=frozenset({Role.BACKEND, Role.COMMANDS}),
+        roles=frozenset({Role.BACKEND, Role.COMMANDS, Role.CONNECTOR}),
         modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY}),
         tools=("criu", "head"),
-        options=frozenset({"socket", "url"}),
+        options=frozenset({"certificate", "identity", "socket", "url"}),
         managed=True,
+        ignores=frozenset(IGNORED),
+        knows=frozenset({"keep_source", "snapshot_first"}),
     )

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reberth_hooks import Exit, ReberthError, RefusedError, UsageError
+from reberth_hooks import Controller, Exit, ReberthError, RefusedError, UsageError
 from reberth_lxd import shim
 
 NAMES = ("move", "live")
@@ -20,8 +20,13 @@ Client = Annotated[str, typer.Option("--client", metavar="PROGRAM", help="lxc or
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="move shadows `lxc move`; live adds `lxc live`.")]
 
 
-def commands() -> typer.Typer:
+def commands(controller: Controller) -> typer.Typer:
     """The group `reberth lxd`."""
+
+    def shim_command(client: str, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        """What the alias calls."""
+        shim.become(client, words or [], controller.nodes)
+
     group = typer.Typer(help="The lxc client and reberth.", no_args_is_help=True, add_completion=False)
     alias = typer.Typer(help="An alias of the lxc client, so that `lxc move` is reberth's.", no_args_is_help=True)
     for function in (install, remove, status):
@@ -76,7 +81,8 @@ def install(name: Name = "move", client: Client = "lxc") -> None:
     if have is not None:
         _run(client, "alias", "remove", name)
     _run(client, "alias", "add", name, value)
-    typer.echo(f"{client} {name} is reberth's now; to undo it: reberth lxd alias remove --name {name}")
+    of_client = "" if client == "lxc" else f" --client {client}"
+    typer.echo(f"{client} {name} is reberth's now; to undo it: reberth lxd alias remove --name {name}{of_client}")
 
 
 def remove(name: Name = "move", client: Client = "lxc") -> None:
@@ -95,8 +101,3 @@ def status(client: Client = "lxc") -> None:
         typer.echo(f"{client} {name} -> {value}")
     if not ours:
         typer.echo(f"no alias of {client} is reberth's")
-
-
-def shim_command(client: str, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """What the alias calls."""
-    shim.become(client, words or [])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from reberth_hooks import CommandError, Node, PluginError, Shell, UntrustedError
+from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
+from reberth_lxd import https
 
 if TYPE_CHECKING:
     import pylxd
@@ -33,34 +35,54 @@ def over(operation: dict[str, Any]) -> bool:
     return bool(operation["status_code"] >= OVER or operation["status_code"] == 0)
 
 
-def socket_of(node: Node, shell: Shell) -> str:
-    """Where the daemon listens on its node: as configured, else the first of the usual places; empty for none."""
+def socket_of(node: Node, shell: Shell | None) -> str:
+    """Where the daemon listens: as configured, else the first of the usual places that answers; empty for none.
+
+    Of a node that is only an API it is the address, and there is no shell.
+    """
+    if https.over_api(node):
+        return https.url_of(node)
     own = node.options_of("lxd").get("socket")
     places = [str(own)] if own else list(SOCKETS)
+    assert shell is not None
     found = shell.call("stats", paths=places)
-    return next((path for path, entry in zip(places, found, strict=True) if entry), "")
+    there = [path for path, entry in zip(places, found, strict=True) if entry]
+    if len(there) > 1:  # a daemon that was stopped for good leaves its socket beside the one that is used now
+        there = [path for path in there if _answers(shell, path)] or there
+    return there[0] if there else ""
+
+
+def _answers(shell: Shell, path: str) -> bool:
+    try:
+        return bool(shell.call("unix_request", path=path, method="GET", url="/1.0", body="", timeout_s=5.0))
+    except HelperError:
+        return False
 
 
 class Daemon:
     """One daemon, LXD or Incus; made anew by each hook, since hooks keep no state."""
 
-    def __init__(self, node: Node, shell: Shell, socket: str = "") -> None:
-        self.node, self.shell = node, shell
+    def __init__(self, node: Node, shell: Shell | None, socket: str = "") -> None:
+        self.node = node
         self.socket = socket or socket_of(node, shell)
         if not self.socket:
             hint = f'is LXD or Incus installed there? else: [nodes.{node.name}.lxd] socket = "..."'
             raise CommandError(f"no daemon's socket on node {node.name}", hint=hint)
-        self.client = _client(node, shell, self.socket)
+        self.client = _client(node, shell, self.socket) if shell and not https.over_api(node) else https.connect(node)
         self.host: dict[str, Any] = dict(self.client.host_info)
         if self.host.get("auth") != "trusted":
-            raise UntrustedError(
-                f"the daemon of node {node.name} does not trust this client", hint="lxc config trust add client.crt"
-            )
+            hint = f"on that node: lxc config trust add {https.identity_of(node)}/client.crt"
+            raise UntrustedError(f"the daemon of node {node.name} does not trust this client", hint=hint)
 
     @property
     def environment(self) -> dict[str, Any]:
         """What the daemon says of itself: server, server_version, addresses, certificate, ..."""
         return dict(self.host["environment"])
+
+    @property
+    def extensions(self) -> list[str]:
+        """What the daemon's API can, by the names that it lists."""
+        return list(self.host.get("api_extensions") or [])
 
     def get(self, *path: str) -> dict[str, Any] | None:
         """What a GET answers, None where there is nothing."""
@@ -73,6 +95,11 @@ class Daemon:
     def list(self, *path: str) -> Any:
         """Every entry of a collection, whole."""
         return self._ask("get", path, params={"recursion": "2"})["metadata"]
+
+    def operations(self) -> Sequence[dict[str, Any]]:
+        """Every operation that the daemon still knows."""
+        kinds = self._ask("get", ("operations",), params={"recursion": "1"})["metadata"] or {}
+        return [dict(one) for some in kinds.values() for one in some]
 
     def post(self, *path: str, json: dict[str, Any]) -> dict[str, Any]:
         """Begin something; answers the operation's URL and the secrets of its websockets (never to be kept)."""
@@ -141,8 +168,7 @@ def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
 
         from reberth_lxd.adapter import HelperAdapter
     except ImportError as error:
-        hint = "pip install 'reberth[lxd]' on this machine; with the package: apt-get install python3-requests-toolbelt"
-        raise PluginError(f"plugin lxd: it needs pylxd, and {error}", hint=hint) from error
+        raise PluginError(f"plugin lxd: it needs pylxd, and {error}", hint=https.LACKING) from error
     from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 
     session = requests.Session()

@@ -16,6 +16,7 @@ KEY = "migration.incremental.memory"
 ITERATIONS, GOAL = f"{KEY}.iterations", f"{KEY}.goal"
 # A daemon that starts again starts what it saw running last; of the old instance that would be a second one.
 AUTOSTART = "boot.autostart"
+ABLE = "pre-copy: the source can track memory"
 MOST_ROUNDS = 500  # the daemon caps its own counter at 999
 
 
@@ -56,7 +57,7 @@ def wanted(options: Options, config: Mapping[str, str], soft_dirty: bool) -> Wan
     elif set_to in ("false", "0", "no", "off"):
         precopy, why = False, f"stop-and-copy: {KEY} is {set_to}"
     elif soft_dirty:
-        precopy, why = True, "pre-copy: the source can track memory"
+        precopy, why = True, ABLE
     else:
         precopy, why = False, "stop-and-copy: the source's kernel cannot track memory (soft-dirty)"
     found = Wanted(precopy, max(1, min(iterations, MOST_ROUNDS)), goal, why)

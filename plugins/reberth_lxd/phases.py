@@ -20,6 +20,7 @@ from reberth_hooks import (
 from reberth_lxd import keys
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
+from reberth_lxd.https import over_api
 from reberth_lxd.request import for_source, for_target
 
 LOOK_S, ASK_S = 0.02, 0.25
@@ -27,7 +28,7 @@ END_S = 100.0  # after a failed restore LXD 5.0.2 waits up to 60 s for a "stop" 
 TWICE_S = 1.0
 
 
-def _instance(source: Daemon, name: str) -> dict[str, Any]:
+def fetch(source: Daemon, name: str) -> dict[str, Any]:
     found = source.get("instances", name)
     if found is None:
         hint = f"look for it: lxc list {name}"
@@ -47,8 +48,8 @@ def reberth_prepare(move: Move) -> bool:
     details, source = move.plan.details, daemon(move, 0)
     name = move.plan.workload.name
     if details["snapshot_first"]:
-        _take_snapshot(move, source)
-    instance = _instance(source, name)
+        take_snapshot(move, source)
+    instance = fetch(source, name)
     move.target.call("gate", leaf=details["leaf"], worker=["forkmigrate", name])
     move.source.call("gate", leaf=details["leaf"], root_pid=details["pid"], start_ticks=details["start_ticks"])
     move.note("keys", keys.saved(instance["config"]))
@@ -58,7 +59,7 @@ def reberth_prepare(move: Move) -> bool:
     return True
 
 
-def _take_snapshot(move: Move, source: Daemon) -> None:
+def take_snapshot(move: Move, source: Daemon) -> None:
     """A state of before the move, taken while nothing of ours is planted; it goes at the end of the run."""
     snapshot = f"reberth-{move.id}"
     move.note("snapshot", snapshot)
@@ -77,7 +78,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Let the daemons move it until the copy is complete and held; then fence the source, which its criu holds."""
     details, name = move.plan.details, move.plan.workload.name
     source, target = daemon(move, 0), daemon(move, 1)
-    instance = _instance(source, name)
+    instance = fetch(source, name)
     offered = source.post("instances", name, json=for_source(name))
     move.source.call("gate_until", path=source.socket, url=offered["url"], cancel=True)
     move.note("operation.source", offered["url"])
@@ -125,8 +126,8 @@ def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
             return held
         if time.monotonic() - asked > ASK_S:
             asked = time.monotonic()
-            ends = [_operation(move, source, "source"), _operation(move, target, "target")]
-            told = _tell(move, ends, told)
+            ends = [operation(move, source, "source"), operation(move, target, "target")]
+            told = tell(move, ends, told)
             if any(map(over, ends)):
                 # both may end at once, a moment after the copy was held
                 if (held := move.target.call("gate_hold")) is not None:
@@ -135,11 +136,11 @@ def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
         time.sleep(LOOK_S)
 
 
-def _operation(move: Move, side: Daemon, word: str) -> dict[str, Any]:
+def operation(move: Move, side: Daemon, word: str) -> dict[str, Any]:
     return side.operation(str(move.recall(f"operation.{word}")))
 
 
-def _tell(move: Move, ends: list[dict[str, Any]], told: str) -> str:
+def tell(move: Move, ends: list[dict[str, Any]], told: str) -> str:
     """Progress of the file system, as both operations show it."""
     words = [str((end.get("metadata") or {}).get("fs_progress") or "") for end in ends]
     text = next((word for word in words if word), "")
@@ -165,7 +166,7 @@ def _settled(move: Move, side: Daemon, word: str, limit_s: float) -> dict[str, A
     """The operation when it is over, or as it is at the end of the time."""
     deadline = time.monotonic() + limit_s
     while True:
-        found = _operation(move, side, word)
+        found = operation(move, side, word)
         if over(found) or time.monotonic() > deadline:
             return found
         time.sleep(LOOK_S)
@@ -187,7 +188,7 @@ def reberth_commit(move: Move) -> bool:
         _settled(move, side, word, END_S)
     for wait_s in (0.0, TWICE_S):
         time.sleep(wait_s)
-        if not _runs(target, name):
+        if not runs(target, name):
             status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
             raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
@@ -231,10 +232,20 @@ def reberth_rollback(move: Move) -> bool:
     return True
 
 
-def _runs(side: Daemon, name: str) -> bool:
+def runs(side: Daemon, name: str) -> bool:
     """Whether the daemon says that it runs, and has processes."""
     state = side.get("instances", name, "state") or {}
     return state.get("status_code") == RUNNING and bool(state.get("processes"))
+
+
+def hollow(side: Daemon, name: str) -> bool:
+    """Whether the daemon says that it runs, and knows of no process: LXD 5.0.2 after some restores that failed.
+
+    That lasts until the daemon is started again; nothing can stop or change the instance before.
+    """
+    state = side.get("instances", name, "state") or {}
+    gone = int(state.get("pid") or 0) <= 0 and not state.get("processes")
+    return state.get("status_code") == RUNNING and gone
 
 
 def _remove_remains(move: Move, source: Daemon) -> None:
@@ -251,9 +262,12 @@ def _remove_remains(move: Move, source: Daemon) -> None:
         left = target.get("instances", name)
         if left is None:
             return
-        if not _runs(source, name):
+        if not runs(source, name):
             text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
             raise CommandError(text, hint=f"lxc info {name}, on both nodes")
+        if over_api(target.node) and hollow(target, name):
+            text = f"the daemon of {target.node.name} says that {name} runs, and knows of no process of it"
+            raise CommandError(text, hint=f"start that daemon again, then: reberth recover {move.id}")
         try:
             if left["status_code"] == RUNNING:
                 target.put("instances", name, "state", json={"action": "stop", "force": True, "timeout": 10})

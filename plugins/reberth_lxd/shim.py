@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from reberth_hooks import UsageError
@@ -17,11 +17,13 @@ from reberth_lxd.native import Words, parse, split
 QUERY_S = 20
 GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
 Run = Callable[[Sequence[str]], str]
+Known = Callable[[], Collection[str] | None]
 
 
-def decide(client: str, words: Sequence[str], run: Run) -> list[str] | None:
+def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: None) -> list[str] | None:
     """The command line of `reberth move` that does it, or None: the native client does.
 
+    `known` answers the names of the inventory; where it lacks one of both ends, the client's own remotes are taken.
     UsageError when one of our options stands beside one that we cannot honour; nothing was touched then.
     """
     found = parse(words)
@@ -43,8 +45,10 @@ def decide(client: str, words: Sequence[str], run: Run) -> list[str] | None:
         raise UsageError(f"not by a live move: {text}", hint="--native leaves it to lxc")
     remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
     ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
+    inventory = known()
+    beside = ["--remotes", client] if inventory is not None and not {*ends} <= {*inventory} else []
     aloud = ["--debug"] if "debug" in found.native else []
-    return [*aloud, "move", *_options(found), "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
+    return [*aloud, "move", *_options(found), *beside, "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
 
 def _key_is_true(client: str, found: Words, run: Run) -> bool:
@@ -94,9 +98,9 @@ def run_client(argv: Sequence[str]) -> str:
     return done.stdout
 
 
-def become(client: str, words: Sequence[str]) -> None:
+def become(client: str, words: Sequence[str], known: Known = lambda: None) -> None:
     """What the alias does: become `reberth move`, or the native client with the words as they were."""
-    ours = decide(client, words, run_client)
+    ours = decide(client, words, run_client, known)
     if ours is None:
         os.environ.update(dict.fromkeys(GUARD.values(), "1"))
         native = [word for word in words if word != "--native"]

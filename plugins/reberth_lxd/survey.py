@@ -20,11 +20,15 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.tasks import has_feature, space_checks
-from reberth_lxd import checks, keys
+from reberth_lxd import apisurvey, checks, https, keys, kinds
 from reberth_lxd.client import RUNNING, Daemon, socket_of
 
 DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPARMOR = "/sys/kernel/security/apparmor"
+NEAR_LIVE = (
+    "use Incus, or LXD before 6.6, on both nodes; near-live, by the client: lxc copy NAME REMOTE: --stateless "
+    "--refresh while it runs, lxc stop NAME, the copy once more, lxc start REMOTE:NAME"
+)
 CGROUP_V1_FREEZER = "/sys/fs/cgroup/freezer"
 
 
@@ -38,17 +42,23 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         daemon = Daemon(node, shell, socket)
     except ReberthError as error:
         return {"usable": False, "reason": error.message, "remedy": error.hint}
-    said = daemon.environment
+    said, extensions = daemon.environment, daemon.extensions
+    kind = kinds.kind_of(extensions)
+    if not kind or (lack := kinds.lacking(extensions)):
+        reason = f"{said.get('server')} {said.get('server_version')}: " + (lack if kind else "neither LXD nor Incus")
+        return {"usable": False, "reason": reason, "remedy": "use Incus, or LXD from 4.0 to 6.5", "socket": socket}
     facts: dict[str, object] = {
         "socket": socket,
-        "server": said.get("server"),
+        "server": kind,
         "version": said.get("server_version"),
         "liblxc": said.get("driver_version"),
         "addresses": said.get("addresses") or [],
     }
-    gate = checks.version_gate(str(said.get("server")), str(said.get("server_version")))
+    gate = checks.version_gate(kind, str(said.get("server_version")))
     if gate:
-        return {"usable": False, "reason": gate, "remedy": "use Incus, or LXD before 6.6, on both nodes", **facts}
+        return {"usable": False, "reason": gate, "remedy": NEAR_LIVE, **facts}
+    if https.over_api(node):
+        return {**facts, **apisurvey.facts(said)}
     return {**facts, **_criu_of(shell, int(said.get("server_pid") or 0))}
 
 
@@ -117,7 +127,8 @@ def reberth_survey(
         raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
     if instance["status_code"] != RUNNING:
         text = f"container {workload.name} is {str(instance['status']).lower()}, not running"
-        raise UsageError(text, hint=f"lxc move {workload.name} REMOTE: moves it without reberth")
+        hint = kinds.spoken(here["server"], f"lxc move {workload.name} REMOTE: moves it without reberth")
+        raise UsageError(text, hint=hint)
     state = daemons[0].get("instances", workload.name, "state") or {}
     pid = int(state["pid"])
     tree = source.call("describe", pid=pid)
@@ -147,7 +158,7 @@ def reberth_survey(
         "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
     mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
-    return Survey(tuple(found), details, mode=mode, why=want.why)
+    return Survey(tuple(kinds.in_words_of(here["server"], found)), details, mode=mode, why=want.why)
 
 
 def _restored(tree: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from reberth_hooks import (
     UsageError,
     hookimpl,
 )
-from reberth_hooks.openssh import BULK_CIPHERS, SAFE, carry_tree
+from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE, carry_tree
 
 BECOME = {"none": (), "sudo": ("sudo", "-n", "--")}
 
@@ -62,10 +62,12 @@ def reberth_connect(node: Node) -> Route:
         )
     host = node.address or node.name
     hint = f"try: {shlex.join([*start, *words, '--', host, 'true'])}"
-    words = [*start, *SAFE, *words]
+    words = [*SAFE, *words]
+    bulk = (*words, "-c", BULK_CIPHERS, "-o", "Compression=no", "--", host)
     return Route(
-        control=(*words, "--", host),
-        bulk=(*words, "-c", BULK_CIPHERS, "-o", "Compression=no", "--", host),
+        control=(*start, *words, "--", host),
+        bulk=(*start, *bulk),
+        pages=(*start, *PATIENT, *bulk),
         quoted=True,
         become=BECOME[node.become],
         hint=hint,

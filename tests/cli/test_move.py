@@ -122,7 +122,7 @@ def test_exit_code_of_the_report_is_that_of_the_command(world, make, exit_code):
         (41, "moved", "target", "runs on pi2", "reberth recover ID"),
         (42, "detached", "nobody", "go on with it by themselves", "reberth status ID"),
         (50, "held", "nobody", "waits for its pages", "reberth recover ID"),
-        (60, "lost", "nobody", "runs nowhere", "reberth report ID"),
+        (60, "lost", "source", "was started afresh on pi1", "reberth report ID"),
         (124, "rolled-back", "source", "runs on pi1", "reberth report ID"),
         (1, "", "nobody", "`reberth recover` finds out", "reberth recover ID --dry-run"),
     ],

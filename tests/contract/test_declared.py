@@ -14,6 +14,7 @@ import pytest
 
 from reberth.catalog import Catalog
 from reberth.config import BUNDLED_BACKENDS
+from reberth.options import WORDS
 from reberth_hooks import Channel, Declaration, Role, specs
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +75,14 @@ def test_the_catalog_accepts_every_bundled_plugin():
         assert bool(plugin.declaration.modes) >= (Role.BACKEND in roles)
         if Role.BACKEND in roles:  # what it gives to a transport beside files
             assert plugin.declaration.carries <= {Channel.MEMORY}
+            assert plugin.declaration.ignores <= WORDS.keys()
         else:
             assert bool(plugin.declaration.carries) is (Role.TRANSPORT in roles)
+
+
+def test_every_option_of_move_that_one_backend_alone_has_is_known_by_one():
+    own = set().union(*(importlib.import_module(POINTS[name]).reberth_describe().knows for name in BUNDLED_BACKENDS))
+    assert own == {"keep_source", "snapshot_first"}  # `backend_args` in core/reberth/cli/common.py
 
 
 def test_the_summary_is_one_short_line(module):

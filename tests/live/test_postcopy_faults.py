@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 
 import pytest
+from faults import postcopy
+from faults.run import Field
 from livekit.command import Command
 from livekit.filling import Filling, begun, memory_base, memory_there, state_of, wait_for_pages
 from livekit.rollback import check_source
@@ -18,6 +21,8 @@ from reberth_lab.lab import Lab
 from reberth_lab.node import Node
 
 MIB = 32
+SEED = int(os.environ.get("REBERTH_FAULT_SEED", "20261128"))
+SLOW = ("link-15s", "link-gone")  # only in `make soak`
 # A local user at the port that CRIU listens on in its own network namespace: refused each time.
 KNOCK = """
 import os, socket
@@ -149,3 +154,18 @@ def test_nothing_listens(lab: Lab, works: Stand, reberth: Command, node1: Node, 
     assert done.code == 0, str(done)
     healthy(node2, handle)
     works.stop(handle)
+
+
+@pytest.mark.parametrize("backend", ["criu", "runc"])
+def test_a_break_at_a_random_moment(backend: str, lab: Lab, reberth: Command) -> None:
+    """A seeded sample of what `make soak` does; one that found nothing to strike is made again."""
+    chance = random.Random(f"{SEED}/{backend}")
+    fault = chance.choice([name for name in postcopy.CODES if name not in SLOW])
+    first = chance.randrange(50) * 2 + (backend == "runc")
+    for number in range(first, first + 10, 2):
+        one = postcopy.made(Field(lab, reberth, chance), postcopy.chosen(fault, number, SEED), {})
+        print(f"REBERTH_FAULT_SEED={SEED}: {postcopy.told(one)}")
+        assert one.problems == [], f"REBERTH_FAULT_SEED={SEED}"
+        if one.hit:
+            return
+    pytest.fail(f"{fault} found nothing to strike")

@@ -8,7 +8,7 @@ import pytest
 
 from reberth import choose
 from reberth.request import Request
-from reberth_hooks import Check, Level, Mode, Options, Survey, UsageError
+from reberth_hooks import Check, Declaration, Level, Mode, Options, Role, Survey, UsageError
 from reberth_hooks.modes import header_bytes, unfit_modes
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ UFFD = Check("userfaultfd", Level.FAIL, "no userfaultfd", "another kernel")
 
 
 def stage(modes=ALL):
-    declaration = SimpleNamespace(modes=modes)
+    declaration = Declaration("a backend", frozenset({Role.BACKEND}), modes=modes)
     return SimpleNamespace(catalog=SimpleNamespace(get=lambda name: SimpleNamespace(declaration=declaration)))
 
 

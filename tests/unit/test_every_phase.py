@@ -90,7 +90,7 @@ def cell(stage: Theatre, where: str, trouble: str) -> str:
         for end in stage.ends:
             end.reachable = True
             end.finish_half_done()
-        host = SimpleNamespace(stage=stage.stage, shell_of=stage.reconnect, observe=lambda: None)
+        host = SimpleNamespace(stage=stage.stage, way=lambda plan: stage.reconnect, observe=lambda: None)
         again = recover(host, PLAN.id, "auto", False)[0]
         text += f" {again.outcome}"
     assert not (stage.source.running and stage.target.copy == "running")

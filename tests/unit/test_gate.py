@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from reberth.node import cgroup, gate, run
+from reberth.node import cgroup, gate, procs, run
 from reberth.node.errors import OpError
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not cgroup.mount_point(), reason="needs root and cgroup v2")
@@ -147,6 +148,39 @@ def test_a_worker_that_stays_without_criu_has_failed(begun, least, tmp_path, mon
         assert looks == least
         assert gate.Worker(["nobody", "c1"]).failed() == []
         idle.kill()
+
+
+PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[3:]); time.sleep(60)"
+IDLE = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "child", "state", "least"),
+    [
+        (True, ["criu"], "Z", 3),  # liblxc leaves the container's dead first process until its hooks are through
+        (False, [*IDLE], "S", 20),
+        (False, [*IDLE, "callhook", "/d", "c1", "start"], "S", 20),
+        (False, [*IDLE, "callhook", "/d", "c1", "stopns"], "S", 3),  # a criu that ended before it wrote a line
+    ],
+    ids=["dead", "idle", "start", "stop"],
+)
+def test_what_below_a_worker_tells_that_it_has_failed(begun, child, state, least, tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "SLOW_LOOKS", 20)
+    if begun:
+        (tmp_path / "restore.log").write_text("")
+    if child == ["criu"]:
+        (tmp_path / "criu").symlink_to("/bin/true")
+        child = [str(tmp_path / "criu")]
+    with subprocess.Popen([sys.executable, "-c", PARENT, "c1", str(tmp_path), *child]) as parent:
+        until(lambda: [task.state for task in procs.tree(parent.pid)[1:]] == [state])
+        below = procs.tree(parent.pid)[1].pid
+        worker, looks = gate.Worker(["-c", PARENT, "c1"]), 1
+        while not worker.failed() and looks < 40:
+            worker._looked_s = 0.0
+            looks += 1
+        os.kill(below, signal.SIGKILL)
+        parent.kill()
+    assert looks == least
 
 
 def test_rounds_and_sizes_of_the_daemons_dump(tmp_path):

@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from reberth_hooks import Level, Mode, Options, UsageError
-from reberth_lxd import checks, keys, native, shim
+from reberth.complete import client as complete
+from reberth_hooks import Level, Mode, Options, UsageError, Workload
+from reberth_lxd import checks, keys, native, shim, ways
 from reberth_lxd.explain import KNOWN, explain
 from reberth_lxd.request import for_source, for_target
 
@@ -35,6 +36,7 @@ K, ROUNDS, G = keys.KEY, keys.ITERATIONS, keys.GOAL
         (Options(mode=Mode.STOP_AND_COPY), {K: "true"}, True, {K: "false"}),
         (Options(mode=Mode.PRE_COPY), {K: "false"}, True, {K: "true", ROUNDS: "19", G: "70"}),
         (Options(iterations=999, given=("iterations",)), {K: "true"}, True, {K: "true", ROUNDS: "999", G: "70"}),
+        (Options(), {K: "true", ROUNDS: "0"}, True, {K: "true", ROUNDS: "1", G: "70"}),
     ],
 )
 def test_whose_word_counts(options, config, soft_dirty, expected):
@@ -69,6 +71,12 @@ def test_the_reason_names_the_keys_and_what_the_daemon_is_told():
 )
 def test_why_the_daemon_went_no_further_round(rounds, why):
     assert keys.why_stopped({"goal": 70, "iterations": 4}, rounds).startswith(why)
+
+
+def test_a_policy_that_the_daemons_do_not_have_is_refused():
+    asked = Options(policy="fixed", given=("policy",))
+    with pytest.raises(UsageError, match="--policy fixed"):
+        ways.reberth_survey(Workload("a", "lxd", "c1"), "c1", None, None, {}, asked)
 
 
 INSTANCE = {
@@ -114,7 +122,6 @@ def test_the_requests_say_live_at_both_ends():
         ("lxd", "7.1", True),
         ("incus", "6.0.4", False),
         ("incus", "7.3.0", False),
-        ("other", "1.0", True),
     ],
 )
 def test_emulated_version_gate(server, version, refused):
@@ -316,6 +323,14 @@ def test_when_the_shim_takes_over(words, run, expected):
 
 
 @pytest.mark.parametrize(
+    ("known", "beside"), [({"local", "n2"}, False), ({"local"}, True), ({"local", "n1"}, True), (None, False)]
+)
+def test_remotes_that_are_no_nodes_are_taken_from_the_client(known, beside):
+    found = shim.decide("lxc", ["c1", "n2:"], client(TRUE), lambda: known)
+    assert ("--remotes lxc" in " ".join(found)) is beside
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["c1", "n2:", "--goal", "1", "--mode", "push"],
@@ -325,8 +340,21 @@ def test_when_the_shim_takes_over(words, run, expected):
         ["c1", "unknown:", "--goal", "1"],
         ["c1", "n2:", "--gaol", "1"],
         ["c1", "n2:", "--goal"],
+        ["c1", "n2:", "--native", "--goal", "1"],
+        ["c1", "n2:", "--incremental-memory", "--native"],
     ],
 )
 def test_what_is_refused_before_anything_is_touched(words):
     with pytest.raises(UsageError):
         shim.decide("lxc", words, client({}))
+
+
+def test_aloud_is_an_option_of_reberth_itself():
+    """`--debug` is none of `reberth move`, so it stands before that word."""
+    found = shim.decide("lxc", ["c1", "n2:", "--debug", "--goal", "1"], client({}))
+    assert found == ["--debug", "move", "--goal", "1", "--backend", "lxd", "--", "local:c1", "n2:"]
+
+
+def test_the_tab_key_offers_what_the_shim_takes():
+    assert list(complete.OURS) == [f"--{option.name}" for option in native.OURS]
+    assert list(complete.WITH_VALUE) == [f"--{option.name}" for option in native.OURS if option.value]

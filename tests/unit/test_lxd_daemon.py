@@ -15,7 +15,8 @@ from reberth.node.errors import OpError
 from reberth_hooks import CommandError, HelperError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import phases, survey
+from reberth_lxd import client, phases, survey
+from reberth_lxd.client import Daemon, MissingError
 
 
 class Played(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -73,6 +74,13 @@ class Shell:
         return type("Outcome", (), {"code": 1, "out": "", "err": ""})()
 
 
+EXTENSIONS = {
+    "lxd": ["instances", "restrict_devlxd", "migration_pre_copy"],
+    "incus": ["instances", "restrict_dev_incus", "migration_pre_copy"],
+    "old": ["restrict_devlxd", "migration_pre_copy"],
+}
+
+
 @pytest.fixture
 def daemon(tmp_path):
     place = tmp_path / "unix.socket"
@@ -81,7 +89,7 @@ def daemon(tmp_path):
 
         def say(version="5.0.2", auth="trusted", kind="lxd"):
             environment = {"server": kind, "server_version": version, "server_pid": 1, "addresses": ["h:8443"]}
-            server.said = {"auth": auth, "api_extensions": [], "environment": environment}
+            server.said = {"auth": auth, "api_extensions": EXTENSIONS.get(kind, []), "environment": environment}
             return Node("n1", options={"lxd": {"socket": str(place)}}), place
 
         yield say
@@ -92,6 +100,7 @@ def test_emulated_lxd_6_6_is_refused_with_the_reason(daemon):
     node, place = daemon("6.6")
     found = survey.reberth_probe(node, Shell(place))
     assert not found["usable"] and "removed in 6.6" in found["reason"] and "Incus" in found["remedy"]
+    assert "near-live" in found["remedy"]
 
 
 def test_emulated_daemon_without_criu_is_refused(daemon):
@@ -146,10 +155,26 @@ def test_emulated_daemon_that_can_is_usable(daemon, kind, version):
     assert found["usable"] and (found["server"], found["version"], found["addresses"]) == (kind, version, ["h:8443"])
 
 
+@pytest.mark.parametrize(("kind", "reason"), [("old", "no instances"), ("other", "neither LXD nor Incus")])
+def test_emulated_daemon_of_another_api_is_refused(daemon, kind, reason):
+    """What a daemon calls itself does not count, what its API can does."""
+    node, place = daemon("3.0", kind=kind)
+    found = survey.reberth_probe(node, Shell(place))
+    assert not found["usable"] and reason in found["reason"] and found["remedy"]
+
+
 def test_emulated_daemon_that_does_not_trust_us_is_not_used(daemon):
     node, place = daemon(auth="untrusted")
     found = survey.reberth_probe(node, Shell(place))
     assert not found["usable"] and "does not trust" in found["reason"]
+
+
+def test_emulated_what_the_daemon_has_not_is_no_error_of_its_own(daemon):
+    node, place = daemon()
+    found = Daemon(node, Shell(place))
+    assert found.get("instances", "c1") is None
+    with pytest.raises(MissingError, match="node n1 has no instances/c1"):
+        found._ask("get", ("instances", "c1"))
 
 
 def test_a_socket_that_nobody_serves(tmp_path):
@@ -159,6 +184,29 @@ def test_a_socket_that_nobody_serves(tmp_path):
     assert not found["usable"] and "does not answer" in found["reason"]
     assert survey.reberth_probe(Node("n1"), Shell(tmp_path / "none"))["usable"] is False
     assert survey.reberth_list(Node("n1"), Shell(tmp_path / "none")) == []
+
+
+class TwoSockets(Shell):
+    """A node with two sockets, the first of which nobody serves any more."""
+
+    def __init__(self, left, place):
+        super().__init__(place)
+        self.left = str(left)
+
+    def call(self, op, **args):
+        if op == "stats" and args["paths"][0] == self.left:
+            return [{"mode": 0}, {"mode": 0}]
+        return super().call(op, **args)
+
+
+def test_a_daemon_that_left_its_socket_behind_does_not_hide_the_other(daemon, tmp_path, monkeypatch):
+    left = tmp_path / "left.socket"
+    left.touch()
+    _, place = daemon(kind="incus")
+    monkeypatch.setattr(client, "SOCKETS", (str(left), str(place)))
+    assert client.socket_of(Node("n1"), TwoSockets(left, place)) == str(place)
+    place.unlink()  # and when none of them answers, the first one is named
+    assert client.socket_of(Node("n1"), TwoSockets(left, place)) == str(left)
 
 
 def test_an_operation_is_over_when_its_daemon_is(tmp_path):

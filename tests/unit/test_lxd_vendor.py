@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from reberth_lxd import vendor
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,3 +50,11 @@ def test_nothing_is_added_where_nothing_is_bundled(bundled, tmp_path):
     before = list(sys.path)
     vendor.enable()
     assert sys.path == before
+
+
+def test_the_package_for_fedora_names_the_versions_that_it_bundles():
+    """Who looks for a vulnerable library asks for these lines."""
+    bundled = re.findall(r"^(\w+)==(\S+)", (ROOT / "packaging/vendor.txt").read_text(), re.MULTILINE)
+    spec = (ROOT / "packaging/rpm/reberth.spec").read_text()
+    provided = re.findall(r"^Provides:\s+bundled\(python3dist\((\w+)\)\) = (\S+)$", spec, re.MULTILINE)
+    assert len(bundled) == 2 and provided == bundled

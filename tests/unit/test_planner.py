@@ -16,6 +16,7 @@ from reberth_hooks import (
     ConnectionLostError,
     Exit,
     HelperError,
+    Level,
     Mode,
     Node,
     Options,
@@ -349,3 +350,37 @@ def test_errors_while_planning_say_that_nothing_was_touched(world, mocker, error
         planner.make_plan(Request("web", "pi2:"), Config(world.nodes), stage, world.shells.__getitem__)
     assert caught.value.exit_code is exit_code
     assert caught.value.message == "so it is"
+
+
+DEAF = """
+@hookimpl
+def reberth_describe():
+    modes, ignores = frozenset({Mode.STOP_AND_COPY}), frozenset({"bandwidth", "lazy_restore"})
+    return Declaration("a backend", frozenset({Role.BACKEND}), modes=modes, ignores=ignores, knows=frozenset({"mine"}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"bandwidth_bytes_s": 9, "given": ("bandwidth",)}, "--bandwidth"),
+        ({"lazy_restore": False, "given": ("lazy_restore",)}, "--no-lazy-restore"),
+        ({"backend_args": {"keep_source": True}}, "--keep-source"),
+    ],
+)
+def test_a_wish_that_would_have_no_effect_is_refused(world, options, flag):
+    world.modules["runc"] = world.make_plugin("runc", "BACKEND", DEAF)
+    with pytest.raises(UsageError, match=f"backend runc does not know {flag}"):
+        world.plan("pi1:web", "pi2:", **options)
+    reached = list(world.reached)
+    with pytest.raises(UsageError, match=flag):
+        world.plan("pi1:runc/web", "pi2:", **options)
+    assert world.reached == reached  # where the backend is named, no node is asked
+
+
+def test_a_default_that_has_no_effect_is_told(world):
+    world.modules["runc"] = world.make_plugin("runc", "BACKEND", DEAF)
+    plan = world.plan("pi1:web", "pi2:", bandwidth_bytes_s=9, backend_args={"mine": True})
+    told = [(check.level, check.reason) for check in plan.checks if check.id == "default-ignored"]
+    assert told == [(Level.WARN, "bandwidth of the configuration has no effect: backend runc does not know it")]
+    assert plan.refused == ()

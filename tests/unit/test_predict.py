@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 
 import pytest
 
 from reberth import predict
+from reberth.node import measuring
 from reberth.node.bucket import Bucket
 from reberth.node.measuring import fit, tracked_bytes
+from reberth.node.serve import Daemon
 from reberth.wishes import Wishes
 from reberth_hooks import Mode, Options
 
@@ -118,3 +121,13 @@ def test_wishes_are_heard_once_and_add_up(tmp_path):
     assert reader.news() == {"bandwidth_bytes_s": 5, "mode": "post-copy"}
     (tmp_path / "wishes.json").write_text("{")
     assert reader.news() == {}
+
+
+def test_the_link_is_as_fast_as_its_bytes_and_not_as_its_end(mocker):
+    """The end of the stream came when two ssh connections had ended, which is no time of the link."""
+    daemon = mocker.create_autospec(Daemon, instance=True)
+    daemon.probe, daemon.probe_ready, daemon.probe_over = os.pipe(), threading.Event(), threading.Event()
+    daemon.probe_ready.set()
+    mocker.patch.object(measuring.os, "read", autospec=True, side_effect=[b"x" * 100, b"x" * 100, b""])
+    mocker.patch.object(measuring.time, "monotonic", autospec=True, side_effect=[1.0, 2.0, 60.0])
+    assert measuring.link_recv(daemon, None) == {"bytes": 200, "seconds": 1.0}

@@ -26,7 +26,7 @@ def theatre(make_plugin):
 def host_of(stage: Theatre) -> SimpleNamespace:
     """What `recover` needs of the host."""
     return SimpleNamespace(
-        stage=stage.stage, shell_of=stage.reconnect, observe=lambda: None, open_runs=lambda: [PLAN.id]
+        stage=stage.stage, way=lambda plan: stage.reconnect, observe=lambda: None, open_runs=lambda: [PLAN.id]
     )
 
 
@@ -159,7 +159,7 @@ def test_an_end_that_cannot_be_adopted_is_never_taken_for_one_that_knows_nothing
             shell.broken["adopt"] = [HelperError("cannot", kind="os")] * 9
         return shell
 
-    host.shell_of = unwilling
+    host.way = lambda plan: unwilling
     report = recover(host, PLAN.id, "auto", False)[0]
     assert (report.outcome, report.exit_code) == ("held", 40)
     assert stage.source.ended == ""

@@ -271,3 +271,12 @@ def test_what_is_still_left_at_the_end_is_answered_each_time(opened, tmp_path):
         assert "is in the way" in opened.end("moved")[0]
     (tmp_path / "b").rmdir()
     assert opened.end("moved") == []
+
+
+def test_what_the_end_itself_could_not_undo_is_answered(opened, tmp_path):
+    """An occasion of its own: nothing before the end has tried it."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    opened.push_undo("end", "rename", path=str(tmp_path / "a"), to=str(tmp_path / "b"))
+    (left,) = opened.end("moved")
+    assert "is in the way" in left and opened.ended == "moved"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
+import pytest
+from faults import kills, postcopy, soak
 from faults.hops import grown, renamed
 from faults.kills import VICTIMS, chosen, table
 
@@ -39,3 +44,42 @@ def test_only_kills_that_hit_are_counted():
     base = {"victim": "ssh", "code": 20, "outcome": "rolled-back", "seconds": 1.0, "problems": []}
     lines = table([{**base, "hit": 1}, {**base, "hit": 0}, {**base, "hit": 1, "problems": ["x"]}])
     assert "| ssh | 2 | 1 | 20: 2 | 0 | 2 | 1 |" in lines
+
+
+@pytest.mark.parametrize("part", [kills, postcopy, soak])
+def test_a_tally_of_a_log_makes_nothing_and_fails_for_a_broken_promise(part, tmp_path, capsys, monkeypatch):
+    log = tmp_path / "log.jsonl"
+    line = {"victim": "ssh", "case": "runc-ssh-source-at-9-x", "hit": 1, "code": 20, "outcome": "", "seconds": 1.0}
+    line |= {"fault": "daemon", "resolved": []}
+    monkeypatch.setattr(part, "Lab", None)
+    monkeypatch.setattr(sys, "argv", ["part", "--tally", "--log", str(log)])
+    log.write_text(json.dumps({**line, "problems": []}) + "\n", "utf-8")
+    assert part.main() == 0
+    log.write_text(json.dumps({**line, "problems": ["x"]}) + "\n", "utf-8")
+    assert part.main() == 1
+    assert "20: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("case", "row"),
+    [
+        ("runc-link-deaf-source-at-9-initial-sync", ("runc", "link-deaf-source")),
+        ("criu-controller-before-16-ask-ready", ("criu", "controller")),
+        ("runc-criu-source-in-10-final-dump", ("runc", "criu-source")),
+    ],
+)
+def test_cases_of_one_fault_are_one_row(case, row):
+    assert soak.kind(case) == row
+
+
+def test_a_break_of_a_post_copy_comes_from_the_seed_and_its_row_tells_how_it_ended():
+    every = [postcopy.chosen(fault, number, 6) for fault in postcopy.CODES for number in range(20)]
+    assert every == [postcopy.chosen(fault, number, 6) for fault in postcopy.CODES for number in range(20)]
+    assert {(one.backend, one.side) for one in every} == {
+        (b, s) for b in ("criu", "runc") for s in ("source", "target")
+    }
+    assert all(0 <= one.delay_s < 1 for one in every)
+    held = {**every[0].__dict__, "hit": 1, "code": 50, "outcome": "rolled-back"}
+    runs = [{**held, "resolved": ["forward 50", "rollback 0"]}, {**held, "resolved": ["rollback 0"]}]
+    lines = postcopy.table([*runs, {**held, "outcome": "moved", "resolved": ["forward 0"], "problems": ["x"]}])
+    assert "| daemon | 3 | 0 | 50: 3 | 1 | 2 | 1 | 2 | 1 |" in lines

@@ -24,7 +24,7 @@ daemon-reload)
 show)
   # As systemctl does it: one line for each property, the last word counts.
   tac loaded | awk -F= '!seen[$1]++' ; echo
-  echo Id=other.service; echo MainPID=1; echo ControlGroup=/other ;;
+  echo Id=other.service; echo MainPID=4194302; echo ControlGroup=/other ;;
 esac
 exit 0
 """

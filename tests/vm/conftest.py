@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from livekit import stand, tier
@@ -31,12 +30,6 @@ TEST_LIMIT_S = 420  # emulated, and the first one may make the disk
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder is one with virtual nodes."""
     tier.mark(items, HERE, "vm", TEST_LIMIT_S)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """A test that is skipped where it is required has failed."""
-    return tier.without_skip((yield), item, HERE)
 
 
 def lab_name(suffix: str) -> str:

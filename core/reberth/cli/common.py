@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from reberth.host import Host
 
 
-def load_config() -> Config:
-    """Every layer of the configuration."""
-    return configuration.load()
+def load_config(remotes: str = "") -> Config:
+    """Every layer of the configuration; with `remotes` (lxc, incus) that client's remotes are the nodes."""
+    config = configuration.load()
+    if not remotes:
+        return config
+    from reberth import lxdremotes
+
+    return replace(config, nodes=lxdremotes.nodes(remotes))
 
 
 def make_host(config: Config, *, yes: bool = False, quiet: bool = False, json: bool = False) -> Host:

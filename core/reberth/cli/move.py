@@ -38,6 +38,7 @@ def command(
     no_lazy_restore: params.NoLazyRestore = False,
     keep_source: params.KeepSource = False,
     snapshot_first: params.SnapshotFirst = False,
+    remotes: params.Remotes = "",
     dry_run: DryRun = False,
     json: params.Json = False,
     quiet: params.Quiet = False,
@@ -52,7 +53,7 @@ def command(
     reberth move pi1:runc/web pi2:web2 --tcp-established
     reberth move criu/4711 pi2: --dry-run
     """
-    config = common.load_config()
+    config = common.load_config(remotes)
     options = common.options_of(
         config,
         mode=mode,

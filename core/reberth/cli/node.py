@@ -96,12 +96,16 @@ def import_lxd(
     user: Annotated[str, typer.Option(help="Log in as this user.", show_default=False)] = "",
     become: Annotated[str, typer.Option(metavar="HOW", help="Become root by: none or sudo.")] = "none",
     yes: Annotated[bool, typer.Option("--yes", help="Trust the ssh keys that they show.", show_default=False)] = False,
+    https: Annotated[bool, typer.Option("--https", help="Reach them by HTTPS alone.", show_default=False)] = False,
 ) -> None:
     """Add the remotes of the lxc client as nodes: one ssh connection each, as `node add` makes it.
+
+    With --https nobody logs in there: the daemons alone are asked, and the plan says which checks cannot be made.
 
     \b
     reberth node import-lxd
     reberth node import-lxd node2 --user root
+    reberth node import-lxd node2 --https
     """
     from reberth import lxdremotes
 
@@ -111,11 +115,33 @@ def import_lxd(
         if name not in found:
             raise UsageError(f"{client} has no remote {name!a} that could be a node", hint=f"{client} remote list")
         remote = found[name]
+        if https:
+            _add_api(lxdremotes.over_api(remote, client))
+            continue
         try:
             ssh = {"user": user, "port": 0, "identity": ""}
             _add(name, remote.host, become, ssh, {"lxd": {"url": remote.url}}, yes=yes)
         except UnreachableError as error:
             note(f"{safe(name)} is not added: {safe(error.message)}")
+            note(f"  its daemon alone, with fewer checks: reberth node import-lxd {safe(name)} --https")
+
+
+def _add_api(node: Node) -> None:
+    """Ask a node's daemon what it is, store and tell."""
+    from dataclasses import replace
+
+    from reberth import nodeadd
+
+    config = common.load_config()
+    if node.name in config.nodes:
+        raise UsageError(f"there is a node {node.name} already", hint=f"reberth node rm {node.name}")
+    with common.open_host(replace(config, nodes={**config.nodes, node.name: node}), quiet=True) as host:
+        facts = host.stage.probe("lxd", node, host.shell(node.name))
+    if not facts.get("usable"):
+        note(f"{safe(node.name)} is not added: {safe(str(facts.get('reason')))}")
+        return
+    path = nodeadd.store(node)
+    write([f"node {node.name} is in {safe(path)}", "  enabled      lxd, over HTTPS alone"])
 
 
 def _confirm(node: Node, kind: str, fingerprint: str, *, yes: bool) -> None:

@@ -105,6 +105,15 @@ SnapshotFirst = Annotated[
     bool,
     typer.Option("--snapshot-first", help="lxd: take a stateful snapshot before the move.", show_default=False),
 ]
+Remotes = Annotated[
+    str,
+    typer.Option(
+        "--remotes",
+        metavar="PROGRAM",
+        help="SOURCE and TARGET are remotes of lxc or incus, over HTTPS alone.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress on stderr.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to losses that were announced.", show_default=False)]

@@ -183,15 +183,21 @@ class Worker:
         if (found := self._found()) is None:
             return []
         pid, line = found
-        busy = any(below.comm == "criu" for below in procs.tree(pid))
-        self._idle = 0 if busy else self._idle + 1
+        below = [task for task in procs.tree(pid)[1:] if task.state not in "ZX"]  # liblxc collects the dead ones late
+        self._idle = 0 if any(task.comm == "criu" for task in below) else self._idle + 1
         begun = any(os.path.exists(os.path.join(word, "restore.log")) for word in line if word.startswith("/"))
-        return line if self._idle >= (IDLE_LOOKS if begun else SLOW_LOOKS) else []
+        stops = any(_is_stop(procs.command_line(task.pid)) for task in below)
+        return line if self._idle >= (IDLE_LOOKS if begun or stops else SLOW_LOOKS) else []
 
     def _found(self) -> tuple[int, list[str]] | None:
         lines = ((task.pid, procs.command_line(task.pid)) for task in procs.all_tasks())
         ours = ((pid, line) for pid, line in lines if self.words and line[1 : 1 + len(self.words)] == self.words)
         return next(ours, None)
+
+
+def _is_stop(line: Sequence[str]) -> bool:
+    """Whether this is the daemon's own hook of a container that ends (`lxd callhook PATH PROJECT NAME stopns`)."""
+    return "callhook" in line and line[-1] in ("stopns", "stop")
 
 
 def dumped(words: list[str]) -> dict[str, Any]:

@@ -190,9 +190,9 @@ def link_recv(daemon: Daemon, progress: Any) -> dict[str, float]:
     try:
         while True:
             piece = os.read(read_fd, 1 << 20)
-            last_s = time.monotonic()
             if not piece:
-                break
+                break  # it may come long after the last byte: with the end of two ssh connections
+            last_s = time.monotonic()
             first_s = first_s or last_s
             got += len(piece)
     finally:

@@ -296,6 +296,7 @@ def main() -> int:
     """As many kills as are missing; exit status 1 when one of them broke a promise."""
     words = arguments()
     end_s = time.monotonic() + words.minutes * 60
+    there: list[bool] = []
     if not words.tally:
         lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "soak", say=lambda _: None)
         lab.down()

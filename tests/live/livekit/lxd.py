@@ -1,4 +1,4 @@
-"""Containers of LXD on the lab's nodes, as their tests see them: started by the client, judged by what they answer."""
+"""Containers of LXD or Incus on the nodes, as their tests see them: made by the client, judged by their answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from livekit.tier import KEEP
+from reberth_lab import lxd as lab_lxd
 from reberth_lab import rootfs
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node
@@ -28,37 +29,47 @@ with socket.socket(socket.AF_UNIX) as s:
 """
 
 
-def lab_with_lxd() -> Iterator[Lab]:
-    """Two nodes with LXD, apart from the session's lab, which has none; skips the test where there can be none."""
+def lab_with_lxd(part: str = "lxd") -> Iterator[Lab]:
+    """Two nodes with LXD, apart from the session's lab, which has none; skips the test where there can be none.
+
+    `part` is lxd or incus.
+    """
     if os.geteuid() != 0:
         pytest.skip("two nodes need root: namespaces, mounts, links")
     if importlib.util.find_spec("pylxd") is None:
         pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
-    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}x", say=lambda _: None)
+    suffix = {"lxd": "x", "incus": "y"}[part]
+    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}{suffix}", say=lambda _: None)
     if not KEEP:
         lab.down()
     try:
         with contextlib.ExitStack() as way_back:
             if not KEEP:
                 way_back.callback(lab.down)
-            lab.up(2, with_parts=("lxd",))
+            lab.up(2, with_parts=(part,))
             yield lab
     except LabError as error:
         if rootfs.cached(lab.site.cache) is not None:
             raise
-        pytest.skip(f"no nodes with LXD can be made: {error} ({error.hint})")
+        pytest.skip(f"no nodes with {part} can be made: {error} ({error.hint})")
 
 
 def lxc(node: Node, *words: str, check: bool = True) -> str:
-    """The native client on a node, never an alias of it."""
-    done = node.run(["lxc", *words], check=check, env={"LXC_ALIASES": "1"}, timeout_s=120)
+    """The native client on a node, `lxc` or `incus`, never an alias of it."""
+    plain = {"LXC_ALIASES": "1", "INCUS_ALIASES": "1"}
+    done = node.run([lab_lxd.kind_of(node).client, *words], check=check, env=plain, timeout_s=120)
     return done.stdout
+
+
+def root_of(node: Node, name: str) -> str:
+    """Where a container's root filesystem is on its node."""
+    return f"{lab_lxd.kind_of(node).state}/containers/{name}/rootfs"
 
 
 def launch(node: Node, name: str, *words: str, mebibytes: int = 16) -> None:
     """Start a container that counts, and wait until it answers."""
     lxc(node, "init", "-q", "counter", name, *PROFILES, "-c", "security.privileged=true", *words)
-    node.run(["sh", "-c", 'echo "$1 1" > "/var/lib/lxd/containers/$2/rootfs/etc/counter"', "sh", str(mebibytes), name])
+    node.run(["sh", "-c", 'echo "$1 1" >"$2/etc/counter"', "sh", str(mebibytes), root_of(node, name)])
     lxc(node, "start", name)
     deadline = time.monotonic() + 20
     while not ask(node, name):
@@ -68,8 +79,8 @@ def launch(node: Node, name: str, *words: str, mebibytes: int = 16) -> None:
 
 def state(node: Node, name: str) -> dict[str, Any]:
     """What the daemon says of a container; empty when there is none."""
-    done = node.run(["lxc", "query", f"/1.0/instances/{name}?recursion=1"], check=False)
-    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+    said = lxc(node, "query", f"/1.0/instances/{name}?recursion=1", check=False)
+    return dict(json.loads(said)) if said else {}
 
 
 def config(node: Node, name: str) -> dict[str, str]:

@@ -1,0 +1,99 @@
+"""What can be said beforehand where a daemon's API is all that is reached, and what cannot; both are told."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any, cast
+
+from reberth_hooks import Check, Level, Mode, Options, Shell, Survey, UsageError, Workload
+from reberth_lxd import checks, keys
+from reberth_lxd.client import RUNNING, Daemon
+from reberth_lxd.https import url_of
+
+OF_DAEMONS = ("lxd-address", "lxd-kind")
+OF_SHAPE = ("console", "nesting", "id-map")
+MAYBE = "pre-copy, if the source's daemon finds that it can track memory"
+
+
+def facts(said: Mapping[str, Any]) -> dict[str, object]:
+    """What a daemon's environment tells beside its version."""
+    features = said.get("kernel_features") or {}
+    return {
+        "usable": True,
+        "arch": said.get("kernel_architecture"),
+        "fingerprint": said.get("certificate_fingerprint"),
+        "idmapped_off": str(features.get("idmapped_mounts", "true")).lower() == "false",
+    }
+
+
+class _Devices:
+    """A target's network devices, asked for as a node's files are."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+
+    def call(self, op: str, paths: list[str]) -> list[Any]:
+        """What the daemon says of each, None for one that is not there."""
+        assert op == "stats"
+        return [self.daemon.get("networks", posixpath.basename(path)) for path in paths]
+
+
+def survey(
+    workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
+) -> Survey:
+    """As by ssh, of what the daemons say; UsageError for a container that does not run, or one daemon twice."""
+    here, there = facts["source"]["lxd"], facts["target"]["lxd"]
+    if not (here.get("usable") and there.get("usable")):
+        return Survey()  # the plan says why, by `usable`
+    if here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
+        names = f"{source.node.name} and {target.node.name}"
+        raise UsageError(f"{names} are two names of the same daemon", hint="name another remote")
+    daemons = Daemon(source.node, source), Daemon(target.node, target)
+    instance = daemons[0].get("instances", workload.name)
+    if instance is None:
+        raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
+    if instance["status_code"] != RUNNING or instance.get("type", "container") != "container":
+        text = f"{workload.name} is {str(instance['status']).lower()}, not a running container"
+        raise UsageError(text, hint=f"lxc move {workload.name} REMOTE: moves it without reberth")
+    want = keys.wanted(options, instance["expanded_config"], True)
+    if want.why == keys.ABLE:
+        want = replace(want, why=MAYBE)
+    nodes = source.node.name, target.node.name
+    found = [
+        *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id in OF_DAEMONS),
+        *(c for c in checks.shape(instance, here, there, "", False, nodes[0]) if c.id in OF_SHAPE),
+        *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
+        *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
+        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, _Devices(daemons[1])), nodes[1]),
+        *_unseen(options),
+    ]
+    url = url_of(source.node)
+    details = {
+        "sockets": [url, url_of(target.node)],
+        "url": url if url.startswith("https:") else f"https://{next(iter(here['addresses']), '')}",
+        "keys": want.to_set(),
+        "wanted": asdict(want),
+        "keep_source": bool(options.backend_args.get("keep_source")),
+        "snapshot_first": bool(options.backend_args.get("snapshot_first")),
+    }
+    mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
+    return Survey(tuple(found), details, mode=mode, why=want.why)
+
+
+def _unseen(options: Options) -> Iterator[Check]:
+    """What nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
+    text = (
+        "nobody looked at: both criu, the target's AppArmor, the first process, TMPDIR, whether it was restored before"
+    )
+    yield Check("unseen-lxd", Level.WARN, text, "reach the nodes by ssh: then all of it is looked at")
+    if options.backend_args.get("snapshot_first"):
+        text = "if LXD takes a restore that failed for a success, it goes back to the snapshot of before the move"
+        yield Check("false-success", Level.WARN, text, "by ssh criu is held, and a false success is a veto")
+    else:
+        text = "if LXD takes a restore that failed for a success, it is started afresh: its memory is lost (exit 60)"
+        yield Check("false-success", Level.WARN, text, "--snapshot-first, or reach the nodes by ssh")
+    if options.verify:
+        text = "--verify: nobody can look into the copy, and the source is gone when it runs"
+        yield Check("verify", Level.FAIL, text, "leave out --verify, or reach the nodes by ssh")

@@ -1,0 +1,193 @@
+"""LXD over HTTPS alone: two daemons that only their API reaches, and no sshd on either node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from livekit import lxd as kit
+from livekit.command import Command, journal_of
+
+from reberth_lab import lxd as lab_lxd
+from reberth_lab.node import Node
+
+pytestmark = pytest.mark.timeout(300)
+NAME = "c1"
+KEY = "migration.incremental.memory"
+REMOTES = ("--remotes", "lxc")
+# A restore that succeeds for the daemon, and whose first process is dead a moment later.
+SHORT_LIVED = """#!/bin/sh
+case " $* " in *" restore "*) ;; *) exec %(criu)s "$@" ;; esac
+%(criu)s "$@" || exit
+for word; do [ "$last" = --pidfile ] && pid=$(cat "$word"); last=$word; done
+kill -KILL "$pid"
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Node, Node]]:
+    """Two nodes with LXD, on which nobody can log in."""
+    for lab in kit.lab_with_lxd():
+        both = lab.node("node1"), lab.node("node2")
+        for node in both:
+            node.run(["pkill", "-x", "sshd"], check=False)
+            assert node.run(["pgrep", "-x", "sshd"], check=False).returncode == 1
+        yield both
+
+
+@pytest.fixture
+def client(nodes: Sequence[Node], tmp_path: Path) -> dict[str, str]:
+    """The native client on this machine, with remotes of its own for both daemons."""
+    shutil.copytree(lab_lxd.client_dir(nodes[0].site), tmp_path / "conf")
+    places = [str(lab_lxd.client_program(nodes[0].site).parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {"PATH": os.pathsep.join(places), "LXD_CONF": str(tmp_path / "conf")}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """With an inventory of its own, empty at first."""
+    (tmp_path / "config.toml").touch()
+    return Command(tmp_path / "config.toml", tmp_path / "state")
+
+
+@pytest.fixture
+def counter(nodes: Sequence[Node]) -> Iterator[str]:
+    """A fresh container on node1; nothing of it stays."""
+    kit.delete(nodes, NAME)
+    kit.launch(nodes[0], NAME, "-c", f"{KEY}=false", "-c", f"{KEY}.goal=55")
+    yield NAME
+    kit.delete(nodes, NAME)
+
+
+def test_remotes_are_nodes(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
+    """It arrives whole with its keys, the plan names what nobody could look at, and the old one is gone."""
+    here, there = nodes
+    without = command.run("node", "import-lxd", "node1", "--yes", env=client)
+    assert "not added" in without.stderr and "--https" in without.stderr, str(without)
+    added = command.run("node", "import-lxd", "node1", "node2", "--https", env=client)
+    assert added.code == 0 and "HTTPS alone" in added.stdout, str(added)
+    assert counter in command.run("ls", "node1").stdout
+    plan = command.run("plan", f"node1:{counter}", "node2:", "--json")
+    checks = {check["id"]: check["level"] for check in plan.report["checks"]}
+    assert plan.code == 0 and {checks[id] for id in ("unseen", "unseen-lxd", "false-success")} == {"warn"}, checks
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    done = command.move(f"node1:{counter}", "node2:")
+    assert done.code == 0 and done.report["owner"] == "target", str(done)
+    after = kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+    report = done.report
+    assert abs(after["longest_silence_s"] - report["downtime_s"]) < max(0.3 * after["longest_silence_s"], 1.0)
+    assert command.run("recover", "--json").report["runs"] == []
+
+
+def test_plain_lxc_move(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
+    """The client's own command, through the alias: from the daemon at hand to a remote that is in no inventory."""
+    here, there = nodes
+    env = command.environment({**client, "LXD_SOCKET": f"{here.root}/var/lib/lxd/unix.socket"})
+    assert command.run("lxd", "alias", "install", env=client).code == 0
+    kit.lxc(here, "config", "set", counter, f"{KEY}=true")
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    words = ["lxc", "move", counter, f"node2:{counter}"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "moved" in done.stdout, done.stdout + done.stderr
+    assert f"{KEY} is true" in done.stderr and "it runs on node2" in done.stdout
+    kit.healthy(there, counter, before)
+    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+
+
+def test_a_daemon_with_another_certificate(command: Command, client: dict[str, str], counter: str) -> None:
+    """Nothing is sent to it."""
+    pinned = Path(client["LXD_CONF"], "servercerts")
+    shutil.copy(pinned / "node1.crt", pinned / "node2.crt")
+    done = command.move(f"node1:{counter}", "node2:", *REMOTES, env=client)
+    assert done.code == 12 and "pinned" in done.error and "lxc remote" in done.error, str(done)
+    (pinned / "node2.crt").unlink()  # then the authorities of this machine judge, and know no such daemon
+    assert command.move(f"node1:{counter}", "node2:", *REMOTES, env=client).code == 12
+
+
+def test_a_client_that_is_not_trusted(command: Command, client: dict[str, str], counter: str) -> None:
+    """The remedy names the certificate that the daemon does not know."""
+    conf = Path(client["LXD_CONF"])
+    words = ["-keyout", str(conf / "client.key"), "-out", str(conf / "client.crt")]
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=stranger"]
+    subprocess.run([*openssl, *words], check=True, capture_output=True)
+    done = command.move(f"node1:{counter}", "node2:", *REMOTES, env=client)
+    remedy = f"lxc config trust add {conf}/client.crt"
+    assert done.code == 12 and "does not trust" in done.error and remedy in done.error, str(done)
+    (conf / "client.key").unlink()
+    assert command.move(f"node1:{counter}", "node2:", *REMOTES, env=client).code == 12
+
+
+@pytest.mark.parametrize("words", [(), ("--snapshot-first",)], ids=["afresh", "snapshot"])
+def test_a_success_that_is_none(
+    nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, words: tuple[str, ...]
+) -> None:
+    """The daemons say success, and the copy is dead: it is never told as moved, and never lost with its files."""
+    here, there = nodes
+    shim, config, before = there.read("/usr/local/sbin/criu"), kit.config(here, counter), kit.healthy(here, counter)
+    there.write("/usr/local/sbin/criu-of-the-lab", shim, 0o755)
+    there.write("/usr/local/sbin/criu", SHORT_LIVED % {"criu": "/usr/local/sbin/criu-of-the-lab"}, 0o755)
+    try:
+        done = command.move(f"node1:{counter}", "node2:", *words, *REMOTES, env=client)
+    finally:
+        there.write("/usr/local/sbin/criu", shim, 0o755)
+    assert (done.code, done.report["outcome"]) == ((20, "rolled-back") if words else (60, "lost")), str(done)
+    assert done.report["owner"] == "source" and done.report["error"], str(done)
+    said = kit.healthy(here, counter, before if words else None)
+    assert said["bad_lines"] == 0 and (words or said["longest_silence_s"] < 2)
+    assert kit.config(here, counter) == config and kit.status(there, counter) == ""
+    assert kit.state(here, counter).get("snapshots") in (None, [])
+
+
+def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
+    """The daemons go on without it; `recover` finds where it runs, and removes the other one."""
+    before = kit.healthy(nodes[0], counter)
+    process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
+    runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
+    while not any("operation.target" in path.read_text() for path in runs.glob("*/journal.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    done = command.run("recover", "--json")
+    assert done.code == 0, str(done)
+    run = done.report["runs"][0]
+    assert run["outcome"] == "moved" == journal_of(command.state, run["id"])[-1]["outcome"]
+    kit.healthy(nodes[1], counter, before)
+    assert kit.status(nodes[0], counter) == "" and kit.config(nodes[1], counter)[KEY] == "false"
+
+
+@pytest.mark.skipif(os.environ.get("REBERTH_LXD_FAULTS", "") != "all", reason="REBERTH_LXD_FAULTS=all, by hand")
+@pytest.mark.parametrize("moment", ["first-copy", "dump"])
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
+def test_a_daemon_dies(
+    nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, side: int, moment: str
+) -> None:
+    """Killed, and started again when the move has ended: one copy runs, the other is gone when `recover` is through."""
+    config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
+    process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
+    runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
+    while not any("operation.target" in path.read_text() for path in runs.glob("*/journal.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+        time.sleep(0.02)
+    while moment == "dump" and nodes[0].run(["pgrep", "-f", "migratedumpsuccess"], check=False).returncode:
+        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+    lab_lxd.stop(nodes[side])
+    done = command.finish(process, 250)
+    lab_lxd.start(nodes[side])
+    assert done.code in (0, 20, 40, 41), str(done)
+    deadline = time.monotonic() + 120
+    while (again := command.run("recover", "--json")).code or again.report["runs"]:
+        assert time.monotonic() < deadline, str(again)
+        time.sleep(1.0)
+    states = [kit.status(node, counter) for node in nodes]
+    assert sorted(states) == ["", "Running"], (states, str(done))
+    home = nodes[states.index("Running")]
+    kit.healthy(home, counter, before)
+    assert kit.config(home, counter) == config

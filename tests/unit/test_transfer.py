@@ -1,0 +1,49 @@
+"""Sending a tree: whatever it is, it waits for what the user allows a second."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import pytest
+
+from reberth.node import ahead, transfer
+from reberth.node.bucket import Bucket
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "images", "memory"])
+def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
+    """Memory that goes ahead of the freeze too, which is most of what a move sends."""
+    size = 1 << 20
+    if kind != "memory":
+        (tmp_path / "pages-1.img").write_bytes(os.urandom(size))
+
+    def capture(pids, name):
+        with open(name, "wb") as out:
+            out.write(os.urandom(size))
+        return []
+
+    monkeypatch.setattr(ahead, "capture", create_autospec(ahead.capture, side_effect=capture))
+    out, into = os.pipe()
+    got = []
+
+    def drain():
+        while piece := os.read(out, 1 << 16):
+            got.append(len(piece))
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, into)))
+    bucket = create_autospec(Bucket, instance=True)
+    stop = threading.Event()
+    daemon = SimpleNamespace(bucket=bucket, guess=None, ahead_bytes=0, snapshots={}, stop_transfers=stop)
+    try:
+        found = transfer.tree_send(daemon, lambda **_: None, str(tmp_path), kind)
+    finally:
+        os.close(into)
+        reader.join()
+        os.close(out)
+    assert sum(call.args[0] for call in bucket.spend.call_args_list) >= size
+    assert sum(got) >= size and found["bytes"] >= size
