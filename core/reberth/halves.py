@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reberth import store
+from reberth import newrun, store
 from reberth.api import require_login
 from reberth.config import Config
 from reberth.engine import Engine
 from reberth.helper import HelperShell
-from reberth.journal import Journal
 from reberth.names import parse_source, parse_target
 from reberth.paths import state_dir
 from reberth.places import ARCHIVE, Carrier, FarDirectory, Place, fetch, new_place, parse_place
@@ -65,6 +64,7 @@ def _checkpoint(
         return {"plan": plain(plan), "answers": source.answers, "dump": dump, "hello": _lasting(source.facts)}
 
     session = _session(host, plan, source, target)
+    plan = session.plan
     target.about = about
     report = Engine(host.stage, session, Report.of_plan(plan)).run()
     report.target = str(place or directory)
@@ -138,7 +138,7 @@ def _restore(host: Host, directory: Path, name_of_it: str, target_text: str, opt
     )
     plan = _plan(host, Request(words, f"{node_name}:{name}", same), source, target)
     session = _session(host, plan, source, target)
-    report = Report.of_plan(plan)
+    report = Report.of_plan(session.plan)
     report.source = name_of_it
     return Engine(host.stage, session, report).run()
 
@@ -158,9 +158,7 @@ def _plan(host: Host, request: Request, source: HelperShell, target: HelperShell
 
 def _session(host: Host, plan: Plan, source: HelperShell, target: HelperShell) -> Session:
     host.observe()
-    journal = Journal(plan.id)
-    journal.write("plan", format=1, plan=plain(plan))
-    journal.claim()
+    plan, journal = newrun.begin(plan)
     return Session(plan, journal, (source, target), host.stage.event, host.shell_of)
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from reberth import journal as journals
-from reberth import outcome
+from reberth import newrun, outcome
 from reberth.api import Answer, ApiShell
 from reberth.catalog import Catalog
 from reberth.config import Config
@@ -28,7 +28,7 @@ from reberth.request import Request
 from reberth.session import Session
 from reberth.stage import Stage
 from reberth.wishes import Wishes
-from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError, plain
+from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError
 
 
 class Host:
@@ -124,9 +124,7 @@ class Host:
     def move(self, plan: Plan) -> Report:
         """Run a plan; a failure is in the report."""
         self.observe()
-        journal = Journal(plan.id)
-        journal.write("plan", format=1, plan=plain(plan))
-        journal.claim()
+        plan, journal = newrun.begin(plan)
         shells = (self.shell(plan.source.name), self.shell(plan.target.name))
         for name in (plan.source.name, plan.target.name):
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must

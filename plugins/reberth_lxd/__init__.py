@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from reberth_hooks import Controller, Declaration, Mode, Role, hookimpl
 from reberth_lxd.https import reberth_connect
 from reberth_lxd.ledger import reberth_answer
-from reberth_lxd.phases import reberth_rollback
+from reberth_lxd.phases import reberth_commit, reberth_rollback
 from reberth_lxd.survey import reberth_list, reberth_probe
-from reberth_lxd.ways import reberth_checkpoint, reberth_commit, reberth_prepare, reberth_restore, reberth_survey
+from reberth_lxd.ways import reberth_checkpoint, reberth_prepare, reberth_restore, reberth_survey
 
 if TYPE_CHECKING:
     import typer

@@ -79,13 +79,6 @@ def restore(move: Move) -> Restored:
     return Restored(move.plan.target_name, int(state.get("pid") or 0), int(state.get("processes") or 0))
 
 
-def commit(move: Move) -> bool:
-    """The copy may start with its daemon, as the old one did; then the old one is removed."""
-    config = {keys.AUTOSTART: move.recall("keys")[keys.AUTOSTART]}
-    phases.daemon(move, 1).patch("instances", move.plan.target_name, json={"config": config})
-    return phases.reberth_commit(move)
-
-
 def _begin(move: Move) -> tuple[Daemon, Daemon]:
     """Offer it at the source, and let the target pull it; each step is journaled before."""
     details, name = move.plan.details, move.plan.workload.name
@@ -96,9 +89,7 @@ def _begin(move: Move) -> tuple[Daemon, Daemon]:
     move.note("operation.source", offered["url"])
     url = details["url"].rstrip("/") + offered["url"]
     certificate = str(source.environment["certificate"])
-    # A daemon that starts again starts what it took for running, be it a copy that never ran: not before the commit.
-    config = {**move.recall("keys"), keys.AUTOSTART: "false"}
-    request = for_target(instance, url, certificate, offered["secrets"], config)
+    request = for_target(instance, url, certificate, offered["secrets"], phases.on_target(move))
     move.note("created", True)  # from here on an instance of this name on the target is ours to remove
     try:
         taken = target.post("instances", json=request)

@@ -84,7 +84,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     move.note("operation.source", offered["url"])
     url = details["url"].rstrip("/") + offered["url"]
     certificate = str(source.environment["certificate"])
-    request = for_target(instance, url, certificate, offered["secrets"], move.recall("keys"))
+    request = for_target(instance, url, certificate, offered["secrets"], on_target(move))
     move.note("created", True)  # from here on an instance of this name on the target is ours to remove
     try:
         taken = target.post("instances", json=request)
@@ -102,6 +102,15 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     move.note("images_bytes", fenced["images_bytes"])
     why = keys.why_stopped(details["wanted"], [(one.pages_written, one.pages_skipped_parent) for one in earlier])
     return Checkpoint((), final, fenced["frozen_ns"], fenced["held_ns"], earlier, why)
+
+
+def on_target(move: Move) -> dict[str, str]:
+    """The keys that the copy is made with, as they were but for one.
+
+    A daemon that starts again starts what it took for running, be it a copy that never ran (LXD 5.0.2, 2026-11-28):
+    not before the commit.
+    """
+    return {**move.recall("keys"), keys.AUTOSTART: "false"}
 
 
 def _counts(one: dict[str, int]) -> dict[str, Any]:
@@ -192,6 +201,7 @@ def reberth_commit(move: Move) -> bool:
             status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
             raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
+    target.patch("instances", name, json={"config": {keys.AUTOSTART: move.recall("keys")[keys.AUTOSTART]}})
     _drop_snapshot(move, target)
     old = source.get("instances", name)
     if old is None:

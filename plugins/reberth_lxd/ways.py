@@ -53,9 +53,3 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
 def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     """The daemon has built the copy already."""
     return apimove.restore(move) if over_api(move.plan.source) else phases.reberth_restore(move, receipts)
-
-
-@hookimpl
-def reberth_commit(move: Move) -> bool:
-    """The copy runs: give the old one up."""
-    return apimove.commit(move) if over_api(move.plan.source) else phases.reberth_commit(move)

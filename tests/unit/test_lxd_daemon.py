@@ -218,3 +218,34 @@ def test_an_operation_is_over_when_its_daemon_is(tmp_path):
 def test_what_is_no_request_is_not_sent(words):
     with pytest.raises(OpError, match="no request"):
         unixhttp.request("/nowhere", *words)
+
+
+def test_emulated_a_copy_does_not_start_with_its_daemon_before_it_is_the_only_one(monkeypatch):
+    """LXD 5.0.2 starts what it took for running when it starts again, be it a copy that never ran."""
+    asked = []
+
+    class Side:
+        node = Node("n")
+
+        def __init__(self, word):
+            self.word = word
+
+        def get(self, *path):
+            return {"status_code": phases.STOPPED if self.word == "source" else phases.RUNNING, "processes": 2}
+
+        def patch(self, *path, json):
+            asked.append((self.word, json["config"]))
+
+        def delete(self, *path):
+            asked.append((self.word, "deleted"))
+
+    ends = Side("source"), Side("target")
+    known = {"keys": {"boot.autostart": "", "migration.incremental.memory": "true"}}
+    plan = SimpleNamespace(workload=SimpleNamespace(name="c1"), details={"keep_source": False})
+    move = SimpleNamespace(plan=plan, recall=known.get, id="r1")
+    monkeypatch.setattr(phases, "daemon", lambda move, side: ends[side])
+    monkeypatch.setattr(phases, "_settled", lambda *_: {})
+    monkeypatch.setattr(phases, "TWICE_S", 0.0)
+    assert phases.on_target(move) == {"boot.autostart": "false", "migration.incremental.memory": "true"}
+    assert phases.reberth_commit(move)
+    assert asked == [("target", {"boot.autostart": ""}), ("source", "deleted")]
