@@ -20,7 +20,7 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
     if kind != "memory":
         (tmp_path / "pages-1.img").write_bytes(os.urandom(size))
 
-    def capture(pids, name):
+    def capture(pids, name, tick):
         with open(name, "wb") as out:
             out.write(os.urandom(size))
         return []
@@ -47,3 +47,30 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
         os.close(out)
     assert sum(call.args[0] for call in bucket.spend.call_args_list) >= size
     assert sum(got) >= size and found["bytes"] >= size
+
+
+def test_whoever_waits_hears_of_a_capture_that_takes_long(tmp_path, monkeypatch):
+    """64 GiB are a minute in which nothing is sent: the controller gives up a node that is silent for 15 s."""
+    told, stop, clock = [], threading.Event(), iter(range(0, 1000, 7))
+    monkeypatch.setattr(transfer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def capture(pids, name, tick):
+        for _ in range(3):
+            tick()
+        assert told == [{"bytes": 0}] * 3
+        stop.set()
+        tick()
+
+    monkeypatch.setattr(ahead, "capture", create_autospec(ahead.capture, side_effect=capture))
+    monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, -1)))
+    daemon = SimpleNamespace(bucket=None, guess=None, ahead_bytes=0, snapshots={}, stop_transfers=stop)
+    with pytest.raises(transfer.OpError) as caught:
+        transfer.tree_send(daemon, lambda **words: told.append(words), str(tmp_path), "memory")
+    assert caught.value.kind == "transfer"
+
+
+def test_a_capture_ticks_for_each_piece(tmp_path):
+    ticks = []
+    found = ahead.capture([os.getpid()], str(tmp_path / "memory"), lambda: ticks.append(1))
+    size = sum(place.length for place in found)
+    assert len(ticks) >= size // ahead.READ_BYTES and len(ticks) >= len(found) > 0

@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Optional
 
 from reberth.node import procs
@@ -132,39 +132,41 @@ class Matcher:
                 yield len(piece), -1
 
 
-def capture(pids: list[int], path: str) -> list[Place]:
+def capture(pids: list[int], path: str, tick: Callable[[], None] = lambda: None) -> list[Place]:
     """Write what CRIU would dump of these tasks and all below them into a new file; answers what lies where in it.
 
-    A task or a mapping that goes meanwhile, or cannot be read, is left out.
+    A task or a mapping that goes meanwhile, or cannot be read, is left out. `tick` is called for each piece: nothing is
+    sent before the end, which takes longer than anybody waits for a link (a minute for 64 GiB).
     """
     places: list[Place] = []
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         for pid in sorted({task.pid for root in pids for task in procs.tree(root)}):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                _capture_task(pid, fd, places)
+                _capture_task(pid, fd, places, tick)
     finally:
         os.close(fd)
     return places
 
 
-def _capture_task(pid: int, out: int, places: list[Place]) -> None:
+def _capture_task(pid: int, out: int, places: list[Place], tick: Callable[[], None]) -> None:
     inner = _inner_pid(pid)
     buffer = memoryview(bytearray(READ_BYTES))
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap, open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
         for first, last in list(_mappings(pid)):
             for start, end in _runs(pagemap.fileno(), first, last):
                 offset = os.lseek(out, 0, os.SEEK_CUR)
-                length = _copy(mem.fileno(), start, end, out, buffer)
+                length = _copy(mem.fileno(), start, end, out, buffer, tick)
                 if length:
                     places.append(Place(offset, length, inner, start))
 
 
-def _copy(mem: int, start: int, end: int, out: int, buffer: memoryview) -> int:
+def _copy(mem: int, start: int, end: int, out: int, buffer: memoryview, tick: Callable[[], None]) -> int:
     """Whole pages only; an error is a mapping that has gone."""
     at = start
     with contextlib.suppress(OSError):
         while at < end:
+            tick()
             count = os.preadv(mem, [buffer[: min(len(buffer), end - at)]], at) // PAGE_BYTES * PAGE_BYTES
             if count <= 0:
                 break

@@ -137,15 +137,20 @@ def _memory_send(
     daemon: Daemon, progress: Callable[..., None], path: str, pids: list[int], out_fd: int
 ) -> dict[str, Any]:
     """Capture and send what changed since the capture before; a pass that would gain little sends nothing."""
-    from reberth.node import ahead, treesend
+    from reberth.node import ahead, treesend, treewire
 
     earlier, name = daemon.guess, os.path.join(path, "memory")
-    matchers = {}
-    if earlier is None or daemon.ahead_bytes >= AGAIN_FROM_BYTES:
-        places = ahead.capture(pids, name)
-        daemon.guess = ahead.Guess(name, places)
-        matchers = {"memory": earlier.matcher(places)} if earlier is not None else {}
+    matchers, told = {}, Teller(progress)
+
+    def tick() -> None:
+        treewire.check_stop(daemon.stop_transfers.is_set)
+        told(0)
+
     try:
+        if earlier is None or daemon.ahead_bytes >= AGAIN_FROM_BYTES:
+            places = ahead.capture(pids, name, tick)
+            daemon.guess = ahead.Guess(name, places)
+            matchers = {"memory": earlier.matcher(places)} if earlier is not None else {}
         snapshot = treesend.send_tree(
             path,
             out_fd,
