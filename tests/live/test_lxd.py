@@ -178,7 +178,8 @@ class Server(socketserver.UnixStreamServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         said = {"server": "lxd", "server_version": "6.6", "server_pid": 1, "addresses": ["192.0.2.1:8443"]}
-        found = {"auth": "trusted", "api_extensions": [], "environment": said} if self.path == "/1.0" else None
+        able = ["restrict_devlxd", "instances", "migration_pre_copy"]  # names stay in the list when the thing has gone
+        found = {"auth": "trusted", "api_extensions": able, "environment": said} if self.path == "/1.0" else None
         data = json.dumps({"type": "sync", "metadata": found} if found else {"type": "error", "error": "x"}).encode()
         self.send_response(200 if found else 404)
         self.send_header("Content-Length", str(len(data)))
