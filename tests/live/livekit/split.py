@@ -28,13 +28,15 @@ wrong = sum(int.from_bytes(memory[at : at + 8], "little") != at for at in range(
 with open(f"{work}/answer.new", "w") as file:
     file.write(f"wrong {wrong}")
 os.rename(f"{work}/answer.new", f"{work}/answer")
+while not os.path.exists(f"{work}/over"):  # one that ends takes its missing pages along, and CRIU may wait for them
+    time.sleep(0.01)
 """
 
 
-def wait(path: str) -> None:
-    """Until a file is there; TimeoutError after half a minute."""
+def wait(path: str, there: bool = True) -> None:
+    """Until a file is there, or gone; TimeoutError after half a minute."""
     deadline = time.monotonic() + 30
-    while not os.path.exists(path):
+    while os.path.exists(path) is not there:
         if time.monotonic() > deadline:
             raise TimeoutError(path)
         time.sleep(0.01)
@@ -105,6 +107,8 @@ def main() -> None:
         open(f"{WORK}/check", "w").close()
         wait(f"{WORK}/answer")
         code = daemon.wait(30)
+        open(f"{WORK}/over", "w").close()
+        wait(f"/proc/{process.pid}", there=False)
     assert expected >= MIB * 256 and (code, flow.pages, flow.failed) == (0, expected, ""), (code, flow.pages, expected)
     with open(f"{WORK}/answer") as file:
         print(file.read())
