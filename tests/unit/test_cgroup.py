@@ -84,6 +84,27 @@ def test_create_takes_one_that_is_there_and_remove_only_empty_ones(tmp_path):
     assert not os.path.exists(path)
 
 
+def test_what_other_runs_have_just_made_stays(tmp_path, monkeypatch):
+    """Two moves at once on one node: the cgroup that a run is about to fill is as empty as one that is left over."""
+    names = ("reberth-r1", "reberth-r2", "reberth-helper-r2", "reberth-home", "reberth-busy", "other")
+    for name in names:
+        plain(tmp_path / name, populated=int(name == "reberth-busy"))
+    monkeypatch.setattr(cgroup, "remove", lambda path: gone.append(os.path.basename(path)))
+
+    def open_runs():
+        plain(
+            tmp_path / "reberth-late", populated=0
+        )  # made after the names were read, by a run that is not in the list
+        return ["r2"]
+
+    gone = []
+    cgroup.sweep(str(tmp_path), open_runs, keep=str(tmp_path / "reberth-home"))
+    assert gone == ["reberth-r1"]
+    gone.clear()
+    cgroup.sweep(str(tmp_path), list)
+    assert set(gone) == {"reberth-r1", "reberth-r2", "reberth-helper-r2", "reberth-home", "reberth-late"}
+
+
 def test_a_process_that_has_gone_cannot_be_asked():
     with pytest.raises((ProcessLookupError, OpError)):
         cgroup.of_pid(2**22 + 1)

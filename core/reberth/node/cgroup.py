@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable
 
 from reberth.node.errors import OpError
 
@@ -151,12 +152,18 @@ def remove(path: str) -> bool:
     return not os.path.exists(path)
 
 
-def sweep(directory: str, keep: frozenset[str]) -> None:
-    """Remove the empty cgroups of earlier moves: a workload that has ended leaves the one it was restored into."""
+def sweep(directory: str, open_runs: Callable[[], list[str]], keep: str = "") -> None:
+    """Remove the empty cgroups of earlier moves: a workload that has ended leaves the one it was restored into.
+
+    Those of open runs, and of their helpers, stay: one that was made this moment is empty. So the runs are asked for
+    after the names: a run is open before it makes a cgroup.
+    """
     with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
+        names = [name for name in os.listdir(directory) if name.startswith("reberth-")]
+        runs = {f"reberth-{word}{name}" for name in open_runs() for word in ("", "helper-")} if names else set()
+        for name in names:
             path = os.path.join(directory, name)
-            if name.startswith("reberth-") and path not in keep and events(path).get("populated") == 0:
+            if name not in runs and path != keep and events(path).get("populated") == 0:
                 remove(path)
 
 

@@ -110,9 +110,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(transfer.pages_channel, daemon), daemon.bucket
     daemon.end.pipe = functools.partial(transfer.data_pipe, daemon)
-    cgroup.sweep(
-        cgroup.mount_point(), frozenset(os.path.join(cgroup.mount_point(), f"reberth-{n}") for n in run.open_runs())
-    )
+    cgroup.sweep(cgroup.mount_point(), run.open_runs)
     daemon.leave_connection(run_id)
     return {"dir": opened.dir, "socket": socket_path(daemon, progress)}
 

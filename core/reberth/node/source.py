@@ -68,7 +68,7 @@ class Source:
         self.run.push_undo("commit", "cgroup_remove", path=path)
         if earlier:
             self.run.push_undo("commit", "cgroup_remove", path=home)
-        cgroup.sweep(os.path.dirname(path), frozenset({home}))
+        cgroup.sweep(os.path.dirname(path), open_runs, keep=home)
         cgroup.create(path)
         moved = True
         tried: set[tuple[int, int]] = set()

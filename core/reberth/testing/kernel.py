@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -80,11 +80,12 @@ class Cgroups:
             shutil.rmtree(path, ignore_errors=True)
         return not Path(path).exists()
 
-    def sweep(self, directory: str, keep: frozenset[str]) -> None:
+    def sweep(self, directory: str, open_runs: Callable[[], list[str]], keep: str = "") -> None:
         """Remove the empty ones of earlier moves."""
-        for path in map(str, Path(directory).glob("reberth-*")):
-            if path not in keep:
-                self.remove(path)
+        runs = {f"reberth-{name}" for name in open_runs()}
+        for path in Path(directory).glob("reberth-*"):
+            if path.name not in runs and str(path) != keep:
+                self.remove(str(path))
 
     def enter(self, path: str, pid: int) -> None:
         """Move one process."""
