@@ -22,6 +22,7 @@ from reberth_lab.node import Node
 
 MIB = 32
 CRAWL_BIT_S = 10_000_000  # so that a machine under load still strikes before the last page
+CUT_S = 120.0  # after a cut TCP tells sshd of the client's end up to a minute late
 SEED = int(os.environ.get("REBERTH_FAULT_SEED", "20261128"))
 SLOW = ("link-15s", "link-gone")  # only in `make soak`
 # A local user at the port that CRIU listens on in its own network namespace: refused each time.
@@ -99,7 +100,7 @@ def test_it_breaks_off(
     check_held(filling, node2, pids[1], pids[0], base)
     back = filling.recover("--rollback")
     assert back.code == 0, str(back)
-    check_source(handle, node1, node2, running)
+    check_source(handle, node1, node2, running, patience_s=CUT_S)
     works.stop(handle)
 
 
