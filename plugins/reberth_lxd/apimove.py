@@ -10,7 +10,7 @@ from reberth_lxd import keys, ledger, phases
 from reberth_lxd.client import OVER, Daemon, over
 from reberth_lxd.events import DUMPED, DUMPS, FAILED, MOVED, PAGES, Events
 from reberth_lxd.explain import explain
-from reberth_lxd.request import for_source, for_target
+from reberth_lxd.request import for_source
 
 SIDES = ("source", "target")
 PAGE_BYTES = 4096
@@ -81,21 +81,13 @@ def restore(move: Move) -> Restored:
 
 def _begin(move: Move) -> tuple[Daemon, Daemon]:
     """Offer it at the source, and let the target pull it; each step is journaled before."""
-    details, name = move.plan.details, move.plan.workload.name
+    name = move.plan.workload.name
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
     instance = phases.fetch(source, name)
     move.note("offered", True)
     offered = source.post("instances", name, json=for_source(name))
     move.note("operation.source", offered["url"])
-    url = details["url"].rstrip("/") + offered["url"]
-    certificate = str(source.environment["certificate"])
-    request = for_target(instance, url, certificate, offered["secrets"], phases.on_target(move))
-    move.note("created", True)  # from here on an instance of this name on the target is ours to remove
-    try:
-        taken = target.post("instances", json=request)
-    except CommandError as error:
-        cause, hint = explain(error.message)
-        raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
+    taken = phases.pull(move, source, target, instance, offered)
     move.note("operation.target", taken["url"])
     return source, target
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
-from reberth_hooks import Check, Level, Mode, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd import checks, keys, kinds
-from reberth_lxd.client import RUNNING, Daemon
+from reberth_hooks import Check, Level, Options, Shell, Survey, UsageError, Workload
+from reberth_lxd import checks, keys
+from reberth_lxd.client import Daemon
 from reberth_lxd.https import url_of
+from reberth_lxd.wanted import running, told
 
 OF_DAEMONS = ("lxd-address", "lxd-kind")
 OF_SHAPE = ("console", "nesting", "id-map")
@@ -51,13 +52,7 @@ def survey(
         names = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{names} are two names of the same daemon", hint="name another remote")
     daemons = Daemon(source.node, source), Daemon(target.node, target)
-    instance = daemons[0].get("instances", workload.name)
-    if instance is None:
-        raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
-    if instance["status_code"] != RUNNING or instance.get("type", "container") != "container":
-        text = f"{workload.name} is {str(instance['status']).lower()}, not a running container"
-        hint = kinds.spoken(here["server"], f"lxc move {workload.name} REMOTE: moves it without reberth")
-        raise UsageError(text, hint=hint)
+    instance = running(daemons[0], workload, here["server"])
     want = keys.wanted(options, instance["expanded_config"], True)
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
@@ -74,13 +69,8 @@ def survey(
     details = {
         "sockets": [url, url_of(target.node)],
         "url": url if url.startswith("https:") else f"https://{next(iter(here['addresses']), '')}",
-        "keys": want.to_set(),
-        "wanted": asdict(want),
-        "keep_source": bool(options.backend_args.get("keep_source")),
-        "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
-    mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
-    return Survey(tuple(kinds.in_words_of(here["server"], found)), details, mode=mode, why=want.why)
+    return told(here["server"], found, details, want, options)
 
 
 def _unseen(options: Options) -> Iterator[Check]:

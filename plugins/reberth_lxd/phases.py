@@ -82,15 +82,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     offered = source.post("instances", name, json=for_source(name))
     move.source.call("gate_until", path=source.socket, url=offered["url"], cancel=True)
     move.note("operation.source", offered["url"])
-    url = details["url"].rstrip("/") + offered["url"]
-    certificate = str(source.environment["certificate"])
-    request = for_target(instance, url, certificate, offered["secrets"], on_target(move))
-    move.note("created", True)  # from here on an instance of this name on the target is ours to remove
-    try:
-        taken = target.post("instances", json=request)
-    except CommandError as error:
-        cause, hint = explain(error.message)
-        raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
+    taken = pull(move, source, target, instance, offered)
     move.target.call("gate_until", path=target.socket, url=taken["url"], cancel=False)
     move.note("operation.target", taken["url"])
     held = _until_held(move, source, target)
@@ -102,6 +94,21 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     move.note("images_bytes", fenced["images_bytes"])
     why = keys.why_stopped(details["wanted"], [(one.pages_written, one.pages_skipped_parent) for one in earlier])
     return Checkpoint((), final, fenced["frozen_ns"], fenced["held_ns"], earlier, why)
+
+
+def pull(
+    move: Move, source: Daemon, target: Daemon, instance: dict[str, Any], offered: dict[str, Any]
+) -> dict[str, Any]:
+    """Let the target make the copy out of what the source offers; CommandError with the target's own words."""
+    url = move.plan.details["url"].rstrip("/") + offered["url"]
+    certificate = str(source.environment["certificate"])
+    request = for_target(instance, url, certificate, offered["secrets"], on_target(move))
+    move.note("created", True)  # from here on an instance of this name on the target is ours to remove
+    try:
+        return target.post("instances", json=request)
+    except CommandError as error:
+        cause, hint = explain(error.message)
+        raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
 
 
 def on_target(move: Move) -> dict[str, str]:

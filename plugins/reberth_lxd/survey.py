@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import asdict
 from typing import Any
 
 from reberth_hooks import (
     Found,
     HelperError,
-    Mode,
     Node,
     Options,
     ReberthError,
     Shell,
     Survey,
-    UsageError,
     Workload,
     hookimpl,
 )
 from reberth_hooks.tasks import has_feature, space_checks
 from reberth_lxd import apisurvey, checks, https, keys, kinds
-from reberth_lxd.client import RUNNING, Daemon, socket_of
+from reberth_lxd.client import Daemon, socket_of
+from reberth_lxd.wanted import running, told
 
 DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPARMOR = "/sys/kernel/security/apparmor"
@@ -122,13 +120,7 @@ def reberth_survey(
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
-    instance = daemons[0].get("instances", workload.name)
-    if instance is None:
-        raise UsageError(f"no container {workload.name} on node {workload.node}", hint=f"reberth ls {workload.node}")
-    if instance["status_code"] != RUNNING:
-        text = f"container {workload.name} is {str(instance['status']).lower()}, not running"
-        hint = kinds.spoken(here["server"], f"lxc move {workload.name} REMOTE: moves it without reberth")
-        raise UsageError(text, hint=hint)
+    instance = running(daemons[0], workload, here["server"])
     state = daemons[0].get("instances", workload.name, "state") or {}
     pid = int(state["pid"])
     tree = source.call("describe", pid=pid)
@@ -152,13 +144,8 @@ def reberth_survey(
         "leaf": f"lxc.payload.{workload.name}",
         "sockets": [here["socket"], there["socket"]],
         "url": str(source.node.options_of("lxd").get("url") or f"https://{next(iter(here['addresses']), '')}"),
-        "keys": want.to_set(),
-        "wanted": asdict(want),
-        "keep_source": bool(options.backend_args.get("keep_source")),
-        "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
-    mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
-    return Survey(tuple(kinds.in_words_of(here["server"], found)), details, mode=mode, why=want.why)
+    return told(here["server"], found, details, want, options)
 
 
 def _restored(tree: dict[str, Any]) -> bool:

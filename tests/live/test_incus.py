@@ -33,10 +33,7 @@ def command(nodes: Sequence[Node], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def counter(nodes: Sequence[Node]) -> Iterator[str]:
     """A fresh container on node1; nothing of it stays."""
-    kit.delete(nodes, NAME)
-    kit.launch(nodes[0], NAME)
-    yield NAME
-    kit.delete(nodes, NAME)
+    yield from kit.fresh(nodes, NAME)
 
 
 CLIENT = """#!{python}

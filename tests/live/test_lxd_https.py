@@ -59,10 +59,7 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def counter(nodes: Sequence[Node]) -> Iterator[str]:
     """A fresh container on node1; nothing of it stays."""
-    kit.delete(nodes, NAME)
-    kit.launch(nodes[0], NAME, "-c", f"{KEY}=false", "-c", f"{KEY}.goal=55")
-    yield NAME
-    kit.delete(nodes, NAME)
+    yield from kit.fresh(nodes, NAME, "-c", f"{KEY}=false", "-c", f"{KEY}.goal=55")
 
 
 def test_remotes_are_nodes(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:

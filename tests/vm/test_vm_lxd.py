@@ -85,10 +85,7 @@ def client(lxd_nodes: Sequence[Node], command: Command, tmp_path_factory: pytest
 @pytest.fixture
 def counter(lxd_nodes: Sequence[Node]) -> Iterator[str]:
     """A fresh container on node1; nothing of it stays."""
-    kit.delete(lxd_nodes, NAME)
-    kit.launch(lxd_nodes[0], NAME)
-    yield NAME
-    kit.delete(lxd_nodes, NAME)
+    yield from kit.fresh(lxd_nodes, NAME)
 
 
 def moved(command: Command) -> dict[str, Any]:

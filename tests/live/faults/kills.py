@@ -51,10 +51,9 @@ SLOW = "\n[defaults]\nmemory_ahead = false\n"  # with memory ahead the images' l
 
 
 @dataclass
-class Kill:
-    """One kill and what came of it; `problems` is empty when the protocol kept its word."""
+class Struck:
+    """One fault at a random moment and what came of it; `problems` is empty when the protocol kept its word."""
 
-    victim: str
     number: int
     seed: int
     backend: str
@@ -63,10 +62,17 @@ class Kill:
     hit: int = 0
     code: int = 0
     outcome: str = ""
-    recovered: list[int] = field(default_factory=list)
     ran: list[int] = field(default_factory=list)
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Kill(Struck):
+    """One kill of a victim; `recovered` are the exit codes of `recover`."""
+
+    victim: str = ""
+    recovered: list[int] = field(default_factory=list)
 
 
 def chosen(victim: str, number: int, seed: int) -> Kill:
@@ -74,7 +80,7 @@ def chosen(victim: str, number: int, seed: int) -> Kill:
     chance = random.Random(f"{seed}/{victim}/{number}")
     backend = "runc" if victim == "runc" else BACKENDS[number // BATCH % 2]
     _, _, side = victim.partition("-")
-    return Kill(victim, number, seed, backend, side or chance.choice(SIDES), chance.random())
+    return Kill(number, seed, backend, side or chance.choice(SIDES), chance.random(), victim=victim)
 
 
 class Shot(Trial):

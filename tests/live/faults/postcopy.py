@@ -36,7 +36,7 @@ from workloads.driver import Handle
 
 from faults import reboot, strangers, strike
 from faults.cases import SIDES, Case
-from faults.kills import BACKENDS, DEAD_S, lived, read, say
+from faults.kills import BACKENDS, DEAD_S, Struck, lived, read, say
 from faults.run import Field, Result, Trial
 from faults.strike import Found
 from reberth_lab.lab import Lab
@@ -65,32 +65,18 @@ CODES = {
 
 
 @dataclass
-class Break:
-    """One fault and what came of it; `resolved` are the words given to `recover`, each with its exit code.
+class Break(Struck):
+    """One fault in a post-copy; `resolved` are the words given to `recover`, each with its exit code."""
 
-    `problems` is empty when the protocol kept its word.
-    """
-
-    fault: str
-    number: int
-    seed: int
-    backend: str
-    side: str
-    delay_s: float
-    hit: int = 0
-    code: int = 0
-    outcome: str = ""
+    fault: str = ""
     resolved: list[str] = field(default_factory=list)
-    ran: list[int] = field(default_factory=list)
     told: str = ""
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
 
 
 def chosen(fault: str, number: int, seed: int) -> Break:
     """Everything that is left to chance, from the seed alone; `delay_s` is a share of the daemon's life yet."""
     chance = random.Random(f"{seed}/{fault}/{number}")
-    return Break(fault, number, seed, BACKENDS[number % 2], chance.choice(SIDES), chance.random())
+    return Break(number, seed, BACKENDS[number % 2], chance.choice(SIDES), chance.random(), fault=fault)
 
 
 class Breach(Trial):
@@ -289,7 +275,7 @@ def soak(field_: Field, words: argparse.Namespace, left: Callable[[], bool]) -> 
                 return False
             one = chosen(fault, max((run["number"] for run in ours), default=-1) + 1, words.seed)
             if one.backend not in lives:
-                say(told(made(field_, Break("none", 0, words.seed, one.backend, "target", 0.0), lives)))
+                say(told(made(field_, Break(0, words.seed, one.backend, "target", 0.0, fault="none"), lives)))
             made(field_, one, lives)
             with words.log.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(one.__dict__) + "\n")

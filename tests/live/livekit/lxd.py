@@ -77,6 +77,14 @@ def launch(node: Node, name: str, *words: str, mebibytes: int = 16) -> None:
         time.sleep(0.1)
 
 
+def fresh(nodes: Sequence[Node], name: str, *words: str) -> Iterator[str]:
+    """A new container on the first node; nothing of it stays on either."""
+    delete(nodes, name)
+    launch(nodes[0], name, *words)
+    yield name
+    delete(nodes, name)
+
+
 def state(node: Node, name: str) -> dict[str, Any]:
     """What the daemon says of a container; empty when there is none."""
     said = lxc(node, "query", f"/1.0/instances/{name}?recursion=1", check=False)
