@@ -144,6 +144,22 @@ def test_the_controller_is_killed(
     watch.check()
 
 
+def test_the_copy_ends_by_itself(
+    lab: Lab, works: Stand, watch: Watch, reberth: Command, node1: Node, node2: Node
+) -> None:
+    """It was the workload, and it is over: no page is needed any more, and the source is not held for it."""
+    handle = start("raw", works)
+    base = memory_base(node1, handle.pid, MIB)
+    with begun(lab, reberth, handle, (node1, node2), rate_bit_s=CRAWL_BIT_S) as filling:
+        wait_for_pages(node2, handle.pid, base, MIB)
+        node2.run(["kill", "-KILL", str(handle.pid)])
+        done = filling.finish()
+    assert (done.code, done.report["outcome"]) == (0, "moved"), str(done)
+    assert gone(node1, handle) and gone(node2, handle)
+    works.stop(handle)
+    watch.check()
+
+
 def test_nothing_listens(lab: Lab, works: Stand, reberth: Command, node1: Node, node2: Node) -> None:
     """While pages flow, no port is open on either node that was not open before: no stranger can read a page."""
     handle = start("runc", works)

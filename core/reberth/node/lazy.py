@@ -27,6 +27,7 @@ SOCKET = "lazy-pages.socket"
 STALL_S = 60.0
 GUARD_S, GUARD_REST = 0.01, 20
 GUARDIAN_S = 2.0
+NOBODY_S = 2.0
 # Lines of criu/uffd.c at -v4 (4.2.1, read 2026-11-25).
 DROPPED = re.compile(r"uffd: \d+-\d+: (?:REMOVE|UNMAP): [0-9a-f]+\(([0-9a-f]+)\)")
 ENDED = re.compile(r"uffd: \d+-\d+: EXIT")
@@ -161,6 +162,7 @@ class Filler:
         self.process: subprocess.Popen[bytes] | None = None
         self.expected = 0  # pages that come through the flow
         self.guarded: dict[int, int] = {}  # descriptor of the daemon -> our copy
+        self.cgroup, self.over = "", False  # the copy's, once it may run; whether that has ended
         self._guarding = threading.Lock()
 
     def start(self, timeout_s: float = 10.0) -> tuple[int, int]:
@@ -215,6 +217,7 @@ class Filler:
 
     def watch(self, path: str, broke: Callable[[], None]) -> None:
         """Guard what the daemon is given later (a task that forks), and tell when it dies before all pages are in."""
+        self.cgroup = path
         if self.guardian is not None:
             self.guardian.say(f"copy {path}")
 
@@ -229,7 +232,7 @@ class Filler:
                     # a slow node has better use for its processor: the pages come through this very process
                     time.sleep(max(GUARD_S, GUARD_REST * (time.monotonic() - began_s)))
                 os.close(pidfd)
-            if self.process.wait() != 0:
+            if self.process.wait() != 0 and not self.over:
                 broke()
 
         threading.Thread(target=run, daemon=True).start()
@@ -237,14 +240,19 @@ class Filler:
     def wait(self, told: Callable[..., None] | None = None) -> dict[str, Any]:
         """Wait until every page is in, and count them; answers what came.
 
-        Raises OpError `fill` when the daemon died, when no page came for `STALL_S`, or when pages are missing: then
-        the copy blocks at its next missing page, and the guardian keeps it so.
+        A copy that has ended needs no page any more, which its daemon (criu 4.2.1) does not always see. Raises OpError
+        `fill` when the daemon died, when no page came for `STALL_S`, or when pages are missing: then the copy blocks at
+        its next missing page, and the guardian keeps it so.
         """
         assert self.process is not None
-        started_s = time.monotonic()
+        started_s = lived_s = time.monotonic()
         while self.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
+            if not self._nobody():
+                lived_s = time.monotonic()
+            elif time.monotonic() - lived_s > NOBODY_S:
+                return self._unneeded(time.monotonic() - started_s)
             if self.flow is not None:
                 if told is not None:
                     told(bytes=self.flow.bytes)
@@ -259,6 +267,20 @@ class Filler:
         found = {"code": code, "guarded": len(self.guarded), "seconds": seconds}
         if self.flow is not None:
             found.update(self._count())
+        return found
+
+    def _nobody(self) -> bool:
+        """Whether the copy, which may run, has no task left."""
+        return bool(self.cgroup) and cgroup.events(self.cgroup).get("populated") == 0
+
+    def _unneeded(self, seconds: float) -> dict[str, Any]:
+        """The copy has ended by itself: so does the fill, whatever its daemon waits for."""
+        assert self.process is not None
+        self.over = True
+        tools.kill_group(self.process)
+        found = {"code": self.process.wait(), "guarded": len(self.guarded), "seconds": seconds}
+        if self.flow is not None:
+            found.update(pages=self.flow.pages, dropped=self.expected - self.flow.pages, bytes=self.flow.bytes)
         return found
 
     def _count(self) -> dict[str, int]:
