@@ -19,7 +19,7 @@ ENDS = {
     "refused": "refused: nothing was touched",
     "rolled-back": "failed and rolled back",
     "held": "held: it needs a decision",
-    "ended": "the workload ended by itself",
+    "ended": "the workload has ended",
     "detached": "detached: it goes on without this terminal",
     "lost": "lost",
 }
@@ -43,7 +43,7 @@ def where_now(report: Report) -> str:
     said = {
         Exit.HELD: f"it is frozen on {source} and runs nowhere until `reberth recover` decides",
         Exit.HELD_POST_COPY: f"it is stopped on {source}, and its copy on {target} waits for its pages",
-        Exit.ENDED: "it runs nowhere: it ended by itself",
+        Exit.ENDED: "it runs nowhere: it has ended",
         Exit.LOST: f"it was started afresh on {source}: what its memory held is lost"
         if report.owner == Owner.SOURCE.value
         else "it runs nowhere: it is lost",

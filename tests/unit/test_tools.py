@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,17 @@ def test_one_that_takes_too_long_is_ended_with_its_children(tmp_path):
 def test_more_than_a_pipe_holds_goes_both_ways():
     text = "x" * 300_000
     assert tools.run(["sh", "-c", "sleep 1.2; cat"], stdin=text)["out"] == text
+
+
+def test_a_dump_is_the_last_that_a_short_memory_ends(monkeypatch):
+    """Without CAP_SYS_RESOURCE it stays as it was, which is no error."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        path = Path(f"/proc/{process.pid}/oom_score_adj")
+        before = path.read_text()
+        tools.spare(process.pid)
+        assert path.read_text().strip() in (str(tools.SPARED), before.strip())
+        monkeypatch.setattr(tools, "SPARED", int(before) + 1)
+        tools.spare(process.pid)  # the twin: what everyone may do is done
+        assert int(path.read_text()) in (int(before) + 1, -900)
+        process.kill()
+    tools.spare(process.pid)

@@ -149,6 +149,8 @@ class Job:
         alive = self._watch() if self.keeps_tcp else -1
         fds = [*pass_fds, *([alive] if self.keeps_tcp else [])]
         self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=fds)
+        if self.name == "dump":
+            tools.spare(self.process.pid)
         if self.keeps_tcp:
             os.close(alive)
         threading.Thread(target=self._listen, daemon=True).start()

@@ -25,6 +25,7 @@ from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats, sizes
 
 OUTLIVES_S = 1.0
+LEFT_IN = "CRIU works inside the workload; what dies of a tool that was killed just then cannot be brought back"
 
 
 class Source:
@@ -158,7 +159,7 @@ class Source:
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
             if gone:
-                raise OpError("ended", f"process {root_pid} has ended", tail=error.tail) from error
+                raise OpError("ended", f"{root_pid} ended: {error.message}", hint=LEFT_IN, tail=error.tail) from error
             raise
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
         if self.serving is not None:
