@@ -26,8 +26,8 @@ def control():
     os.umask(0o77)
     z = rd(int(rd(10)))
     u = os.getuid()
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    base = "/run/reberth" if u == 0 else os.path.join(base, "reberth-%d" % u)
+    if u == 0: base = "/run/reberth"
+    else: base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "reberth-%d" % u)
     try: os.mkdir(base, 0o700)
     except FileExistsError: pass
     s = os.lstat(base)
