@@ -22,7 +22,7 @@ from reberth_lab.node import Node
 
 MIB = 32
 CRAWL_BIT_S = 10_000_000  # so that a machine under load still strikes before the last page
-CUT_S = 120.0  # after a cut TCP tells sshd of the client's end up to a minute late
+CUT_S = 200.0  # after a cut TCP asks again only every two minutes (TCP_RTO_MAX), and so sshd hears of its client
 SEED = int(os.environ.get("REBERTH_FAULT_SEED", "20261128"))
 SLOW = ("link-15s", "link-gone")  # only in `make soak`
 # A local user at the port that CRIU listens on in its own network namespace: refused each time.

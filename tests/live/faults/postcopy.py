@@ -47,6 +47,7 @@ WORDS = ("pulse", "--mib", str(MIB), "--rate", "0.5")
 LIFE_S = 4.0  # of the daemon, where none was measured: so long the slow link takes for these pages
 APPEAR_S, STRUCK_S = 60.0, 60.0
 OUTAGE_S = 15.0
+UNHEARD_S = 200.0  # after a cut TCP asks again only every two minutes (TCP_RTO_MAX), and so sshd hears of its client
 CUT_OFF_S = 90.0  # the target's own time-out is 60 s without a page
 GIVE_UP = 20
 HELD = {-9, 40, 41, 42, 50}
@@ -213,6 +214,7 @@ class Breach(Trial):
         if "helper" in self.one.fault or self.one.fault == "controller":
             time.sleep(DEAD_S)
             self.field.command.run("ls", "--json")  # what killed helpers leave goes with the next contact
+        self.patience_s = UNHEARD_S if self.one.fault.startswith("link") else self.patience_s
         super()._leftovers(watch)
 
 

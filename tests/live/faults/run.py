@@ -122,7 +122,7 @@ class Trial:
         self.side = self.source if case.fault.endswith("source") else self.target
         self.result = Result(case)
         self.undo: list[Callable[[], None]] = []
-        self.restarted = False
+        self.restarted, self.patience_s = False, 30.0
         self.hunter: threading.Thread | None = None
         self.hits: list[int] = []
 
@@ -307,7 +307,7 @@ class Trial:
 
     def _leftovers(self, watch: Watch) -> None:
         names = [self.source.name] if self.restarted else []
-        self.result.problems += watch.leftovers(*names, patience_s=30)
+        self.result.problems += watch.leftovers(*names, patience_s=self.patience_s)
         if self.restarted:
             reboot.forget(self.target)
             now = take(self.target)

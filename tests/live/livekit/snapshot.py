@@ -130,7 +130,16 @@ class Watch:
     def __init__(self, nodes: Iterable[Node], state: Path, ids: list[str]) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._state, self._ids = state, ids
-        self._before = {name: self._look(name) for name in (*self._nodes, OUTSIDE)}
+        self._before = {name: self._quiet(name) for name in (*self._nodes, OUTSIDE)}
+
+    def _quiet(self, name: str) -> Snapshot:
+        """A look at it once no connection is at sshd's door: what asked whether it is there may still be."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            found = self._look(name)
+            if not any("[accepted]" in line for line in found["processes"]) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.25)
 
     def _look(self, name: str) -> Snapshot:
         if name in self._nodes:
