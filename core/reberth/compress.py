@@ -11,6 +11,7 @@ from reberth_hooks import Check, Level, Options
 
 GAIN = 0.9  # of the time without; what gains less costs two processors more than it is worth
 FREE = ("auto", "none")  # words that no node must know
+FAST_BYTES_S = 125e6  # a link that is no slower than a gigabit a second waits for the processors, not they for it
 FROM_BYTES = 64 << 20  # with less memory than this nobody waits for a link to be measured for this alone
 REMEDY = "install libzstd (Debian: libzstd1), or --compress zlib"
 
@@ -44,7 +45,8 @@ def decide(
 ) -> tuple[str, str]:
     """Method and reason; `figures` (method -> ratio, bytes_s) of a sample, a link of 0 was not measured.
 
-    By `auto` a method must save a tenth of the time that a byte takes, as if nothing went on at the same time.
+    By `auto` a method must save a tenth of the time that a byte takes, as if nothing went on at the same time, and the
+    link must be slower than a gigabit a second.
     """
     if wanted != "auto":
         return wanted, "as asked" + (f"; {carrier} carries memory as it is" if carrier and wanted != "none" else "")
@@ -52,6 +54,8 @@ def decide(
         return "none", f"{carrier} carries memory as it is"
     if not link_bytes_s or not figures:
         return "none", "no link was measured" if not link_bytes_s else "there is no sample of its memory"
+    if link_bytes_s >= FAST_BYTES_S:
+        return "none", f"a link of {human_bytes(link_bytes_s)}/s is fast"
     best = min(figures, key=lambda name: carried_s(link_bytes_s, figures[name]))
     one, link = figures[best], f"link {human_bytes(link_bytes_s)}/s"
     sample = f"{best} leaves {one['ratio']:.2f} of a sample of its memory at {human_bytes(one['bytes_s'])}/s"

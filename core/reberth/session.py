@@ -89,8 +89,8 @@ class Session:
 
     def limit(self, bytes_s: int | None = None) -> None:
         """Limit what the source sends, as planned if not said otherwise; an end out of reach has other troubles."""
-        if bytes_s is None:
-            self.compress("auto")
+        if bytes_s is None and self.journal.last("compress") is None:
+            self.compress("auto")  # unless the user wanted another while the ends were opened
         rate = self.plan.options.bandwidth_bytes_s if bytes_s is None else bytes_s
         if bytes_s is None and not rate:
             return
