@@ -181,7 +181,11 @@ def mode(
     carrier = None if stage.catalog.get(backend).declaration.managed else memory or ""
     found = _mode(request, backend, stage, survey, source, target, carrier)
     packed = compress.checks(found.measured, request.options)
-    found = replace(found, checks=(*found.checks, *packed, *unheard(backend, request.options, stage)))
+    found = replace(
+        found,
+        measured=compress.told(found.measured, found.mode),
+        checks=(*found.checks, *packed, *unheard(backend, request.options, stage)),
+    )
     if memory is None:
         return replace(found, routes=routes)
     gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes

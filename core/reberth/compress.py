@@ -7,7 +7,7 @@ from typing import Any
 
 from reberth.helper import HelperShell
 from reberth.text import human_bytes
-from reberth_hooks import Check, Level, Options
+from reberth_hooks import Check, Level, Mode, Options
 
 GAIN = 0.9  # of the time without; what gains less costs two processors more than it is worth
 FREE = ("auto", "none")  # words that no node must know
@@ -76,6 +76,14 @@ def carried_bytes_s(link_bytes_s: float, measured: Mapping[str, Any]) -> float:
     if not found.get("memory") or found.get("method", "none") == "none" or not found.get("bytes_s"):
         return link_bytes_s
     return 1 / carried_s(link_bytes_s, found)
+
+
+def told(measured: Mapping[str, Any], mode: Mode) -> Mapping[str, Any]:
+    """The same, and what of this mode is not compressed."""
+    found = measured.get("compress") or {}
+    if found.get("method", "none") == "none" or mode not in (Mode.POST_COPY, Mode.HYBRID):
+        return measured
+    return {**measured, "compress": {**found, "why": f"{found['why']}; pages that follow the copy go as they are"}}
 
 
 def checks(measured: Mapping[str, Any], options: Options) -> Iterator[Check]:

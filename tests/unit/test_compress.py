@@ -51,6 +51,13 @@ def test_memory_that_another_carrier_takes_is_none_of_it():
     assert compress.decide("zstd", {}, 0, "page-server")[0] == "zstd"
 
 
+def test_the_plan_says_what_goes_as_it_is():
+    measured = {"compress": {"method": "zstd", "why": "as asked"}}
+    assert compress.told(measured, Mode.STOP_AND_COPY) == measured
+    assert "pages that follow the copy go as they are" in compress.told(measured, Mode.HYBRID)["compress"]["why"]
+    assert compress.told({}, Mode.POST_COPY) == {}
+
+
 def end(mocker, name, methods):
     one = mocker.create_autospec(HelperShell, instance=True)
     one.node = SimpleNamespace(name=name)
