@@ -49,7 +49,10 @@ def decide(
     link must be slower than a gigabit a second.
     """
     if wanted != "auto":
-        return wanted, "as asked" + (f"; {carrier} carries memory as it is" if carrier and wanted != "none" else "")
+        more = f"; {carrier} carries memory as it is" if carrier and wanted != "none" else ""
+        if wanted in figures:
+            more = f"; it leaves {figures[wanted]['ratio']:.2f} of a sample of its memory"
+        return wanted, f"as asked{more}"
     if carrier:
         return "none", f"{carrier} carries memory as it is"
     if not link_bytes_s or not figures:
