@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reberth import measure, predict
+from reberth import compress, measure, predict
 from reberth.options import WORDS, near
 from reberth.preflight import End
 from reberth.request import Request
@@ -177,8 +177,15 @@ def mode(
     Its `routes` are the given ones without one for memory that the backend has no pages for, or that does not do this
     mode; where it is there, the run cannot become another mode that it does not do either.
     """
-    found, memory = _mode(request, backend, stage, survey, source, target), routes.get(Channel.MEMORY)
-    found = replace(found, checks=(*found.checks, *unheard(backend, request.options, stage)))
+    memory = routes.get(Channel.MEMORY)
+    carrier = None if stage.catalog.get(backend).declaration.managed else memory or ""
+    found = _mode(request, backend, stage, survey, source, target, carrier)
+    packed = compress.checks(found.measured, request.options)
+    found = replace(
+        found,
+        measured=compress.told(found.measured, found.mode),
+        checks=(*found.checks, *packed, *unheard(backend, request.options, stage)),
+    )
     if memory is None:
         return replace(found, routes=routes)
     gives, can = stage.catalog.get(backend).declaration.carries, stage.catalog.get(memory).declaration.modes
@@ -190,7 +197,9 @@ def mode(
     return replace(found, routes=routes, unfit=tuple(unfit))
 
 
-def _mode(request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell) -> Choice:
+def _mode(
+    request: Request, backend: str, stage: Stage, survey: Survey, source: Shell, target: Shell, carrier: str | None
+) -> Choice:
     offered = [mode for mode in Mode if mode in stage.catalog.get(backend).declaration.modes]
     for name in request.transports:  # one that says nothing of modes does them all
         can = stage.catalog.get(name).declaration.modes
@@ -203,7 +212,7 @@ def _mode(request: Request, backend: str, stage: Stage, survey: Survey, source: 
         by = f" by transport {', '.join(request.transports)}" if request.transports else ""
         raise UsageError(f"backend {backend} does not offer {asked}{by}", hint=f"it offers {', '.join(offered)}")
     fit = [m for m in offered if m.value not in survey.unfit]
-    measured = measure.look(request, source, target, survey, fit)
+    measured = measure.look(request, source, target, survey, fit, carrier)
     if any(check.id == "userfaultfd" for check in survey.unfit.values()):
         options = replace(options, lazy_restore=False)
     predicted = predict.table(fit, backend, survey.details, measured, options)

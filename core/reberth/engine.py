@@ -97,7 +97,7 @@ class Engine:
         self.report.stop_reason = why_ended(self.final, session, self.history)
 
     def _carry(self, tree: Tree) -> Receipt:
-        receipt = self.stage.transfer(self.session, tree)
+        receipt = self.session.carried(self.stage.transfer(self.session, tree))
         if tree.kind == "images":
             self.images_sent = receipt.bytes_sent
         else:

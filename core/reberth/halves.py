@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from reberth.report import Report
 from reberth.request import Request
 from reberth.session import Session
 from reberth.store import Directory, Tape
-from reberth_hooks import Options, Owner, Plan, ReberthError, RefusedError, UsageError, plain
+from reberth_hooks import Mode, Options, Owner, Plan, ReberthError, RefusedError, UsageError, plain
 
 if TYPE_CHECKING:
     from reberth.host import Host
@@ -144,7 +145,11 @@ def _restore(host: Host, directory: Path, name_of_it: str, target_text: str, opt
 
 
 def _plan(host: Host, request: Request, source: HelperShell, target: HelperShell) -> Plan:
-    """A plan between the two; refused ones end here, with every reason."""
+    """A plan between the two; refused ones end here, with every reason.
+
+    All goes over while it stands still: of pages left behind nobody could ask the source later, which is given up.
+    """
+    request = replace(request, options=replace(request.options, mode=Mode.STOP_AND_COPY))
     ends = {source.node.name: source, target.node.name: target}
     config = Config({name: end.node for name, end in ends.items()}, host.config.defaults, host.config.files)
     plan = make_plan(request, config, host.stage, lambda name: ends[name])

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from reberth import boot, shell
+from reberth import boot, compress, shell
 from reberth.helper import HelperShell
 from reberth.request import Request
 from reberth_hooks import Mode, ReberthError, Shell, Survey
@@ -48,20 +48,29 @@ def link_bytes_s(source: HelperShell, target: HelperShell, limit_bytes: int = MO
             shell.end(process)
 
 
-def look(request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode]) -> dict[str, Any]:
-    """What can be told: for a plan all figures, for a move only those that its choice of a mode depends on.
+def look(
+    request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode], carrier: str | None = None
+) -> dict[str, Any]:
+    """What can be told: for a plan all figures, for a move only those that its choices depend on.
 
-    Answers `link_bytes_s`, `copy_bytes_s` of the slower node, and what `dirty_rate` says (docs/helper.md).
+    Answers `link_bytes_s`, `copy_bytes_s` of the slower node, what `dirty_rate` says (docs/helper.md), and in
+    `compress` what `reberth.compress.look` does, unless `carrier` is None: then a backend carries by itself.
     """
     memory_bytes = survey.details.get("memory_bytes", 0)
     open_choice = request.options.mode is Mode.AUTO and len(fit) > 1 and memory_bytes >= LEAST_BYTES
+    packs = carrier == "" and request.options.compress == "auto" and memory_bytes >= compress.FROM_BYTES
     found: dict[str, Any] = {}
-    if (request.figures or open_choice) and isinstance(source, HelperShell) and isinstance(target, HelperShell):
+    helpers = [end for end in (source, target) if isinstance(end, HelperShell)]
+    if (request.figures or open_choice or packs) and len(helpers) == 2:
         share = MOST_BYTES if request.figures else memory_bytes // MEMORY_SHARE
-        found["link_bytes_s"] = link_bytes_s(source, target, min(MOST_BYTES, max(FEW_BYTES, share)))
+        found["link_bytes_s"] = link_bytes_s(helpers[0], helpers[1], min(MOST_BYTES, max(FEW_BYTES, share)))
         with contextlib.suppress(ReberthError):
             found["copy_bytes_s"] = min(end.call("pace")["copy_bytes_s"] for end in (source, target))
     if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):
         with contextlib.suppress(ReberthError):
             found.update(source.call("dirty_rate", pid=survey.details["pid"]))
+    if carrier is not None and len(helpers) == 2:
+        with contextlib.suppress(ReberthError):
+            pid = int(survey.details.get("pid") or 0)
+            found["compress"] = compress.look(request.options, helpers, pid, found, carrier)
     return {key: value for key, value in found.items() if value is not None}

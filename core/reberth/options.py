@@ -111,7 +111,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "iterations": ("iterations", _whole(1, 999)),
     "goal": ("goal", _whole(0, 100, "%")),
     "bandwidth": ("bandwidth_bytes_s", bandwidth_bytes_s),
-    "compress": ("compress", _one_of("auto", "zstd", "none")),
+    "compress": ("compress", _one_of("auto", "zstd", "zlib", "none")),
     "tcp_established": ("tcp_established", _flag),
     "tcp_close": ("tcp_close", _flag),
     "with_files": ("with_files", _flag),

@@ -29,6 +29,7 @@ def fill_costs(
 ) -> None:
     """Rounds, bytes and times; CRIU's own counters of the final round exist only after the source was given up."""
     report.total_s = report.total_s or total_s
+    report.compress = session.packed() or report.compress
     if history:
         report.rounds = [plain(i) for i in history]
     if history and stats:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reberth.compress import carried_bytes_s
 from reberth_hooks import Mode, Options
 
 LINK_BYTES_S = 110e6  # where nothing was measured: a gigabit link
@@ -68,15 +69,16 @@ def slowness(measured: Mapping[str, Any]) -> float:
 
 
 def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str, Any], options: Options) -> Prediction:
-    """One mode; `measured` may lack the link and the dirty rate (`reberth.measure`)."""
+    """One mode; `measured` may lack the link and the dirty rate (`reberth.measure`); bytes are those of memory."""
     link = float(measured.get("link_bytes_s") or LINK_BYTES_S)
     link = min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
+    trees = carried_bytes_s(link, measured)
     slow = slowness(measured)
     fixed_s = slow * FIXED_S.get(backend, FIXED_S["runc"])
     dump, restore = DUMP_BYTES_S / slow, RESTORE_BYTES_S / slow
     sent, last, rounds, spent_s = 0.0, float(memory_bytes), 0, 0.0
     if mode in (Mode.PRE_COPY, Mode.HYBRID):
-        sent, last, rounds, spent_s = _rounds(memory_bytes, link, measured, options, fixed_s)
+        sent, last, rounds, spent_s = _rounds(memory_bytes, trees, measured, options, fixed_s)
     if mode in (Mode.POST_COPY, Mode.HYBRID):
         downtime_s = fixed_s + last / (4 * dump)
         total_s = slow * SETUP_S + spent_s + downtime_s + 1.1 * last / link
@@ -85,8 +87,8 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
         restore_s = slow * LAZY_RESTORE_S if lazy else memory_bytes / restore
         if mode is Mode.STOP_AND_COPY and options.memory_ahead:
             fixed_s += last / dump + slow * last / COMPARE_BYTES_S
-            sent, last, spent_s = _ahead(last, link, measured)
-        downtime_s = fixed_s + last / dump + last / link + restore_s
+            sent, last, spent_s = _ahead(last, trees, measured)
+        downtime_s = fixed_s + last / dump + last / trees + restore_s
         total_s = slow * SETUP_S + spent_s + downtime_s
     return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
 

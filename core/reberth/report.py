@@ -25,10 +25,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _no_bytes() -> dict[str, int]:
-    return {"pages": 0, "images": 0, "memory": 0, "filesystem": 0}
-
-
 @dataclass
 class Report:
     """What a run did; its fields are the keys of the JSON document (schema 1), in this order.
@@ -37,6 +33,7 @@ class Report:
     `started` is ISO 8601 in UTC; times are seconds, sizes bytes; None is a time that was not, or cannot be, measured.
     `outcome` is moved, refused, rolled-back, held, ended, detached or lost; empty while the run goes on.
     `predicted` is what the plan said of this mode (`downtime_s`, its range, `total_s`, `bytes`, `rounds`), else empty.
+    `compress` says how trees were compressed (`method`, `why`), their `raw_bytes`, and the `wire_bytes` that went over.
     `error` has the keys code, message, hint, log_tail and phase, and cause where a tool's log tells one.
     """
 
@@ -58,7 +55,8 @@ class Report:
     frozen_s: float | None = None
     restore_s: float | None = None
     total_s: float | None = None
-    bytes: dict[str, int] = field(default_factory=_no_bytes)
+    bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("pages", "images", "memory", "filesystem"), 0))
+    compress: Facts = field(default_factory=dict)
     rounds: list[Facts] = field(default_factory=list)
     stop_reason: str = ""
     predicted: Facts = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from reberth.report_text import next_command, where_now
+from reberth.report_text import next_command, packed_line, where_now
 from reberth.text import human_bytes, human_seconds, safe
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _facts(report: Report) -> str:
         ("predicted", spread),
         ("total", human_seconds(report.total_s) if report.total_s is not None else ""),
         ("sent", sent),
+        ("compressed", packed_line(report)),
         ("next", next_command(report)),
     ]
     cells = "".join(f"<tr><td>{name}</td><td>{escape(text)}</td></tr>" for name, text in rows if text)

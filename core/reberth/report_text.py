@@ -94,6 +94,17 @@ def _costs(report: Report) -> Iterator[str]:
     sent = [f"{human_bytes(size)} {safe(kind)}" for kind, size in report.bytes.items() if size]
     if sent:
         yield f"sent       {', '.join(sent)}"
+    if packed := packed_line(report):
+        yield f"compressed {packed}"
+
+
+def packed_line(report: Report) -> str:
+    """What compression has made of the trees, empty where there was none."""
+    found = report.compress
+    if not found:
+        return ""
+    sizes = f"{human_bytes(found['raw_bytes'])} of trees as {human_bytes(found['wire_bytes'])} on the wire"
+    return f"{sizes} by {safe(found['method'])} ({safe(found['why'])})"
 
 
 def _rounds(report: Report) -> Iterator[str]:

@@ -12,7 +12,7 @@ from reberth import boot, shell
 from reberth.helper import Asked, HelperShell
 from reberth.journal import Journal
 from reberth.wishes import Wishes
-from reberth_hooks import ConnectionLostError, Event, HelperError, Pending, Plan, ReberthError
+from reberth_hooks import ConnectionLostError, Event, HelperError, Pending, Plan, ReberthError, Receipt
 
 GIVE_UP_S = 6.0
 
@@ -39,6 +39,8 @@ class Session:
         self._pages: list[shell.Process] = []
         self._progress_s = time.monotonic()
         self._wishes = Wishes(journal.dir)
+        self.packing = "none"  # how trees are compressed
+        self.raw_bytes, self.wire_bytes = 0, 0  # of all trees: what they hold, and what went over
         self.switched = ""  # the mode that the user wants from now on
         self.on_wait: Callable[[], None] = lambda: None
         for end in self.ends:
@@ -72,6 +74,8 @@ class Session:
         news = self._wishes.news()
         if "bandwidth_bytes_s" in news:
             self.limit(int(news["bandwidth_bytes_s"]))
+        if "compress" in news:
+            self.compress(str(news["compress"]))
         if news.get("mode") and not self.switched:
             if news["mode"] in (self.plan.facts.get("unfit") or ()):
                 self.emit("warning", f"this run cannot become {news['mode']}: see its plan")
@@ -85,12 +89,44 @@ class Session:
 
     def limit(self, bytes_s: int | None = None) -> None:
         """Limit what the source sends, as planned if not said otherwise; an end out of reach has other troubles."""
+        if bytes_s is None and self.journal.last("compress") is None:
+            self.compress("auto")  # unless the user wanted another while the ends were opened
         rate = self.plan.options.bandwidth_bytes_s if bytes_s is None else bytes_s
         if bytes_s is None and not rate:
             return
         with contextlib.suppress(ReberthError):
             self.source.begin("limit", bytes_s=rate)
             self.journal.write("limit", bytes_s=rate)
+
+    def compress(self, word: str) -> None:
+        """Compress trees by this method from the next piece on; `auto` is what the plan found."""
+        planned = (self.plan.facts.get("measured") or {}).get("compress") or {}
+        method = planned.get("method", "none") if word == "auto" else word
+        if method == self.packing:
+            return
+        if method not in ("none", *planned.get("can", ())):
+            self.emit("warning", f"the two nodes cannot both compress by {method}")
+            return
+        self.packing = method
+        with contextlib.suppress(ReberthError):
+            for end in (self.target, self.source):
+                end.begin("compress", method=method)
+            self.journal.write("compress", method=method)
+
+    def carried(self, receipt: Receipt) -> Receipt:
+        """Count what a tree took of the connection."""
+        self.raw_bytes += receipt.bytes_sent
+        self.wire_bytes += receipt.bytes_sent if receipt.wire_bytes is None else receipt.wire_bytes
+        return receipt
+
+    def packed(self) -> dict[str, Any]:
+        """How trees were compressed, for the report: empty where they never were."""
+        planned = (self.plan.facts.get("measured") or {}).get("compress") or {}
+        words = [r["method"] for r in self.journal.records if r["event"] == "compress" and r["method"] != "none"]
+        if not words and self.wire_bytes == self.raw_bytes:
+            return {}
+        method, why = words[-1] if words else "none", planned.get("why", "")
+        return {"method": method, "why": why, "raw_bytes": self.raw_bytes, "wire_bytes": self.wire_bytes}
 
     def _end(self, side: int) -> HelperShell:
         found = self.ends[side]

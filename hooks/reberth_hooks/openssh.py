@@ -49,4 +49,4 @@ def carry_tree(move: Move, parcel: Tree) -> Receipt:
         move.emit("warning", f"not copied, something is mounted there: {ascii(name)[1:-1]}")
     for text in got["warnings"]:
         move.emit("warning", ascii(text)[1:-1])
-    return Receipt(parcel.kind, parcel.into, sent["bytes"], sent["files"], sent["seconds"])
+    return Receipt(parcel.kind, parcel.into, sent["bytes"], sent["files"], sent["seconds"], sent.get("wire_bytes"))

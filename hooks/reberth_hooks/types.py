@@ -292,13 +292,17 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Answer of a transfer: what arrived, verified against the source's manifest."""
+    """Answer of a transfer: what arrived, verified against the source's manifest.
+
+    `wire_bytes` is what the data was on its way, where it was compressed.
+    """
 
     kind: str
     into: str
     bytes_sent: int
     files: int
     seconds: float = 0.0
+    wire_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

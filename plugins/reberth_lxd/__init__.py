@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # The daemons decide these by themselves, and cannot be told.
 IGNORED = (
-    *("bandwidth", "keep_images", "lazy_restore", "max_downtime", "memory_ahead", "move_address"),
-    *("tcp_close", "tcp_established"),
+    *("bandwidth", "compress", "keep_images", "lazy_restore", "max_downtime", "memory_ahead"),
+    *("move_address", "tcp_close", "tcp_established"),
 )
 __all__ = [
     "reberth_answer",

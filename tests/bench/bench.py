@@ -33,10 +33,11 @@ from reberth_lab.node import Node  # noqa: E402
 
 RATES = {"unlimited": None, "1 Gbit/s": 1_000_000_000, "100 Mbit/s": 100_000_000}
 HELP_TRIES = 11
-WORDS = {  # MiB, MiB/s dirtied, connections: the words of small.c
+WORDS = {  # MiB, MiB/s dirtied, connections, bits of entropy a byte: the words of small.c
     "idle 16 MiB": ("16", "0", "0"),
     "50 TCP connections": ("16", "0", "50"),
     "256 MiB, 20 MiB/s dirtied": ("256", "20", "0"),
+    "96 MiB of two bits a byte, 5 MiB/s dirtied": ("96", "5", "0", "2"),
 }
 
 

@@ -1,8 +1,8 @@
 /* The benchmark's workload: some memory, a beat every millisecond, on request dirtied pages and TCP connections.
  *
- *   small DIR MIB DIRTY_MIB_S CONNECTIONS
+ *   small DIR MIB DIRTY_MIB_S CONNECTIONS [BITS]
  *
- * The connections lead from it to itself over 127.0.0.1; a number goes out on each and must come back before the next.
+ * With BITS each byte has so many bits of entropy, so that it can be compressed. The connections lead from it to itself over 127.0.0.1; a number goes out on each and must come back before the next.
  * The gap is the longest silence of the beat, or of a connection.
  *
  * It knows what every page must hold, so it can tell whether it is whole: SIGUSR1 writes DIR/result (JSON), SIGUSR2
@@ -25,7 +25,7 @@
 enum { PAGE = 4096, WORDS = PAGE / 8, PEERS = 256 };
 
 static volatile sig_atomic_t asked, forget;
-static uint64_t *memory, pages, writes, beats, broken;
+static uint64_t *memory, pages, writes, beats, broken, mask = ~0ull;
 static double longest_s;
 static int peers;
 static struct { int ours, theirs, quiet; uint64_t sent; double heard_s; } peer[PEERS];
@@ -38,11 +38,11 @@ static double now_s(void) { /* CRIU restores into a time namespace in which the 
     return at.tv_sec + at.tv_nsec / 1e9;
 }
 
-static uint64_t word(uint64_t page, uint64_t index) { /* splitmix64: looks random, so nothing compresses it */
+static uint64_t word(uint64_t page, uint64_t index) { /* splitmix64: looks random, so without BITS nothing compresses it */
     uint64_t x = (page * WORDS + index + 1) * 0x9E3779B97F4A7C15ull;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    return x ^ (x >> 31);
+    return (x ^ (x >> 31)) & mask;
 }
 
 static uint64_t version(uint64_t page) { return page < writes ? (writes - 1 - page) / pages + 1 : 0; }
@@ -105,7 +105,8 @@ static void talk(void) { /* the number back, then the next one */
 }
 
 int main(int count, char **words) {
-    if (count != 5 || (peers = atoi(words[4])) > PEERS) return 2;
+    if (count < 5 || count > 6 || (peers = atoi(words[4])) > PEERS) return 2;
+    if (count == 6) mask = ((1u << atoi(words[5])) - 1) * 0x0101010101010101ull;
     double dirty_pages_s = atof(words[3]) * 256, debt = 0;
     pages = strtoull(words[2], NULL, 10) * 256;
     memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -6,7 +6,18 @@ from reberth_hooks import Exit, Mode, UnreachableError
 
 REPORT_KEYS = [
     *("schema", "id", "started", "source", "target", "workload", "backend", "transports", "mode", "policy", "outcome"),
-    *("owner", "exit_code", "downtime_s", "downtime_error_s", "frozen_s", "restore_s", "total_s", "bytes", "rounds"),
+    *(
+        "owner",
+        "exit_code",
+        "downtime_s",
+        "downtime_error_s",
+        "frozen_s",
+        "restore_s",
+        "total_s",
+        "bytes",
+        "compress",
+        "rounds",
+    ),
     *("stop_reason", "predicted", "phases", "checks", "warnings", "error", "versions"),
 ]
 

@@ -24,13 +24,14 @@ def test_into_a_directory_and_out_again(
     node2: Node,
     tmp_path: Path,
 ) -> None:
+    """All of it, also where pages would follow a move: nobody could ask for them later."""
     handle = (works.raw if kind == "raw" else works.container)(workload)
-    place = tmp_path / "kept"
-    done = reberth.run("checkpoint", word_of(node1, handle), str(place), "--json")
+    place, env = tmp_path / "kept", {"REBERTH_MODE": "post-copy"}
+    done = reberth.run("checkpoint", word_of(node1, handle), str(place), "--json", env=env)
     assert (done.code, done.report.get("outcome"), done.report.get("owner")) == (0, "moved", "nobody"), str(done)
     assert gone(node1, handle)
     assert {"images", "checkpoint.json"} <= {entry.name for entry in place.iterdir()}
-    done = reberth.run("restore", str(place), f"{node2.name}:", "--json")
+    done = reberth.run("restore", str(place), f"{node2.name}:", "--json", env=env)
     assert (done.code, done.report.get("outcome")) == (0, "moved"), str(done)
     healthy(node2, handle)
     works.stop(handle)

@@ -11,6 +11,7 @@ import pytest
 
 from reberth.node import ahead, transfer
 from reberth.node.bucket import Bucket
+from reberth.node.packing import Packer
 
 
 @pytest.mark.parametrize("kind", ["filesystem", "images", "memory"])
@@ -38,7 +39,8 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, into)))
     bucket = create_autospec(Bucket, instance=True)
     stop = threading.Event()
-    daemon = SimpleNamespace(bucket=bucket, guess=None, ahead_bytes=0, snapshots={}, stop_transfers=stop)
+    known = {"guess": None, "ahead_bytes": 0, "snapshots": {}, "packer": Packer()}
+    daemon = SimpleNamespace(bucket=bucket, stop_transfers=stop, **known)
     try:
         found = transfer.tree_send(daemon, lambda **_: None, str(tmp_path), kind)
     finally:
@@ -63,7 +65,8 @@ def test_whoever_waits_hears_of_a_capture_that_takes_long(tmp_path, monkeypatch)
 
     monkeypatch.setattr(ahead, "capture", create_autospec(ahead.capture, side_effect=capture))
     monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, -1)))
-    daemon = SimpleNamespace(bucket=None, guess=None, ahead_bytes=0, snapshots={}, stop_transfers=stop)
+    known = {"guess": None, "ahead_bytes": 0, "snapshots": {}, "packer": Packer()}
+    daemon = SimpleNamespace(bucket=None, stop_transfers=stop, **known)
     with pytest.raises(transfer.OpError) as caught:
         transfer.tree_send(daemon, lambda **words: told.append(words), str(tmp_path), "memory")
     assert caught.value.kind == "transfer"

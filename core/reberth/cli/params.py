@@ -44,6 +44,15 @@ Bandwidth = Annotated[
         "--bandwidth", metavar="RATE", help="Send at most this per second: 50MiB, 100Mbit.", show_default=False
     ),
 ]
+Compress = Annotated[
+    str | None,
+    typer.Option(
+        "--compress",
+        metavar="HOW",
+        help="auto (where the measured link makes it pay), zstd, zlib or none.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="The backend, if the name alone is not clear.", show_default=False),

@@ -14,6 +14,7 @@ def command(
     iterations: params.Iterations = None,
     goal: params.Goal = None,
     bandwidth: params.Bandwidth = None,
+    compress: params.Compress = None,
     backend: params.Backend = "",
     transport: params.Transports = None,
     tcp_established: params.TcpEstablished = False,

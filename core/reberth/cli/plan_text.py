@@ -33,6 +33,9 @@ def figure_lines(plan: Plan) -> list[str]:
         rate, size = human_bytes(measured["dirty_bytes_s"]), human_bytes(measured["set_bytes"])
         memory = human_bytes(measured["resident_bytes"])
         lines.append(f"memory {memory} private, {rate}/s of it written within {size}, by a sample of its pages")
+    packed = measured.get("compress")
+    if packed and (packed["method"] != "none" or measured.get("link_bytes_s")):
+        lines.append(f"packed {safe(packed['method'])}: {safe(packed['why'])}")
     if not measured or not predicted:
         return lines
     rows = [

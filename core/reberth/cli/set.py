@@ -13,19 +13,22 @@ from reberth.names import check_name
 from reberth.options import read
 from reberth_hooks import Mode, UsageError
 
-Changes = Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="bandwidth=RATE, mode=post-copy.")]
-KEYS = ("bandwidth", "mode")
+Changes = Annotated[
+    list[str], typer.Argument(metavar="KEY=VALUE...", help="bandwidth=RATE, compress=HOW, mode=post-copy.")
+]
+KEYS = ("bandwidth", "compress", "mode")
 MODES = (Mode.POST_COPY, Mode.STOP_AND_COPY)
 
 
 def command(run_id: params.RunId, changes: Changes, json: params.Json = False) -> None:
     """Change an open migration while it runs.
 
-    A limit holds from the next piece of data on. A mode ends the rounds of a pre-copy: the next one is the last, with
-    the pages left behind (post-copy) or not (stop-and-copy).
+    A limit and a compression hold from the next piece of data on. A mode ends the rounds of a pre-copy: the next one
+    is the last, with the pages left behind (post-copy) or not (stop-and-copy).
 
     \b
     reberth set 20250131-120000-1f2e bandwidth=20MiB
+    reberth set 20250131-120000-1f2e compress=zstd
     reberth set 20250131-120000-1f2e mode=post-copy
     """
     wanted = dict(_change(word) for word in changes)

@@ -16,7 +16,7 @@ FIXED = {
     "--mode": MODES,
     "--become": ("none", "sudo"),
     "--policy": ("downtime", "lxd", "fixed"),
-    "--compress": ("auto", "zstd", "none"),
+    "--compress": ("auto", "zstd", "zlib", "none"),
     "--on-failure": ("hold", "rollback"),
     "--timeout": ("30s", "90s", "5m"),
     "--client": ("lxc", "incus"),

@@ -25,6 +25,7 @@ from reberth.node.bucket import Bucket
 from reberth.node.durable import boottime_ns
 from reberth.node.errors import OpError
 from reberth.node.line import Teller
+from reberth.node.packing import Packer
 from reberth.node.source import Source
 from reberth.node.target import Target
 
@@ -74,7 +75,7 @@ class Daemon:
         self.pages_ready, self.pages_over = threading.Event(), threading.Event()
         self.probe: tuple[int, int] | None = None
         self.probe_ready, self.probe_over = threading.Event(), threading.Event()
-        self.bucket = Bucket()
+        self.bucket, self.packer = Bucket(), Packer()
         self.snapshots: dict[str, Any] = {}
         self.guess: Guess | None = None  # source: what the target has of the tasks' memory
         self.ahead_bytes = 0  # source: sent by the newest pass over memory

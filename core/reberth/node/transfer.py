@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from reberth.node import procs
 from reberth.node.bucket import Bucket
 from reberth.node.errors import OpError
+from reberth.node.packing import Packer
 from reberth.node.pages import Channel
 from reberth.node.target import Target
 
@@ -62,17 +63,24 @@ def limit(daemon: Daemon, progress: Any, bytes_s: int) -> None:
     daemon.bucket.limit(bytes_s)
 
 
-class Teller:
-    """Passes progress on at most five times a second; what is sent waits for its bucket."""
+def compress(daemon: Daemon, progress: Any, method: str) -> None:
+    """Send trees by this method (`zstd`, `zlib`, `none`) from the next piece on; on the target: be ready for it."""
+    daemon.packer.use(method)
 
-    def __init__(self, tell: Callable[..., None], bucket: Bucket | None = None) -> None:
+
+class Teller:
+    """Passes progress on at most five times a second; what the `packer` made of it waits for its bucket."""
+
+    def __init__(self, tell: Callable[..., None], bucket: Bucket | None = None, packer: Packer | None = None) -> None:
         self.tell, self.next_s = tell, 0.0
-        self.bucket, self.spent_bytes = bucket, 0
+        self.bucket, self.packer = bucket, packer
+        self.spent_bytes = packer.wire_bytes if packer is not None else 0
 
     def __call__(self, done_bytes: int, *_: Any) -> None:
         if self.bucket is not None:
-            self.bucket.spend(done_bytes - self.spent_bytes)
-            self.spent_bytes = done_bytes
+            gone_bytes = self.packer.wire_bytes if self.packer is not None else done_bytes
+            self.bucket.spend(gone_bytes - self.spent_bytes)
+            self.spent_bytes = gone_bytes
         now = time.monotonic()
         if now >= self.next_s:
             self.next_s = now + TELL_S
@@ -97,10 +105,10 @@ def tree_send(
     previous = daemon.snapshots.get(path) if kind == "filesystem-delta" else None
     if kind == "filesystem-delta" and previous is None:
         raise OpError("protocol", f"{path} was never sent in full")
-    started = time.monotonic()
+    started, before = time.monotonic(), daemon.packer.wire_bytes
     if kind == "memory":
         found = _memory_send(daemon, progress, path, pids or [], out_fd)
-        return {**found, "seconds": time.monotonic() - started}
+        return {**found, **_cost(daemon, started, before)}
     tasks = {t.pid for root in pids or [] for t in procs.tree(root)}
     matchers = {}
     if kind == "images" and daemon.guess is not None:
@@ -113,7 +121,8 @@ def tree_send(
             always=treeopen.open_inodes(tasks),
             flat=kind == "images",
             matchers=matchers,
-            on_progress=Teller(progress, daemon.bucket),
+            packer=daemon.packer,
+            on_progress=Teller(progress, daemon.bucket, daemon.packer),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
@@ -129,8 +138,13 @@ def tree_send(
         "bytes": snapshot.bytes_sent,
         "files": snapshot.files_sent,
         "digest": treesend.digest_of_sent(snapshot),
-        "seconds": time.monotonic() - started,
+        **_cost(daemon, started, before),
     }
+
+
+def _cost(daemon: Daemon, started_s: float, before_bytes: int) -> dict[str, Any]:
+    """What a tree has taken of the connection: its data as it went over, and the time."""
+    return {"wire_bytes": daemon.packer.wire_bytes - before_bytes, "seconds": time.monotonic() - started_s}
 
 
 def _memory_send(
@@ -156,7 +170,8 @@ def _memory_send(
             out_fd,
             flat=True,
             matchers=matchers,
-            on_progress=Teller(progress, daemon.bucket),
+            packer=daemon.packer,
+            on_progress=Teller(progress, daemon.bucket, daemon.packer),
             should_stop=daemon.stop_transfers.is_set,
         )
     except treesend.TreeError as error:
@@ -222,6 +237,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "pipe_ready": pipe_ready,
     "pages_ready": pages_ready,
     "limit": limit,
+    "compress": compress,
     "tree_send": tree_send,
     "tree_recv": tree_recv,
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from reberth.node import treelist
+from reberth.node.packing import Unpacker
 from reberth.node.treedirs import Dirs
 from reberth.node.treehash import ContentHash, HashLane
 from reberth.node.treemeta import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK, Meta, from_header, number
@@ -25,7 +26,10 @@ from reberth.node.treewire import (
     END,
     END_UNSTABLE,
     HOLE,
+    PACKED_ZLIB,
+    PACKED_ZSTD,
     PLACE_BYTES,
+    RAW_SIZE_BYTES,
     OnProgress,
     Reader,
     ShouldStop,
@@ -122,6 +126,7 @@ class _Receiver:
         self.out = Manifest(warnings=place.warnings)
         self.seen: set[bytes] = set()
         self.copied = 0
+        self.unpack = Unpacker()
 
     def run(self, expect_empty: bool) -> Manifest:
         """Everything from the magic to the end record."""
@@ -259,6 +264,8 @@ class _Receiver:
                 self._data(fd, length, content)
             elif kind == COPY and 0 < length <= CHUNK_BYTES and self.earlier is not None:
                 self._copy(fd, length, content, self.earlier.fd)
+            elif kind in (PACKED_ZSTD, PACKED_ZLIB) and 0 < length < CHUNK_BYTES:
+                self._packed(fd, kind, length, content)
             elif kind == HOLE and 0 < length < _SIZE_LIMIT - content.size:
                 content.hole(length)
                 os.lseek(fd, length, os.SEEK_CUR)
@@ -273,13 +280,32 @@ class _Receiver:
         return length, digest.hex()
 
     def _data(self, fd: int, length: int, content: ContentHash) -> None:
-        self.out.bytes_received += length
-        if self.max_bytes is not None and self.out.bytes_received + self.copied > self.max_bytes:
-            raise TreeError(f"more than {self.max_bytes} bytes", self.reader.name, errno.EFBIG)
+        self._count(length)
         slot = self.lane.slot()
         view = slot.view[:length]
         self.reader.into(view)
         content.data(slot, length)
+        self._append(fd, view)
+
+    def _count(self, length: int) -> None:
+        self.out.bytes_received += length
+        if self.max_bytes is not None and self.out.bytes_received + self.copied > self.max_bytes:
+            raise TreeError(f"more than {self.max_bytes} bytes", self.reader.name, errno.EFBIG)
+
+    def _packed(self, fd: int, kind: int, length: int, content: ContentHash) -> None:
+        """Data that was made smaller: what it becomes has its place before it is unpacked, and must fill that."""
+        size = int.from_bytes(self.reader.exact(RAW_SIZE_BYTES), "big")
+        if not length < size <= CHUNK_BYTES:
+            raise TreeError("bad piece", self.reader.name)
+        self._count(size)
+        data = self.reader.exact(length)
+        slot = self.lane.slot()
+        view = slot.view[:size]
+        try:
+            self.unpack(kind, data, view)
+        except TreeError as error:
+            raise TreeError(str(error), self.reader.name, errno.EBADMSG) from error
+        content.data(slot, size)
         self._append(fd, view)
 
     def _copy(self, fd: int, length: int, content: ContentHash, earlier_fd: int) -> None:

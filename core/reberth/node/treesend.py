@@ -34,6 +34,7 @@ from reberth.node.treewire import (
 
 if TYPE_CHECKING:
     from reberth.node.ahead import Matcher
+    from reberth.node.packing import Packer
 
 __all__ = ["Snapshot", "TreeError", "TreeStoppedError", "digest_of_sent", "manifest_of", "send_tree"]
 
@@ -50,6 +51,7 @@ def send_tree(
     cross_mounts: bool = False,
     flat: bool = False,
     matchers: Optional[dict[str, Optional[Matcher]]] = None,
+    packer: Optional[Packer] = None,
     on_progress: OnProgress = None,
     should_stop: ShouldStop = None,
 ) -> Snapshot:
@@ -58,10 +60,10 @@ def send_tree(
     `always`: relative paths or (device, inode) pairs to compare whatever their times say. Give what is mapped or open
     for writing to *each* pass: a page that is dirty when a pass reads it may be written again without a new mtime.
     `all_candidates`: compare every file; None asks the file system. `flat`: only the regular files of an image
-    directory. `matchers`: by file name, what finds pieces that the receiver has already. `on_progress` gets the bytes
-    of data and the entries done, `should_stop` is asked at least per chunk.
+    directory. `matchers`: by file name, what finds pieces that the receiver has already. `packer` makes data
+    smaller. `on_progress` gets the bytes of data and the entries done, `should_stop` is asked at least per chunk.
     """
-    writer = Writer(out_fd, should_stop)
+    writer = Writer(out_fd, should_stop, packer)
     job: Optional[_Pass] = None
     try:
         with Dirs(root) as dirs, HashLane() as lane:

@@ -3,9 +3,9 @@
 Stream: MAGIC, records, the last one of type `end`. Record: length and CRC-32 (4 bytes each, big-endian), then a compact
 JSON object; names are raw bytes in it (UTF-8 with surrogateescape). A record of type `f` is followed by pieces: kind,
 length and CRC-32, then for `D` the data (a hole `H` has none; a copy `C` has 8 bytes: where the receiver has it in an
-earlier file), until `E` or `U` (the file changed while it was read),
-whose length is the file's size and which carries the 32-byte digest. So each single wrong byte is found: in frames and
-headers by the CRC, in data by the digest.
+earlier file; `Z` and `L` have 4 bytes: how many they become, and then what packing.py made of these), until `E` or `U`
+(the file changed while it was read), whose length is the file's size and which carries the 32-byte digest. So each
+single wrong byte is found: in frames and headers by the CRC, in data by the digest.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
-MAGIC = b"RBTREE\x00\x02"  # the last byte is the version
+if TYPE_CHECKING:
+    from reberth.node.packing import Packer
+
+MAGIC = b"RBTREE\x00\x03"  # the last byte is the version
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 64 << 10
 XATTR_BYTES = 1 << 20  # all values of one entry together
 MAX_HEADER_BYTES = HEADER_BYTES + XATTR_BYTES * 3 // 2  # base64 makes 4 of 3
 DIGEST_BYTES = 32
 DATA, HOLE, COPY, END, END_UNSTABLE = b"DHCEU"
+PACKED_ZSTD, PACKED_ZLIB = b"ZL"
 PLACE_BYTES = 8
+RAW_SIZE_BYTES = 4
 
 _FRAME = struct.Struct(">II")
 _PIECE = struct.Struct(">BQI")
@@ -145,8 +150,9 @@ class Output:
 class Writer:
     """Frames records and pieces; small ones are gathered, large ones written straight from the caller's buffer."""
 
-    def __init__(self, fd: int, should_stop: ShouldStop = None) -> None:
+    def __init__(self, fd: int, should_stop: ShouldStop = None, packer: Optional[Packer] = None) -> None:
         self._out = Output(fd, should_stop)
+        self._packer = packer
         self._buffer = bytearray(MAGIC)
         self.records = 0
         self.stream_bytes = 0
@@ -173,8 +179,14 @@ class Writer:
         self.records += 1
 
     def data(self, view: memoryview) -> None:
-        """Append a piece of data, at most CHUNK_BYTES."""
-        self._piece(DATA, len(view))
+        """Append a piece of data, at most CHUNK_BYTES, packed where that is wanted and gains something."""
+        packed = self._packer(view) if self._packer is not None else None
+        if packed is None:
+            self._piece(DATA, len(view))
+        else:
+            self._piece(packed[0], len(packed[1]))
+            self._put(len(view).to_bytes(RAW_SIZE_BYTES, "big"))
+            view = memoryview(packed[1])
         if len(view) < _BUFFER_BYTES:
             self._put(view)
             return

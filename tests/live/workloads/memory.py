@@ -55,6 +55,7 @@ class Memory(Workload):
         """Size and dirty rate."""
         parser.add_argument("--mib", type=int, default=16)
         parser.add_argument("--rate", type=float, default=4.0, help="MiB/s of pages written")
+        parser.add_argument("--bits", type=int, default=8, help="entropy of each byte, in bits: less can be compressed")
 
     def setup(self) -> None:
         """Fill the memory."""
@@ -63,6 +64,8 @@ class Memory(Workload):
         self.counter = 0
         self.debt = 0.0
         self.base = content(self.seed, "base", max(1, min(self.mib, BASE_MIB)) * MIB)
+        if self.options.bits < 8:
+            self.base = self.base.translate(bytes(value % (1 << self.options.bits) + 32 for value in range(256)))
         self.memory = mmap.mmap(-1, max(self.mib, 1) * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for block in range(self.mib):
             self.memory[block * MIB : (block + 1) * MIB] = self._expected(block)

@@ -16,6 +16,6 @@ def test_another_compressor_is_refused(word):
         make_options({}, {"compress": word})
 
 
-@pytest.mark.parametrize("word", ["auto", "zstd", "none"])
+@pytest.mark.parametrize("word", ["auto", "zstd", "zlib", "none"])
 def test_these_are_taken(word):
     assert make_options({}, {"compress": word}).compress == word
