@@ -54,5 +54,5 @@ def reberth_describe() -> Declaration:
         options=frozenset({"certificate", "identity", "socket", "url"}),
         managed=True,
         ignores=frozenset(IGNORED),
-        knows=frozenset({"keep_source", "snapshot_first"}),
+        knows=frozenset({"keep_source", "lxd_mode", "snapshot_first"}),
     )

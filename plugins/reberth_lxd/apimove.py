@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, Restored
-from reberth_lxd import keys, ledger, phases
+from reberth_lxd import keys, ledger, meeting, phases
 from reberth_lxd.client import OVER, Daemon, over
 from reberth_lxd.events import DUMPED, DUMPS, FAILED, MOVED, PAGES, Events
 from reberth_lxd.explain import explain
-from reberth_lxd.request import for_source
 
 SIDES = ("source", "target")
 PAGE_BYTES = 4096
@@ -33,7 +32,7 @@ def checkpoint(move: Move) -> Checkpoint:
     """Let the daemons move it, and answer when the copy was seen running twice; CommandError with the words of both."""
     heard = [Events(node) for node in (move.plan.source, move.plan.target)]
     try:
-        ends = _follow(move, *_begin(move))
+        ends = _moved(move)
     finally:
         for events in heard:
             events.close()
@@ -79,17 +78,13 @@ def restore(move: Move) -> Restored:
     return Restored(move.plan.target_name, int(state.get("pid") or 0), int(state.get("processes") or 0))
 
 
-def _begin(move: Move) -> tuple[Daemon, Daemon]:
-    """Offer it at the source, and let the target pull it; each step is journaled before."""
-    name = move.plan.workload.name
+def _moved(move: Move) -> list[dict[str, Any]]:
+    """Let the daemons begin, each step journaled before, and answer how both operations have ended."""
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
-    instance = phases.fetch(source, name)
+    instance = phases.fetch(source, move.plan.workload.name)
     move.note("offered", True)
-    offered = source.post("instances", name, json=for_source(name))
-    move.note("operation.source", offered["url"])
-    taken = phases.pull(move, source, target, instance, offered)
-    move.note("operation.target", taken["url"])
-    return source, target
+    with meeting.begin(move, source, target, instance, lambda side, url: move.note(f"operation.{SIDES[side]}", url)):
+        return _follow(move, source, target)
 
 
 def _follow(move: Move, source: Daemon, target: Daemon) -> list[dict[str, Any]]:

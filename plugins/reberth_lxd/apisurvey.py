@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd import checks, keys
+from reberth_lxd import checks, keys, meeting
 from reberth_lxd.client import Daemon
 from reberth_lxd.https import url_of
 from reberth_lxd.wanted import running, told
 
-OF_DAEMONS = ("lxd-address", "lxd-kind")
 OF_SHAPE = ("console", "nesting", "id-map")
 MAYBE = "pre-copy, if the source's daemon finds that it can track memory"
 
@@ -57,19 +56,17 @@ def survey(
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
     nodes = source.node.name, target.node.name
+    meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=True)
     found = [
-        *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id in OF_DAEMONS),
+        meets.check,
+        *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id == "lxd-kind"),
         *(c for c in checks.shape(instance, here, there, "", False, nodes[0]) if c.id in OF_SHAPE),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
         *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
         *checks.profiles_and_devices(instance, daemons[1], cast(Shell, _Devices(daemons[1])), nodes[1]),
         *_unseen(options),
     ]
-    url = url_of(source.node)
-    details = {
-        "sockets": [url, url_of(target.node)],
-        "url": url if url.startswith("https:") else f"https://{next(iter(here['addresses']), '')}",
-    }
+    details = {"sockets": [url_of(source.node), url_of(target.node)], **meets.details()}
     return told(here["server"], found, details, want, options)
 
 

@@ -39,8 +39,6 @@ def daemons(
     here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str, precopy: bool
 ) -> Iterator[Check]:
     """What must hold of the two daemons together."""
-    yield _say("lxd-address", bool(here["addresses"]), "the target pulls from the source's daemon over HTTPS", source,
-               "let it listen: lxc config set core.https_address ADDRESS:8443")  # fmt: skip
     same = here["server"] == there["server"]
     text = f"{here['server']} {here['version']} on {source}, {there['server']} {there['version']} on {target}"
     yield _say("lxd-kind", same, text, "", "move between two daemons of one kind")

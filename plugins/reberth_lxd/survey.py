@@ -17,7 +17,7 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.tasks import has_feature, space_checks
-from reberth_lxd import apisurvey, checks, https, keys, kinds
+from reberth_lxd import apisurvey, checks, https, keys, kinds, meeting
 from reberth_lxd.client import Daemon, socket_of
 from reberth_lxd.wanted import running, told
 
@@ -126,7 +126,9 @@ def reberth_survey(
     tree = source.call("describe", pid=pid)
     root = tree["tasks"][0]
     want = keys.wanted(options, instance["expanded_config"], bool(here["soft_dirty"]))
+    meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=False)
     found = [
+        meets.check,
         *checks.daemons(here, there, source.node.name, target.node.name, want.precopy),
         *checks.shape(instance, here, there, root["comm"], _restored(tree), source.node.name),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), target.node.name),
@@ -143,7 +145,7 @@ def reberth_survey(
         "start_ticks": root["start_ticks"],
         "leaf": f"lxc.payload.{workload.name}",
         "sockets": [here["socket"], there["socket"]],
-        "url": str(source.node.options_of("lxd").get("url") or f"https://{next(iter(here['addresses']), '')}"),
+        **meets.details(),
     }
     return told(here["server"], found, details, want, options)
 

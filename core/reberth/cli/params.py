@@ -105,6 +105,12 @@ SnapshotFirst = Annotated[
     bool,
     typer.Option("--snapshot-first", help="lxd: take a stateful snapshot before the move.", show_default=False),
 ]
+LxdMode = Annotated[
+    str,
+    typer.Option(
+        "--lxd-mode", metavar="WAY", help="lxd: which daemon connects: pull, push or relay.", show_default=False
+    ),
+]
 Remotes = Annotated[
     str,
     typer.Option(
