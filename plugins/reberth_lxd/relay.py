@@ -127,16 +127,17 @@ class Relay:
             )
         self.pairs: list[_Pair] = []
         self._stop = threading.Event()
-        try:
-            for stream in secrets[0]:
-                ends = [_end(node, url, words[stream]) for node, url, words in zip(nodes, urls, secrets, strict=True)]
-                self.pairs.append(_Pair((ends[0], ends[1])))
-        except (OSError, ValueError) as error:
-            self._close()
-            raise CommandError(f"a daemon does not let this machine pass on its data: {error}") from error
-        except BaseException:
-            self._close()
-            raise
+        with contextlib.ExitStack() as failed:
+            try:
+                for stream in secrets[0]:
+                    here, there = (
+                        _end(node, url, words[stream], failed)
+                        for node, url, words in zip(nodes, urls, secrets, strict=True)
+                    )
+                    self.pairs.append(_Pair((here, there)))
+            except (OSError, ValueError) as error:
+                raise CommandError(f"a daemon does not let this machine pass on its data: {error}") from error
+            failed.pop_all()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -174,5 +175,6 @@ class Relay:
             pair.close()
 
 
-def _end(node: Node, url: str, secret: str) -> _End:
-    return _End(*websocket.connect(node, f"{url}/websocket?secret={quote(secret, safe='')}"))
+def _end(node: Node, url: str, secret: str, failed: contextlib.ExitStack) -> _End:
+    sock, came = websocket.connect(node, f"{url}/websocket?secret={quote(secret, safe='')}")
+    return _End(failed.enter_context(sock), came)

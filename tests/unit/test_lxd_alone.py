@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from typing import Any
@@ -13,10 +14,10 @@ from reberth.config import Config
 from reberth.host import Host
 from reberth.journal import Journal
 from reberth.request import Request
-from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError
+from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError, UsageError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import apimove, apisurvey, kinds, ledger, phases, survey
+from reberth_lxd import apimove, apisurvey, kinds, ledger, meeting, phases, survey
 from reberth_lxd.client import RUNNING, STOPPED
 
 KEY = "migration.incremental.memory"
@@ -33,6 +34,9 @@ class World:
         self.numbers = itertools.count(1)
         self.memory = "whole"
         self.most_running, self.asked = 1, 0
+        self.asks: list[tuple[str, dict[str, Any]]] = []
+        reached = {"status_code": 400, "err": "Failed getting remote image info: Image not found", "node": ""}
+        self.probe = {HERE: reached, THERE: reached}
         disk = {"root": {"type": "disk", "path": "/", "pool": "p"}}
         config = {"raw.lxc": "lxc.console.path = none", "security.privileged": "true", f"{KEY}.goal": "55"}
         self.instances[HERE]["c1"] = {
@@ -64,8 +68,8 @@ class World:
         running = [n for n in (HERE, THERE) if self.instances[n].get("c1", {}).get("status_code") == RUNNING]
         self.most_running = max(self.most_running, len(running))
 
-    def pull(self, json):
-        """The target pulls: what comes of it is known at once."""
+    def carry(self, json):
+        """Both daemons have begun: what comes of it is known at once."""
         old = self.instances[HERE]["c1"]
         self.instances[THERE]["c1"] = {**old, "config": json["config"], "status_code": STOPPED, "status": "Stopped"}
         if self.how == "fails":
@@ -128,9 +132,13 @@ class Played:
         return self.world.ops.get(url, {"status_code": 0, "err": ""})
 
     def post(self, *path, json):
+        if path == ("images",):
+            self.world.ops["/1.0/operations/image"] = self.world.probe[self.node.name]
+            return {"url": "/1.0/operations/image", "secrets": {}}
+        self.world.asks.append((self.node.name, json))
         found = {"url": self.world.begin(self.node.name), "secrets": {"control": "secret"}}
-        if "source" in json:
-            self.world.pull(json)
+        if len(self.world.asks) == 2:
+            self.world.carry(next(words for _, words in self.world.asks if "source" in words))
         return found
 
     def create(self, *path, json):
@@ -200,8 +208,8 @@ def host():
     return Host(Config(nodes), quiet=True)
 
 
-def move(*words):
-    options = Options(backend_args=dict.fromkeys(words, True))
+def move(*words, **own):
+    options = Options(backend_args={**dict.fromkeys(words, True), **own})
     with host() as one:
         plan = one.plan(Request(f"{HERE}:c1", f"{THERE}:", options))
         assert not plan.refused, plan.refused
@@ -233,6 +241,64 @@ def test_each_end_of_a_move(world, how, words, code, outcome, home, memory):
     assert kept["config"][f"{KEY}.goal"] == "55" and KEY not in kept["config"] and not kept["snapshots"]
     assert (report.error is None) is (outcome == "moved")
     assert made.most_running == (2 if how == "both" else 1)
+
+
+@pytest.mark.parametrize(("how", "words", "code", "outcome", "home", "memory"), CASES)
+def test_each_end_of_a_push(world, how, words, code, outcome, home, memory):
+    """The target's daemon waits, and the source's is told of it; each end is as that of a pull."""
+    made = world(how)
+    report = move(*words, lxd_mode="push")
+    assert (report.exit_code, report.outcome) == (code, outcome), report.error
+    assert where(made) == ([home], [home]) and made.memory == memory
+    (first, there), (second, here) = made.asks
+    assert (first, second) == (THERE, HERE) and there["source"]["mode"] == "push"
+    to = {
+        "operation": "https://192.0.2.1:8443/1.0/operations/1",
+        "certificate": "PEM",
+        "secrets": {"control": "secret"},
+    }
+    assert here["target"] == to
+
+
+@pytest.mark.parametrize(
+    ("blind", "asked", "way"),
+    [
+        ((), "", "pull"),
+        ((THERE,), "", "push"),
+        ((THERE, HERE), "", "relay"),
+        ((), "relay", "relay"),
+        ((THERE,), "pull", ""),
+        ((HERE,), "push", ""),
+    ],
+)
+def test_the_way_that_the_daemons_can_go(world, monkeypatch, blind, asked, way):
+    """What was asked for, or the first that works; the plan says which and why."""
+    made = world()
+    for name in blind:
+        text = 'Failed to connect to LXD server "https://192.0.2.1:8443": connect: connection refused'
+        made.probe[name] = {**made.probe[name], "err": text}
+    relays: list[Any] = []
+    monkeypatch.setattr(meeting, "Relay", lambda *words: relays.append(words) or contextlib.nullcontext(words))
+    monkeypatch.setattr(meeting, "closing", lambda relay: relay)
+    with host() as one:
+        plan = one.plan(Request(f"{HERE}:c1", f"{THERE}:", Options(backend_args={"lxd_mode": asked} if asked else {})))
+        if not way:
+            assert [check.id for check in plan.refused] == ["lxd-address"] and "refused" in plan.refused[0].reason
+            return
+        assert not plan.refused and f"{way}: " in plan.why and plan.why.count("connection refused") == len(blind)
+        assert one.move(plan).exit_code == 0
+    modes = [words["source"]["mode"] for _, words in made.asks if "source" in words]
+    assert modes == ["pull" if way == "pull" else "push"] and len(relays) == (way == "relay")
+    if relays:
+        ((nodes, urls, secrets),) = relays
+        assert [node.name for node in nodes] == [HERE, THERE] and len(set(urls)) == 2 and len(secrets) == 2
+        assert "target" not in made.asks[1][1]
+
+
+def test_a_way_that_there_is_not(world):
+    world()
+    with pytest.raises(UsageError, match="--lxd-mode"):
+        move(lxd_mode="pigeon")
 
 
 def test_a_snapshot_that_cannot_be_restored_is_a_loss(world):
@@ -297,9 +363,17 @@ class Died(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("moves", ()), ("fails", ()), ("both", ()), ("false", ()), ("false", ("snapshot_first",))]
+    ("how", "words", "own"),
+    [
+        ("moves", (), {}),
+        ("fails", (), {}),
+        ("both", (), {}),
+        ("false", (), {}),
+        ("false", ("snapshot_first",), {}),
+        ("moves", (), {"lxd_mode": "push"}),
+    ],
 )
-def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words):
+def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words, own):
     """`recover` ends the run: one copy runs, nothing else knows it, its keys are as before, nothing is left open."""
     write, left = Journal.write, [0]
 
@@ -314,7 +388,7 @@ def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words):
         left[0] = number
         monkeypatch.setattr(Journal, "write", dying)
         try:
-            move(*words)
+            move(*words, **own)
             died = False
         except Died:
             died = True
