@@ -64,17 +64,19 @@ def survey(
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
         *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
         *checks.profiles_and_devices(instance, daemons[1], cast(Shell, _Devices(daemons[1])), nodes[1]),
-        *_unseen(options),
+        *_unseen(options, want.precopy),
     ]
     details = {"sockets": [url_of(source.node), url_of(target.node)], **meets.details()}
     return told(here["server"], found, details, want, options)
 
 
-def _unseen(options: Options) -> Iterator[Check]:
+def _unseen(options: Options, precopy: bool) -> Iterator[Check]:
     """What nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
     text = (
         "nobody looked at: both criu, the target's AppArmor, the first process, TMPDIR, whether it was restored before"
     )
+    if precopy:
+        text += "; of a round of pre-copy the daemon tells its pages alone, not how long it took"
     yield Check("unseen-lxd", Level.WARN, text, "reach the nodes by ssh: then all of it is looked at")
     if options.backend_args.get("snapshot_first"):
         text = "if LXD takes a restore that failed for a success, it goes back to the snapshot of before the move"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
-from reberth_lxd import https
+from reberth_lxd import https, kinds
 
 if TYPE_CHECKING:
     import pylxd
@@ -71,7 +71,7 @@ class Daemon:
         self.client = _client(node, shell, self.socket) if shell and not https.over_api(node) else https.connect(node)
         self.host: dict[str, Any] = dict(self.client.host_info)
         if self.host.get("auth") != "trusted":
-            hint = f"on that node: lxc config trust add {https.identity_of(node)}/client.crt"
+            hint = self.spoken(f"on that node: lxc config trust add {https.identity_of(node)}/client.crt")
             raise UntrustedError(f"the daemon of node {node.name} does not trust this client", hint=hint)
 
     @property
@@ -83,6 +83,10 @@ class Daemon:
     def extensions(self) -> list[str]:
         """What the daemon's API can, by the names that it lists."""
         return list(self.host.get("api_extensions") or [])
+
+    def spoken(self, hint: str) -> str:
+        """A hint with a command of `lxc`, in words of the client that belongs to this daemon."""
+        return kinds.spoken(kinds.kind_of(self.extensions), hint)
 
     def get(self, *path: str) -> dict[str, Any] | None:
         """What a GET answers, None where there is nothing."""

@@ -31,7 +31,7 @@ TWICE_S = 1.0
 def fetch(source: Daemon, name: str) -> dict[str, Any]:
     found = source.get("instances", name)
     if found is None:
-        hint = f"look for it: lxc list {name}"
+        hint = source.spoken(f"look for it: lxc list {name}")
         raise CommandError(f"the daemon of {source.node.name} has no {name} any more", hint=hint)
     return found
 
@@ -184,7 +184,8 @@ def reberth_commit(move: Move) -> bool:
         if not runs(target, name):
             status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
-            raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
+            hint = target.spoken(f"look at it: lxc info {name}; then: reberth recover {move.id}")
+            raise CommandError(text, hint=hint)
     target.patch("instances", name, json={"config": {keys.AUTOSTART: move.recall("keys")[keys.AUTOSTART]}})
     _drop_snapshot(move, target)
     old = source.get("instances", name)
@@ -258,7 +259,7 @@ def _remove_remains(move: Move, source: Daemon) -> None:
             return
         if not runs(source, name):
             text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
-            raise CommandError(text, hint=f"lxc info {name}, on both nodes")
+            raise CommandError(text, hint=source.spoken(f"lxc info {name}, on both nodes"))
         if over_api(target.node) and hollow(target, name):
             text = f"the daemon of {target.node.name} says that {name} runs, and knows of no process of it"
             raise CommandError(text, hint=f"start that daemon again, then: reberth recover {move.id}")

@@ -128,6 +128,9 @@ def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, ru
         def get(self, *path):
             return None if self.gone and self.status == 0 else {"status_code": self.status, "processes": 2}
 
+        def spoken(self, hint):
+            return hint.replace("lxc", "incus")
+
         def put(self, *path, json):
             self.gone.append("stopped")
 
@@ -143,8 +146,9 @@ def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, ru
     if runs:
         phases._remove_remains(move, source)
     else:
-        with pytest.raises(CommandError, match="nothing of it is removed"):
+        with pytest.raises(CommandError, match="nothing of it is removed") as error:
             phases._remove_remains(move, source)
+        assert error.value.hint.startswith("incus info")
     assert target.gone == (["stopped", "deleted"] if runs else [])
 
 
