@@ -310,8 +310,8 @@ TRUE = {K: "true"}
             ["--iterations", "5", "--goal", "80", "--mode", "pre-copy", "local:c1", "n2:"],
         ),
         *(
-            (["c1", "n2:", "--mode", way], client(TRUE), ["--lxd-mode", way, "local:c1", "n2:"])
-            for way in ("pull", "push", "relay")
+            (["c1", "n2:", "--mode", way], client(TRUE), ["--lxd-mode", way, *beside, "local:c1", "n2:"])
+            for way, beside in (("pull", []), ("push", []), ("relay", ["--remotes", "lxc"]))
         ),
     ],
 )

@@ -14,7 +14,8 @@ from reberth.config import Config
 from reberth.host import Host
 from reberth.journal import Journal
 from reberth.request import Request
-from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError, UsageError
+from reberth.session import Session
+from reberth_hooks import CommandError, Mode, Node, Options, RefusedError, UnreachableError, UsageError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
 from reberth_lxd import apimove, apisurvey, kinds, ledger, meeting, phases, survey
@@ -34,6 +35,7 @@ class World:
         self.numbers = itertools.count(1)
         self.memory = "whole"
         self.most_running, self.asked = 1, 0
+        self.patches: list[tuple[str, dict[str, str]]] = []
         self.asks: list[tuple[str, dict[str, Any]]] = []
         reached = {"status_code": 400, "err": "Failed getting remote image info: Image not found", "node": ""}
         self.probe = {HERE: reached, THERE: reached}
@@ -150,6 +152,7 @@ class Played:
     def patch(self, *path, json):
         if self.mine["c1"].get("hollow"):
             raise CommandError('Instance is busy running a "stop" operation')
+        self.world.patches.append((self.node.name, dict(json["config"])))
         config = {**self.mine["c1"]["config"], **json["config"]}
         self.mine["c1"]["config"] = {k: v for k, v in config.items() if v != ""}
 
@@ -296,6 +299,42 @@ def test_the_way_that_the_daemons_can_go(world, monkeypatch, blind, asked, way):
         ((nodes, urls, secrets),) = relays
         assert [node.name for node in nodes] == [HERE, THERE] and len(set(urls)) == 2 and len(secrets) == 2
         assert "target" not in made.asks[1][1]
+
+
+def test_rounds_of_pre_copy_are_told_by_events(world, monkeypatch):
+    """Asked for in real rounds, set as the daemon counts them, put back; what its loop does is told and judged."""
+    made = world()
+    pages = [("16434", "0"), ("11293", "5141"), ("16414", "20")]
+
+    class Told(Quiet):
+        def said(self, word):
+            rows = pages if word == apimove.PAGES else []
+            return [(1.0, {"pages": written, "skipped": skipped}) for written, skipped in rows]
+
+    monkeypatch.setattr(apimove, "Events", Told)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(Session, "emit", lambda self, kind, text="", **_: told.append((kind, text)))
+    options = Options(mode=Mode.PRE_COPY, iterations=3, goal=80, given=("goal", "iterations", "mode"))
+    with host() as one:
+        plan = one.plan(Request(f"{HERE}:c1", f"{THERE}:", options))
+        report = one.move(plan)
+    assert report.exit_code == 0 and "at most 3 rounds" in plan.why, report.error
+    assert {**plan.details["keys"]} == {
+        KEY: "true",
+        f"{KEY}.iterations": "5",
+        f"{KEY}.goal": "80",
+        "boot.autostart": "false",
+    }
+    assert made.patches[0] == (HERE, plan.details["keys"])
+    assert [(one["pages_written"], one["pages_skipped_parent"]) for one in report.rounds][:3] == [
+        (int(written), int(skipped)) for written, skipped in pages
+    ]
+    assert report.stop_reason.startswith("3 of at most 3 rounds"), report.stop_reason
+    assert len([text for kind, text in told if kind == "progress" and text.startswith("round ")]) == 3
+    assert len([text for kind, text in told if kind == "warning" and "round 3 wrote no less" in text]) == 1
+    assert any("its pages alone" in check.reason for check in plan.checks if check.id == "unseen-lxd")
+    kept = made.instances[THERE]["c1"]["config"]
+    assert kept[f"{KEY}.goal"] == "55" and KEY not in kept and f"{KEY}.iterations" not in kept
 
 
 def test_a_way_that_there_is_not(world):
