@@ -18,9 +18,9 @@ from reberth_lxd import request
 from reberth_lxd.client import Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.keys import AUTOSTART
+from reberth_lxd.native import PULL, PUSH, RELAY, WAYS
 from reberth_lxd.relay import Relay
 
-PULL, PUSH, RELAY = WAYS = ("pull", "push", "relay")
 PROBE_S, ASK_S = 12.0, 0.05  # LXD 5.0.2 takes 20 s for an address that does not answer (measured 2026-11-28)
 NO_WAY = ("ailed to connect", "Unable to connect", "ailed connecting")
 KNOWN = ("connection refused", "timeout", "no route to host", "network is unreachable", "certificate")

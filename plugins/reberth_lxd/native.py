@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from reberth_hooks import UsageError
 
+PULL, PUSH, RELAY = WAYS = ("pull", "push", "relay")  # the values of its --mode
 HONOURED, REFUSED, NATIVE = "honoured", "refused", "native"
 
 

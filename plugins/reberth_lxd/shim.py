@@ -12,8 +12,7 @@ from typing import Any
 from reberth_hooks import UsageError
 from reberth_lxd.client import RUNNING
 from reberth_lxd.keys import is_true
-from reberth_lxd.meeting import RELAY
-from reberth_lxd.native import Words, parse, split
+from reberth_lxd.native import RELAY, Words, parse, split
 
 QUERY_S = 20
 GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
