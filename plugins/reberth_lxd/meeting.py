@@ -67,17 +67,17 @@ def choose(source: Daemon, target: Daemon, kind: str, wanted: str, relays: bool)
         reached, words = reaches(asking, asked, kind)
         if reached or (reached is None and way in (PULL, wanted)):
             return Meeting(
-                way, url, _check(True, [*said, TEXT[way].format(**names, url=url), *([words] if words else [])])
+                way, url, _verdict(True, [*said, TEXT[way].format(**names, url=url), *([words] if words else [])])
             )
         said.append(words)
     if relays and wanted in ("", RELAY):
-        return Meeting(RELAY, "", _check(True, [*said, TEXT[RELAY]]))
+        return Meeting(RELAY, "", _verdict(True, [*said, TEXT[RELAY]]))
     if wanted == RELAY:
         said.append("relay: this machine reaches the daemons through ssh alone")
-    return Meeting(wanted or PULL, address(target if wanted == PUSH else source), _check(False, said))
+    return Meeting(wanted or PULL, address(target if wanted == PUSH else source), _verdict(False, said))
 
 
-def _check(good: bool, said: list[str]) -> Check:
+def _verdict(good: bool, said: list[str]) -> Check:
     remedy = "let it listen where the other one reaches it: lxc config set core.https_address ADDRESS:8443"
     return Check("lxd-address", Level.OK if good else Level.FAIL, "; ".join(said), "" if good else remedy)
 
