@@ -110,49 +110,56 @@ def reaches(asking: Daemon, asked: Daemon, kind: str) -> tuple[bool | None, str]
 
 
 def begin(
-    move: Move, source: Daemon, target: Daemon, instance: dict[str, Any], begun: Callable[[int, str], None]
+    move: Move,
+    source: Daemon,
+    target: Daemon,
+    instance: dict[str, Any],
+    begun: Callable[[int, str], None],
+    files: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[Any]:
     """Let both daemons begin, in the way of the plan; `begun` is told the end (0, 1) and the URL of its operation.
 
-    The answer is to be kept open until both have ended. CommandError with the words of the daemon that says no.
+    `files` makes it a copy of files alone, and are further words for the target. The answer is to be kept open until
+    both have ended. CommandError with the words of the daemon that says no.
     """
     details, name = move.plan.details, move.plan.workload.name
     way, base = details.get("way", PULL), str(details["url"]).rstrip("/")
-    keys = on_target(move)
+    keys, calm = on_target(move), {} if files is None else {"live": False}
     move.emit("step", str(details.get("why_way") or way))
-    if way == PULL:
-        offered = source.post("instances", name, json=request.for_source(name))
+
+    def offer(to: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        offered = source.post("instances", name, json=request.for_source(name, to) | calm)
         begun(0, offered["url"])
-        certificate = str(source.environment["certificate"])
-        _take(
-            move,
-            target,
-            request.for_target(instance, base + offered["url"], certificate, offered["secrets"], keys),
-            begun,
-        )
+        return offered
+
+    def take(json: dict[str, Any]) -> dict[str, Any]:
+        taken = _take(move, target, json | {"source": json["source"] | calm | dict(files or {})})
+        begun(1, taken["url"])
+        return taken
+
+    if way == PULL:
+        offered = offer()
+        url, certificate = base + offered["url"], str(source.environment["certificate"])
+        take(request.for_target(instance, url, certificate, offered["secrets"], keys))
         return nullcontext()
-    taken = _take(move, target, request.for_push(instance, keys), begun)
+    taken = take(request.for_push(instance, keys))
     if way == PUSH:
         certificate = str(target.environment["certificate"])
-        to = {"operation": base + taken["url"], "certificate": certificate, "secrets": taken["secrets"]}
-        begun(0, source.post("instances", name, json=request.for_source(name, to))["url"])
+        offer({"operation": base + taken["url"], "certificate": certificate, "secrets": taken["secrets"]})
         return nullcontext()
-    offered = source.post("instances", name, json=request.for_source(name))
-    begun(0, offered["url"])
+    offered = offer()
     nodes, urls = (source.node, target.node), (offered["url"], taken["url"])
     return closing(Relay(nodes, urls, (offered["secrets"], taken["secrets"])))
 
 
-def _take(move: Move, target: Daemon, json: dict[str, Any], begun: Callable[[int, str], None]) -> dict[str, Any]:
+def _take(move: Move, target: Daemon, json: dict[str, Any]) -> dict[str, Any]:
     """Let the target make the copy; CommandError with the target's own words."""
     move.note("created", True)  # from here on an instance of this name on the target is ours to remove
     try:
-        taken = target.post("instances", json=json)
+        return target.post("instances", json=json)
     except CommandError as error:
         cause, hint = explain(error.message)
         raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
-    begun(1, taken["url"])
-    return taken
 
 
 def on_target(move: Move) -> dict[str, str]:
