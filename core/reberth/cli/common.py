@@ -54,7 +54,7 @@ def open_host(config: Config, *, yes: bool = False, quiet: bool = False, json: b
 def options_of(config: Config, **given: Any) -> Options:
     """Options from the configuration's defaults under what was given; False, None and empty lists are not given."""
     lazy = {"lazy_restore": False} if given.pop("no_lazy_restore", False) else {}
-    own = {word: True for word in ("keep_source", "snapshot_first") if given.pop(word, False)}
+    own = {word: True for word in ("keep_source", "snapshot_first", "force_stop") if given.pop(word, False)}
     words: Mapping[str, Any] = {word: value for word, value in given.items() if value} | lazy
     return replace(make_options(config.defaults, words), backend_args=own)
 
