@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, ReberthError, Receipt, Restored, Tree
@@ -137,13 +138,14 @@ def checkpoint(move: Move) -> Checkpoint:
     """Shut it down, by force only where that was asked for; CommandError when it does not, and it goes on."""
     name, source = move.plan.workload.name, phases.daemon(move, 0)
     move.note("stopping", True)
-    source.patch("instances", name, json={"config": move.plan.details["keys"]})
     begun_ns = stamp_ns(move, 0)
     _stop(move, source)
     if phases.fetch(source, name)["status_code"] != STOPPED:
         raise CommandError(f"the daemon of {source.node.name} does not say that {name} is stopped")
-    move.note("stopped", True)
     ended_ns = stamp_ns(move, 0)
+    move.note("stopped", True)
+    # Not before: LXD 5.0.2 stays busy with a shutdown that failed, and changes nothing of the container until it ends.
+    source.patch("instances", name, json={"config": move.plan.details["keys"]})
     seconds = (ended_ns - begun_ns) / 1e9
     files = Tree("filesystem-delta", name, move.plan.target_name)
     return Checkpoint((files,), Iteration(0, seconds=seconds), begun_ns, ended_ns, (), "it was stopped")
@@ -228,8 +230,8 @@ def rollback(move: Move) -> bool:
     name = move.plan.workload.name
     try:
         source = phases.daemon(move, 0)
-        if move.recall("stopping"):
-            source.patch("instances", name, json={"config": move.recall("keys")})
+        if move.recall("stopped"):
+            when_free(lambda: source.patch("instances", name, json={"config": move.recall("keys")}))
         end_operations(move)
         if move.recall("created"):
             _remove_copy(move, source, phases.daemon(move, 1))
@@ -239,6 +241,18 @@ def rollback(move: Move) -> bool:
         return True
     move.note("tidied", True)
     return True
+
+
+def when_free(act: Callable[[], None]) -> None:
+    """Do it, as soon as the daemon has ended what it is busy with: CommandError when that takes too long."""
+    deadline = time.monotonic() + phases.END_S
+    while True:
+        try:
+            return act()
+        except CommandError as error:
+            if "busy" not in error.message.lower() or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
 
 
 def end_operations(move: Move) -> None:

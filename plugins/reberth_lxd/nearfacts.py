@@ -13,11 +13,10 @@ from typing import Any
 
 from reberth_hooks import CommandError, ConnectionLostError, Move, Node, ReberthError
 from reberth_lxd import near, phases
-from reberth_lxd.client import RUNNING, STOPPED, Daemon, over
+from reberth_lxd.client import RUNNING, STOPPED, over
 
 RUNS, RESTS, MISSING, UNCLEAR, SILENT = "runs", "rests", "missing", "unclear", "silent"
 PATIENCE_S = 150.0
-REVIVE_S = 100.0
 CHANGES = ("migrat", "creat", "start", "stop", "shut", "delet")  # of an operation's description
 Facts = dict[str, Any]
 
@@ -127,20 +126,6 @@ def _revive(move: Move, *, on_word: bool) -> Facts:
     if on_word:
         move.note("given-up", True)
     move.emit("step", f"{name} is started again on {move.plan.source.name}")
-    _start(phases.daemon(move, 0), name)
+    start, daemon = {"action": "start", "timeout": near.START_S}, phases.daemon(move, 0)
+    near.when_free(lambda: daemon.put("instances", name, "state", json=start))
     return facts
-
-
-def _start(daemon: Daemon, name: str) -> None:
-    """Start it, as soon as the daemon has ended what it is busy with; CommandError when that takes too long."""
-    deadline = time.monotonic() + REVIVE_S
-    while True:
-        try:
-            daemon.put("instances", name, "state", json={"action": "start", "timeout": near.START_S})
-        except CommandError:
-            if not phases.runs(daemon, name):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1.0)
-                continue
-        return
