@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd import checks, keys, meeting
+from reberth_lxd import checks, keys, kinds, meeting
 from reberth_lxd.client import Daemon
 from reberth_lxd.https import url_of
 from reberth_lxd.wanted import running, told
@@ -28,7 +28,7 @@ def facts(said: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-class _Devices:
+class Devices:
     """A target's network devices, asked for as a node's files are."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -47,6 +47,8 @@ def survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
+    if dead := list(checks.not_live(here, there, source.node.name, target.node.name)):
+        return Survey(tuple(kinds.in_words_of(here["server"], dead)))
     if here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
         names = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{names} are two names of the same daemon", hint="name another remote")
@@ -63,7 +65,7 @@ def survey(
         *(c for c in checks.shape(instance, here, there, "", False, nodes[0]) if c.id in OF_SHAPE),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
         *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
-        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, _Devices(daemons[1])), nodes[1]),
+        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, Devices(daemons[1])), nodes[1]),
         *_unseen(options, want.precopy),
     ]
     details = {"sockets": [url_of(source.node), url_of(target.node)], **meets.details()}

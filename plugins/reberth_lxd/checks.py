@@ -35,6 +35,14 @@ def version_gate(server: str, version: str) -> str:
     return ""
 
 
+def not_live(here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str) -> Iterator[Check]:
+    """A failure for each daemon that cannot move a running container, whose remedy names the mode that is left."""
+    for facts, node in ((here, source), (there, target)):
+        if facts.get("not_live"):
+            reason, remedy = facts["not_live"]
+            yield Check("lxd-live", Level.FAIL, reason, remedy, node)
+
+
 def daemons(
     here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str, precopy: bool
 ) -> Iterator[Check]:

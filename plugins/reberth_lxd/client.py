@@ -23,7 +23,7 @@ SOCKETS = (
 RUNNING, STOPPED = 103, 102
 OVER = 200  # from here on an operation's status is final; 200 alone is success
 REQUEST_S = 60.0
-MAKE_S = 1800.0
+WAIT_S, MAKE_S = 90.0, 1800.0
 
 
 class MissingError(CommandError):
@@ -118,9 +118,9 @@ class Daemon:
         """Change something and wait until it is done."""
         self._wait(self._ask("patch", path, json=json))
 
-    def put(self, *path: str, json: dict[str, Any]) -> None:
+    def put(self, *path: str, json: dict[str, Any], limit_s: float = WAIT_S) -> None:
         """Set something and wait until it is done."""
-        self._wait(self._ask("put", path, json=json))
+        self._wait(self._ask("put", path, json=json), limit_s)
 
     def delete(self, *path: str) -> None:
         """Remove something and wait until it is gone; nothing to remove is fine."""
@@ -131,7 +131,7 @@ class Daemon:
         """An operation as it is now; one that the daemon has forgotten answers status_code 0."""
         return self.get("operations", url.rpartition("/")[2]) or {"status_code": 0, "err": ""}
 
-    def _wait(self, answer: dict[str, Any], limit_s: float = 90.0) -> None:
+    def _wait(self, answer: dict[str, Any], limit_s: float = WAIT_S) -> None:
         url = str(answer.get("operation") or "")
         deadline = time.monotonic() + limit_s
         while url:

@@ -38,6 +38,7 @@ def command(
     no_lazy_restore: params.NoLazyRestore = False,
     keep_source: params.KeepSource = False,
     snapshot_first: params.SnapshotFirst = False,
+    force_stop: params.ForceStop = False,
     lxd_mode: params.LxdMode = "",
     remotes: params.Remotes = "",
     dry_run: DryRun = False,
@@ -75,6 +76,7 @@ def command(
         no_lazy_restore=no_lazy_restore,
         keep_source=keep_source,
         snapshot_first=snapshot_first,
+        force_stop=force_stop,
         lxd_mode=lxd_mode,
     )
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
