@@ -70,7 +70,7 @@ class World:
         running = [n for n in (HERE, THERE) if self.instances[n].get("c1", {}).get("status_code") == RUNNING]
         self.most_running = max(self.most_running, len(running))
 
-    def carry(self, json):
+    def pull(self, json):
         """Both daemons have begun: what comes of it is known at once."""
         old = self.instances[HERE]["c1"]
         self.instances[THERE]["c1"] = {**old, "config": json["config"], "status_code": STOPPED, "status": "Stopped"}
@@ -142,8 +142,8 @@ class Played:
             return {"url": "/1.0/operations/image", "secrets": {}}
         self.world.asks.append((self.node.name, json))
         found = {"url": self.world.begin(self.node.name), "secrets": {"control": "secret"}}
-        if len(self.world.asks) == 2:
-            self.world.carry(next(words for _, words in self.world.asks if "source" in words))
+        if len(self.world.asks) % 2 == 0:
+            self.world.pull(next(words for _, words in self.world.asks[-2:] if "source" in words))
         return found
 
     def create(self, *path, json):
