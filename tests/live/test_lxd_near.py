@@ -21,8 +21,8 @@ from reberth_lab.node import Node
 pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
 NEAR = ("--mode", "near-live")
-ALL = os.environ.get("REBERTH_LXD_FAULTS", "") == "all"  # `make test` has time for a sample
-GATE, LAST = "/run/near-gate", "/run/near-last"  # what a container runs before its start, and after its last process
+GATE, LAST = "/run/near-gate", "/run/near-last"  # what runs before a container's start, and after its last process
+ARRIVED = "/run/near-arrived"
 HOOKS = f"raw.lxc=lxc.console.path = none\nlxc.hook.pre-start = {GATE}\nlxc.hook.stop = {LAST}"
 # Written again, as long and in the same second as before, when the first sync has taken the earlier one.
 LATE = """#!/bin/sh
@@ -51,7 +51,9 @@ def counter(nodes: Sequence[Node]) -> Iterator[str]:
     for node in nodes:
         node.write(GATE, "#!/bin/sh\nexit 0\n", 0o755)
         node.write(LAST, "#!/bin/sh\nexit 0\n", 0o755)
-    yield from kit.fresh(nodes, NAME, "-c", HOOKS, "-c", "boot.autostart=true")
+    for name in kit.fresh(nodes, NAME, "-c", HOOKS, "-c", "boot.autostart=true"):
+        nodes[0].run(["sh", "-c", EARLY, "sh", kit.root_of(nodes[0], name)])
+        yield name
 
 
 def phases(done: Done) -> list[str]:
@@ -62,50 +64,51 @@ def beats_file(node: Node, name: str) -> str:
     return f"{kit.root_of(node, name)}/var/log/beats"
 
 
-def digest(node: Node, name: str, size: int) -> str:
-    """Of the first bytes of what the container has written."""
-    words = ["sh", "-c", 'head -c "$1" "$2" | sha256sum', "sh", str(size), beats_file(node, name)]
-    return node.run(words).stdout
+def probe(node: Node, name: str) -> str:
+    """A file that was written before the move."""
+    return node.run(["cat", f"{kit.root_of(node, name)}/etc/probe"]).stdout
 
 
 def test_no_write_is_lost(nodes: Sequence[Node], command: Command, counter: str) -> None:
     """What it wrote last is there, and so is what rsync would take for unchanged; the old one is kept, stopped."""
     here, there = nodes
-    root, config, before = kit.root_of(here, counter), kit.config(here, counter), kit.healthy(here, counter)
-    here.write(LAST, LATE.replace("$1", root), 0o755)
-    here.run(["sh", "-c", EARLY, "sh", root])
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    here.write(LAST, LATE.replace("$1", kit.root_of(here, counter)), 0o755)
+    there.write(GATE, f"#!/bin/sh\ncp {beats_file(there, counter)} {ARRIVED}\n", 0o755)
     done = command.move(f"node1:{counter}", "node2:", *NEAR, "--keep-source")
     assert done.code == 0 and done.report["mode"] == "near-live", str(done)
     assert phases(done) == ["initial-sync", "final-dump", "final-sync", "restore", "commit"]
     assert 0 < done.report["downtime_s"] < done.report["total_s"]
-    after = kit.healthy(there, counter)
-    assert after["beats"] > before["beats"] and kit.config(there, counter) == config
-    assert there.run(["cat", f"{kit.root_of(there, counter)}/etc/probe"]).stdout == "late"
-    size = int(here.run(["stat", "-c", "%s", beats_file(here, counter)]).stdout)
-    assert size and digest(here, counter, size) == digest(there, counter, size)
+    answering(there, counter)
+    assert kit.config(there, counter) == config and probe(there, counter) == "late"
+    # A started counter begins its file anew, so that is compared as it was when the copy was about to start.
+    written = here.run(["cat", beats_file(here, counter)]).stdout
+    assert there.run(["cat", ARRIVED]).stdout == written
+    assert len(written.splitlines()) > before["beats"]
     kept = kit.state(here, counter)
     assert kept["status"] == "Stopped" and kept["config"]["boot.autostart"] == "false"
     assert kit.traces(nodes) == []
-    # The twin: a write that is lost is seen.
-    there.run(["truncate", "-s", "3", beats_file(there, counter)])
-    assert digest(here, counter, size) != digest(there, counter, size)
 
 
 def test_a_start_that_fails_brings_the_source_back(nodes: Sequence[Node], command: Command, counter: str) -> None:
     here, there = nodes
-    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    config = kit.config(here, counter)
     there.write(GATE, "#!/bin/sh\nexit 1\n", 0o755)
     done = command.move(f"node1:{counter}", "node2:", *NEAR)
     assert (done.code, done.report["outcome"]) == (20, "rolled-back"), str(done)
     assert "could not be started" in done.error
-    assert_back(nodes, counter, config, before)
+    alone(nodes, counter, config)
 
 
-def assert_back(nodes: Sequence[Node], name: str, config: dict[str, str], before: dict[str, Any]) -> None:
-    """It runs where it was, its configuration as before, and nothing is left on the target."""
-    after = answering(nodes[0], name)
-    assert after["beats"] > before["beats"] and kit.config(nodes[0], name) == config
-    assert kit.status(nodes[1], name) == "" and kit.traces(nodes) == []
+def alone(nodes: Sequence[Node], name: str, config: dict[str, str]) -> None:
+    """It runs on the first of these, its files and configuration as before, and the other one knows nothing of it."""
+    answering(nodes[0], name)
+    assert kit.config(nodes[0], name) == config and probe(nodes[0], name) == "once"
+    assert kit.status(nodes[1], name) == ""
+    deadline = time.monotonic() + 30
+    while kit.traces(nodes):
+        assert time.monotonic() < deadline, kit.traces(nodes)
+        time.sleep(0.2)
 
 
 def answering(node: Node, name: str) -> dict[str, Any]:
@@ -138,8 +141,7 @@ def test_a_daemon_without_criu(nodes: Sequence[Node], command: Command, counter:
         kit.healthy(here, counter, before)
         done = command.move(f"node1:lxd/{counter}", "node2:", *NEAR)
     assert done.code == 0, str(done)
-    assert answering(there, counter)["beats"] > before["beats"]
-    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+    alone((there, here), counter, config)
     assert any("memory" in warning for warning in done.report["warnings"])
 
 
@@ -149,14 +151,13 @@ def test_over_https_alone(nodes: Sequence[Node], tmp_path: Path, counter: str) -
     shutil.copytree(lab_lxd.client_dir(here.site), tmp_path / "conf")
     places = [str(lab_lxd.client_program(here.site).parent), str(Path(sys.executable).parent), os.environ["PATH"]]
     client = {"PATH": os.pathsep.join(places), "LXD_CONF": str(tmp_path / "conf")}
-    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    config = kit.config(here, counter)
     (tmp_path / "config.toml").touch()
     command = Command(tmp_path / "config.toml", tmp_path / "state")
     words = ("move", "--json", "--remotes", "lxc", *NEAR, "--", f"node1:{counter}", "node2:")
     done = command.run(*words, env=client)
     assert done.code == 0 and "initial-sync" not in phases(done), str(done)
-    assert answering(there, counter)["beats"] > before["beats"]
-    assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+    alone((there, here), counter, config)
 
 
 def noted(key: str) -> Callable[[dict[str, object]], bool]:
@@ -167,11 +168,10 @@ def noted(key: str) -> Callable[[dict[str, object]], bool]:
 MOMENTS = ["created", "copied", "stopping", "stopped", "starting", "running_ns", "landed"]
 
 
-@pytest.mark.skipif(not ALL, reason="by hand: REBERTH_LXD_FAULTS=all")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: str, moment: str) -> None:
     """`recover` starts it where it belongs; nobody else does."""
-    config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
+    config = kit.config(nodes[0], counter)
     place = command.state / "reberth/runs"
     known = {path.name for path in place.glob("*")}
     process = command.start("move", "--json", *NEAR, "--", f"node1:{counter}", "node2:")
@@ -187,6 +187,9 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: s
     home = nodes[again.report["runs"][0]["outcome"] == "moved"]
     print(f"{moment}: {again.report['runs'][0]['outcome']}")
     assert home is nodes[1] if moment == "landed" else home is nodes[0] or moment in ("starting", "running_ns")
-    assert answering(home, counter)["beats"] > before["beats"] and kit.config(home, counter) == config
-    assert kit.status(nodes[home is nodes[0]], counter) == ""
+    alone((home, nodes[home is nodes[0]]), counter, config)
     assert command.run("status", "--json").report.get("runs") == []
+
+
+if os.environ.get("REBERTH_LXD_FAULTS", "") != "all":
+    del test_the_controller_dies  # made by hand: it takes minutes

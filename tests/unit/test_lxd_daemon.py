@@ -99,20 +99,21 @@ def daemon(tmp_path):
 def test_emulated_lxd_6_6_is_refused_with_the_reason(daemon):
     node, place = daemon("6.6")
     found = survey.reberth_probe(node, Shell(place))
-    assert not found["usable"] and "removed in 6.6" in found["reason"] and "Incus" in found["remedy"]
-    assert "near-live" in found["remedy"]
+    reason, remedy = found["not_live"]
+    assert "near-live alone" in found["reason"] and "removed in 6.6" in reason
+    assert "Incus" in remedy and "--mode near-live" in remedy
 
 
 def test_emulated_daemon_without_criu_is_refused(daemon):
     node, place = daemon()
     found = survey.reberth_probe(node, Shell(place, criu=False))
-    assert not found["usable"] and "no criu" in found["reason"]
+    assert "no criu" in found["not_live"][0] and "--mode near-live" in found["not_live"][1]
 
 
 def test_emulated_snap_is_refused_since_nothing_would_hold_its_criu(daemon):
     node, place = daemon("5.21.2")
     found = survey.reberth_probe(node, Shell(place, snap=True))
-    assert not found["usable"] and "cannot be held" in found["reason"]
+    assert "cannot be held" in found["not_live"][0] and "--mode near-live" in found["not_live"][1]
 
 
 @pytest.mark.parametrize("runs", [True, False])
