@@ -17,7 +17,7 @@ from reberth_lxd.client import RUNNING, STOPPED, over
 
 RUNS, RESTS, MISSING, UNCLEAR, SILENT = "runs", "rests", "missing", "unclear", "silent"
 PATIENCE_S = 150.0
-CHANGES = ("migrat", "creat", "start", "stop", "shut", "delet")  # of an operation's description
+CHANGES = ("start", "stop", "shut", "delet")  # of an operation's description; a copy under way starts nothing
 Facts = dict[str, Any]
 
 
@@ -27,6 +27,8 @@ def answer(move: Move, node: Node, op: str, args: dict[str, Any]) -> Facts:
         return _revive(move, on_word=bool(args.get("aborted")))
     if not (move.recall("created") or move.recall("stopping")):
         return {}  # nothing was begun
+    with contextlib.suppress(ReberthError):
+        near.end_operations(move)  # the run is being settled: no copy is under way for it any more
     states = _states(move)
     found = judge_source(move, *states) if node.name == move.plan.source.name else judge_target(move, *states)
     if found is None:
@@ -106,7 +108,7 @@ def _state(move: Move, side: int) -> str:
 
 
 def _changes(operation: dict[str, Any], name: str) -> bool:
-    """Whether an operation starts, stops, makes or copies this container, and goes on."""
+    """Whether an operation starts, stops or removes this container, and goes on."""
     words = str(operation.get("description", "")).lower()
     named = [url for urls in (operation.get("resources") or {}).values() for url in urls or ()]
     ours = any(url.partition("?")[0].rpartition("/")[2] == name for url in named)
@@ -116,8 +118,6 @@ def _changes(operation: dict[str, Any], name: str) -> bool:
 def _revive(move: Move, *, on_word: bool) -> Facts:
     """Start the source again, once the copy is known not to run; CommandError while it may."""
     name, facts = move.plan.workload.name, {"role": "source", "froze": bool(move.recall("stopping")), "resumed": True}
-    with contextlib.suppress(ReberthError):
-        near.end_operations(move)
     source, target = _states(move)
     if source == RUNS:
         return facts
