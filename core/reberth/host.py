@@ -128,7 +128,7 @@ class Host:
         shells = (self.shell(plan.source.name), self.shell(plan.target.name))
         for name in (plan.source.name, plan.target.name):
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
-        session = Session(plan, journal, shells, self.stage.event, self.shell_of)
+        session = Session(plan, journal, shells, self.stage.event, self.shell_of).let_answer(self.stage.answer)
         report = Engine(self.stage, session, Report.of_plan(plan)).run()
         limit_logs()
         return report

@@ -66,7 +66,7 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     plan = plan_from(record["plan"])
     reach = host.way(plan)
     session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach)
-    session.on_word = how == "rollback"
+    session.let_answer(host.stage.answer).on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
         return _preview(session, want)

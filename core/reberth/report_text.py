@@ -40,8 +40,9 @@ def where_now(report: Report) -> str:
     source = report.source.partition(":")[0] or "the source"
     target = report.target.partition(":")[0] or "the target"
     name = report.target.partition(":")[2] or report.workload
+    stands = "stopped" if report.mode == "near-live" else "frozen"
     said = {
-        Exit.HELD: f"it is frozen on {source} and runs nowhere until `reberth recover` decides",
+        Exit.HELD: f"it is {stands} on {source} and runs nowhere until `reberth recover` decides",
         Exit.HELD_POST_COPY: f"it is stopped on {source}, and its copy on {target} waits for its pages",
         Exit.ENDED: "it runs nowhere: it has ended",
         Exit.LOST: f"it was started afresh on {source}: what its memory held is lost"

@@ -12,7 +12,7 @@ from reberth import boot, shell
 from reberth.helper import Asked, HelperShell
 from reberth.journal import Journal
 from reberth.wishes import Wishes
-from reberth_hooks import ConnectionLostError, Event, HelperError, Pending, Plan, ReberthError, Receipt
+from reberth_hooks import ConnectionLostError, Event, HelperError, Mode, Pending, Plan, ReberthError, Receipt
 
 GIVE_UP_S = 6.0
 
@@ -47,6 +47,16 @@ class Session:
             if end is not None:
                 end.on_wait, end.move = self._wait, self
         self._facts: list[dict[str, Any] | None] = [None, None]
+        self._answer: Any = None
+
+    def let_answer(self, answer: Any) -> Session:
+        """In a near-live move the backend tells what became of it (`Stage.answer`): the helpers hold nothing."""
+        if self.plan.mode is Mode.NEAR_LIVE:
+            self._answer = answer
+            for end in self.ends:
+                if end is not None:
+                    end.answer = answer
+        return self
 
     # What a phase may know (reberth_hooks.Move)
 
@@ -279,7 +289,7 @@ class Session:
         except ReberthError:
             end.close()
             raise
-        end.on_wait, end.move = self._wait, self
+        end.on_wait, end.move, end.answer = self._wait, self, self._answer
         return end
 
     def keep_logs(self) -> None:

@@ -36,8 +36,8 @@ class Stage:
         return self._ask(Route, node.connector, "connect", (node,), node=node)
 
     def answer(self, at: Any, op: str, args: _Facts) -> _Facts:
-        """An operation of the protocol, by the connector of a node that has an API alone."""
-        return self._ask(dict, at.node.connector, "answer", (at.node,), node=at.node, op=op, args=args, move=at.move)
+        """An operation of the protocol, by the plugin that speaks for this end."""
+        return self._ask(dict, at.speaker, "answer", (at.node,), node=at.node, op=op, args=args, move=at.move)
 
     def probe(self, plugin: str, node: Node, shell: Shell) -> _Facts:
         """Facts about a plugin's tools on a node; none from a plugin that does not probe."""

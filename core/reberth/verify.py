@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reberth.protocol import Decision
-from reberth_hooks import CommandError, Exit, Owner, ReberthError, UsageError
+from reberth_hooks import CommandError, Exit, Mode, Owner, ReberthError, UsageError
 
 if TYPE_CHECKING:
     from reberth.session import Session
@@ -84,7 +84,7 @@ def verify(session: Session) -> None:
     """Run every probe of the plan on the target; raises VerifyError with what the first bad one saw."""
     if session.on_word and session.plan.options.verify:
         raise VerifyError("the copy runs, and is taken back on the operator's word")
-    if session.plan.managed and not session.recall("accepted"):
+    if session.plan.managed and session.plan.mode is not Mode.NEAR_LIVE and not session.recall("accepted"):
         _settled(session)
     for text in () if session.recall("accepted") else session.plan.options.verify:
         kind, words = parse_probe(text)

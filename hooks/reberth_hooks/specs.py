@@ -51,7 +51,7 @@ def reberth_connect(node: Node) -> Route:
 
 @hookspec(firstresult=True)
 def reberth_answer(node: Node, op: str, args: dict[str, object], move: Move | None) -> dict[str, object]:
-    """Answer an operation of the protocol (`hello`, `facts`, ...) for a node whose route is an API without a helper."""
+    """Answer an operation of the protocol (`hello`, `facts`, ...) for a node without a helper, or a near-live move."""
     raise AssertionError
 
 

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 
 from reberth_hooks import Controller, Declaration, Mode, Role, hookimpl
 from reberth_lxd.https import reberth_connect
-from reberth_lxd.ledger import reberth_answer
-from reberth_lxd.phases import reberth_commit, reberth_rollback
 from reberth_lxd.survey import reberth_list, reberth_probe
-from reberth_lxd.ways import reberth_checkpoint, reberth_prepare, reberth_restore, reberth_survey
+from reberth_lxd.ways import (
+    reberth_answer,
+    reberth_checkpoint,
+    reberth_commit,
+    reberth_prepare,
+    reberth_restore,
+    reberth_rollback,
+    reberth_survey,
+    reberth_sync,
+    reberth_transfer,
+)
 
 if TYPE_CHECKING:
     import typer
@@ -32,6 +40,8 @@ __all__ = [
     "reberth_restore",
     "reberth_rollback",
     "reberth_survey",
+    "reberth_sync",
+    "reberth_transfer",
 ]
 
 
@@ -49,10 +59,10 @@ def reberth_describe() -> Declaration:
     return Declaration(
         summary="containers of LXD and Incus",
         roles=frozenset({Role.BACKEND, Role.COMMANDS, Role.CONNECTOR}),
-        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY}),
+        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.NEAR_LIVE}),
         tools=("criu", "head"),
         options=frozenset({"certificate", "identity", "socket", "url"}),
         managed=True,
         ignores=frozenset(IGNORED),
-        knows=frozenset({"keep_source", "snapshot_first"}),
+        knows=frozenset({"force_stop", "keep_source", "lxd_mode", "snapshot_first"}),
     )

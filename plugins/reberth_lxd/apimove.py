@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, Restored
-from reberth_lxd import keys, ledger, phases
+from reberth_lxd import keys, ledger, meeting, phases
 from reberth_lxd.client import OVER, Daemon, over
 from reberth_lxd.events import DUMPED, DUMPS, FAILED, MOVED, PAGES, Events
 from reberth_lxd.explain import explain
-from reberth_lxd.request import for_source
 
 SIDES = ("source", "target")
 PAGE_BYTES = 4096
@@ -33,7 +32,7 @@ def checkpoint(move: Move) -> Checkpoint:
     """Let the daemons move it, and answer when the copy was seen running twice; CommandError with the words of both."""
     heard = [Events(node) for node in (move.plan.source, move.plan.target)]
     try:
-        ends = _follow(move, *_begin(move))
+        ends = _moved(move, heard[0])
     finally:
         for events in heard:
             events.close()
@@ -46,7 +45,7 @@ def checkpoint(move: Move) -> Checkpoint:
 
 def _told(move: Move, source: Events, target: Events) -> Checkpoint:
     """What it cost, as far as the daemons' events say it: when they came here, to half a second."""
-    rounds = [_round(index, *one) for index, one in enumerate(source.said(PAGES))]
+    rounds = _rounds(source)
     frozen_ns, held_ns = _last_ns(source, DUMPS), _last_ns(source, DUMPED)
     if not frozen_ns or not held_ns or not move.recall("running_ns"):
         frozen_ns = held_ns = 0
@@ -73,32 +72,48 @@ def _round(index: int, at: float, context: dict[str, Any]) -> Iteration:
     return Iteration(index, pages_written=written, pages_skipped_parent=skipped, bytes=written * PAGE_BYTES)
 
 
+def _rounds(events: Events) -> list[Iteration]:
+    return [_round(index, *one) for index, one in enumerate(events.said(PAGES))]
+
+
+def _tell_rounds(move: Move, events: Events, told: int) -> int:
+    """Those that came since `told` of them were told; a warning when the daemon's loop does not get nearer.
+
+    The daemon ends it by its own rule and cannot be told to end it sooner.
+    """
+    rounds = _rounds(events)
+    for one in rounds[told:]:
+        written, skipped = one.pages_written, one.pages_skipped_parent
+        move.emit("progress", f"round {one.index + 1}: {written} pages written, {skipped} were there already")
+        if one.index > 1 and written >= rounds[one.index - 1].pages_written:
+            text = f"round {one.index + 1} wrote no less than the one before: memory is written as fast as it is sent"
+            move.emit("warning", f"{text}, and more rounds do not shorten the silence")
+    return len(rounds)
+
+
 def restore(move: Move) -> Restored:
     """What the target's daemon says of the copy that runs."""
     state = phases.daemon(move, 1).get("instances", move.plan.target_name, "state") or {}
     return Restored(move.plan.target_name, int(state.get("pid") or 0), int(state.get("processes") or 0))
 
 
-def _begin(move: Move) -> tuple[Daemon, Daemon]:
-    """Offer it at the source, and let the target pull it; each step is journaled before."""
-    name = move.plan.workload.name
+def _moved(move: Move, heard: Events) -> list[dict[str, Any]]:
+    """Let the daemons begin, each step journaled before, and answer how both operations have ended."""
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
-    instance = phases.fetch(source, name)
+    instance = phases.fetch(source, move.plan.workload.name)
     move.note("offered", True)
-    offered = source.post("instances", name, json=for_source(name))
-    move.note("operation.source", offered["url"])
-    taken = phases.pull(move, source, target, instance, offered)
-    move.note("operation.target", taken["url"])
-    return source, target
+    with meeting.begin(move, source, target, instance, lambda side, url: move.note(f"operation.{SIDES[side]}", url)):
+        return _follow(move, source, target, heard)
 
 
-def _follow(move: Move, source: Daemon, target: Daemon) -> list[dict[str, Any]]:
+def _follow(move: Move, source: Daemon, target: Daemon, heard: Events) -> list[dict[str, Any]]:
     """Both operations until both have ended; each end is journaled, as the daemons forget it within seconds."""
-    told, ended = "", dict[str, dict[str, Any]]()
+    told, rounds, ended = "", 0, dict[str, dict[str, Any]]()
     while len(ended) < len(SIDES):
         move.source.call("ping")  # hears ^C
         ends = [phases.operation(move, side, word) for side, word in zip((source, target), SIDES, strict=True)]
         told = phases.tell(move, ends, told)
+        rounds = _tell_rounds(move, heard, rounds)
         for word, end in zip(SIDES, ends, strict=True):
             if over(end) and word not in ended:
                 ended[word] = {key: end.get(key) for key in ("status_code", "err")}

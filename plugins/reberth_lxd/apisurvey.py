@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd import checks, keys
+from reberth_lxd import checks, keys, kinds, meeting
 from reberth_lxd.client import Daemon
 from reberth_lxd.https import url_of
 from reberth_lxd.wanted import running, told
 
-OF_DAEMONS = ("lxd-address", "lxd-kind")
 OF_SHAPE = ("console", "nesting", "id-map")
 MAYBE = "pre-copy, if the source's daemon finds that it can track memory"
 
@@ -29,7 +28,7 @@ def facts(said: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-class _Devices:
+class Devices:
     """A target's network devices, asked for as a node's files are."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -48,6 +47,8 @@ def survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
+    if dead := list(checks.not_live(here, there, source.node.name, target.node.name)):
+        return Survey(tuple(kinds.in_words_of(here["server"], dead)))
     if here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
         names = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{names} are two names of the same daemon", hint="name another remote")
@@ -57,27 +58,27 @@ def survey(
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
     nodes = source.node.name, target.node.name
+    meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=True)
     found = [
-        *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id in OF_DAEMONS),
+        meets.check,
+        *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id == "lxd-kind"),
         *(c for c in checks.shape(instance, here, there, "", False, nodes[0]) if c.id in OF_SHAPE),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
         *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
-        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, _Devices(daemons[1])), nodes[1]),
-        *_unseen(options),
+        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, Devices(daemons[1])), nodes[1]),
+        *_unseen(options, want.precopy),
     ]
-    url = url_of(source.node)
-    details = {
-        "sockets": [url, url_of(target.node)],
-        "url": url if url.startswith("https:") else f"https://{next(iter(here['addresses']), '')}",
-    }
+    details = {"sockets": [url_of(source.node), url_of(target.node)], **meets.details()}
     return told(here["server"], found, details, want, options)
 
 
-def _unseen(options: Options) -> Iterator[Check]:
+def _unseen(options: Options, precopy: bool) -> Iterator[Check]:
     """What nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
     text = (
         "nobody looked at: both criu, the target's AppArmor, the first process, TMPDIR, whether it was restored before"
     )
+    if precopy:
+        text += "; of a round of pre-copy the daemon tells its pages alone, not how long it took"
     yield Check("unseen-lxd", Level.WARN, text, "reach the nodes by ssh: then all of it is looked at")
     if options.backend_args.get("snapshot_first"):
         text = "if LXD takes a restore that failed for a success, it goes back to the snapshot of before the move"

@@ -35,12 +35,18 @@ def version_gate(server: str, version: str) -> str:
     return ""
 
 
+def not_live(here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str) -> Iterator[Check]:
+    """A failure for each daemon that cannot move a running container, whose remedy names the mode that is left."""
+    for facts, node in ((here, source), (there, target)):
+        if facts.get("not_live"):
+            reason, remedy = facts["not_live"]
+            yield Check("lxd-live", Level.FAIL, reason, remedy, node)
+
+
 def daemons(
     here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str, precopy: bool
 ) -> Iterator[Check]:
     """What must hold of the two daemons together."""
-    yield _say("lxd-address", bool(here["addresses"]), "the target pulls from the source's daemon over HTTPS", source,
-               "let it listen: lxc config set core.https_address ADDRESS:8443")  # fmt: skip
     same = here["server"] == there["server"]
     text = f"{here['server']} {here['version']} on {source}, {there['server']} {there['version']} on {target}"
     yield _say("lxd-kind", same, text, "", "move between two daemons of one kind")

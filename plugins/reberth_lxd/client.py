@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from reberth_hooks import CommandError, HelperError, Node, PluginError, Shell, UntrustedError
-from reberth_lxd import https
+from reberth_lxd import https, kinds
 
 if TYPE_CHECKING:
     import pylxd
@@ -23,7 +23,7 @@ SOCKETS = (
 RUNNING, STOPPED = 103, 102
 OVER = 200  # from here on an operation's status is final; 200 alone is success
 REQUEST_S = 60.0
-MAKE_S = 1800.0
+WAIT_S, MAKE_S = 90.0, 1800.0
 
 
 class MissingError(CommandError):
@@ -71,7 +71,7 @@ class Daemon:
         self.client = _client(node, shell, self.socket) if shell and not https.over_api(node) else https.connect(node)
         self.host: dict[str, Any] = dict(self.client.host_info)
         if self.host.get("auth") != "trusted":
-            hint = f"on that node: lxc config trust add {https.identity_of(node)}/client.crt"
+            hint = self.spoken(f"on that node: lxc config trust add {https.identity_of(node)}/client.crt")
             raise UntrustedError(f"the daemon of node {node.name} does not trust this client", hint=hint)
 
     @property
@@ -83,6 +83,10 @@ class Daemon:
     def extensions(self) -> list[str]:
         """What the daemon's API can, by the names that it lists."""
         return list(self.host.get("api_extensions") or [])
+
+    def spoken(self, hint: str) -> str:
+        """A hint with a command of `lxc`, in words of the client that belongs to this daemon."""
+        return kinds.spoken(kinds.kind_of(self.extensions), hint)
 
     def get(self, *path: str) -> dict[str, Any] | None:
         """What a GET answers, None where there is nothing."""
@@ -114,9 +118,9 @@ class Daemon:
         """Change something and wait until it is done."""
         self._wait(self._ask("patch", path, json=json))
 
-    def put(self, *path: str, json: dict[str, Any]) -> None:
+    def put(self, *path: str, json: dict[str, Any], limit_s: float = WAIT_S) -> None:
         """Set something and wait until it is done."""
-        self._wait(self._ask("put", path, json=json))
+        self._wait(self._ask("put", path, json=json), limit_s)
 
     def delete(self, *path: str) -> None:
         """Remove something and wait until it is gone; nothing to remove is fine."""
@@ -127,7 +131,7 @@ class Daemon:
         """An operation as it is now; one that the daemon has forgotten answers status_code 0."""
         return self.get("operations", url.rpartition("/")[2]) or {"status_code": 0, "err": ""}
 
-    def _wait(self, answer: dict[str, Any], limit_s: float = 90.0) -> None:
+    def _wait(self, answer: dict[str, Any], limit_s: float = WAIT_S) -> None:
         url = str(answer.get("operation") or "")
         deadline = time.monotonic() + limit_s
         while url:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from reberth_hooks import Node, PluginError, Route, UnreachableError, UntrustedError, UsageError, hookimpl
-from reberth_lxd import vendor
+from reberth_lxd import kinds, vendor
 
 if TYPE_CHECKING:
     import pylxd
@@ -39,7 +39,7 @@ def url_of(node: Node) -> str:
 @hookimpl
 def reberth_connect(node: Node) -> Route:
     """There are no words before a command: no command runs there."""
-    return Route(api=True, helper=False, hint=f"try: lxc info {node.name}: (address {url_of(node)})")
+    return Route(api=True, helper=False, hint=_spoken(node, f"try: lxc info {node.name}: (address {url_of(node)})"))
 
 
 def connect(node: Node) -> pylxd.Client:
@@ -73,7 +73,12 @@ def connect(node: Node) -> pylxd.Client:
 def _untrusted(node: Node, error: Exception) -> UntrustedError:
     text = f"the daemon of node {node.name} does not show the certificate that is pinned for it"
     hint = f"was it installed anew? compare `lxc info` there; then: lxc remote remove {node.name}, lxc remote add"
-    return UntrustedError(text, hint=hint, tail=str(error)[-300:])
+    return UntrustedError(text, hint=_spoken(node, hint), tail=str(error)[-300:])
+
+
+def _spoken(node: Node, hint: str) -> str:
+    """The hint for the client whose folder it is; nobody has asked the daemon yet what it is."""
+    return kinds.spoken("incus" if identity_of(node).name == "incus" else "lxd", hint)
 
 
 def pinned(node: Node) -> str | bool:
@@ -81,7 +86,8 @@ def pinned(node: Node) -> str | bool:
     path = str(node.options_of(CONNECTOR).get("certificate") or "")
     if path and not Path(path).is_file():
         hint = f"lxc remote remove {node.name}, then lxc remote add {node.name} {url_of(node)}"
-        raise UntrustedError(f"node {node.name}: the pinned certificate {path!a} is not there", hint=hint)
+        text = f"node {node.name}: the pinned certificate {path!a} is not there"
+        raise UntrustedError(text, hint=_spoken(node, hint))
     return path or True
 
 
@@ -96,5 +102,6 @@ def own(node: Node) -> tuple[str, str]:
     pair = folder / "client.crt", folder / "client.key"
     if lacking := [str(path) for path in pair if not path.is_file()]:
         hint = f'lxc remote add makes it; another folder: [nodes.{node.name}.lxd] identity = "..."'
-        raise UntrustedError(f"this client has no certificate of its own: {lacking[0]!a} is not there", hint=hint)
+        text = f"this client has no certificate of its own: {lacking[0]!a} is not there"
+        raise UntrustedError(text, hint=_spoken(node, hint))
     return str(pair[0]), str(pair[1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from reberth_hooks import UsageError
 
+PULL, PUSH, RELAY = WAYS = ("pull", "push", "relay")  # the values of its --mode
 HONOURED, REFUSED, NATIVE = "honoured", "refused", "native"
 
 
@@ -27,7 +28,7 @@ OPTIONS = (
     Option("config", "c", True, why="the configuration travels as it is"),
     Option("device", "d", True, why="the devices travel as they are"),
     Option("instance-only", why="snapshots travel along"),
-    Option("mode", "", True, HONOURED, "pull alone: the target's daemon asks the source's"),
+    Option("mode", "", True, HONOURED, "pull, push or relay: which daemon connects"),
     Option("no-profiles", why="the profiles stay"),
     Option("profile", "p", True, why="the profiles stay"),
     Option("stateless", why="that is no live move"),
@@ -67,10 +68,7 @@ class Words:
 
     def refused(self) -> list[str]:
         """What we cannot honour beside a live move of ours, each with the reason."""
-        found = [f"--{o.name}: {o.why}" for o in OPTIONS if o.beside == REFUSED and o.name in self.native]
-        if self.native.get("mode", "pull") != "pull":
-            found.append(f"--mode {self.native['mode']}: {next(o.why for o in OPTIONS if o.name == 'mode')}")
-        return found
+        return [f"--{o.name}: {o.why}" for o in OPTIONS if o.beside == REFUSED and o.name in self.native]
 
 
 def parse(words: Sequence[str]) -> Words:

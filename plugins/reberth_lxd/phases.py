@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from reberth_hooks import (
@@ -17,11 +18,10 @@ from reberth_hooks import (
     Round,
     hookimpl,
 )
-from reberth_lxd import keys
+from reberth_lxd import keys, meeting
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.https import over_api
-from reberth_lxd.request import for_source, for_target
 
 LOOK_S, ASK_S = 0.02, 0.25
 END_S = 100.0  # after a failed restore LXD 5.0.2 waits up to 60 s for a "stop" of its own
@@ -31,7 +31,7 @@ TWICE_S = 1.0
 def fetch(source: Daemon, name: str) -> dict[str, Any]:
     found = source.get("instances", name)
     if found is None:
-        hint = f"look for it: lxc list {name}"
+        hint = source.spoken(f"look for it: lxc list {name}")
         raise CommandError(f"the daemon of {source.node.name} has no {name} any more", hint=hint)
     return found
 
@@ -79,14 +79,9 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     details, name = move.plan.details, move.plan.workload.name
     source, target = daemon(move, 0), daemon(move, 1)
     instance = fetch(source, name)
-    offered = source.post("instances", name, json=for_source(name))
-    move.source.call("gate_until", path=source.socket, url=offered["url"], cancel=True)
-    move.note("operation.source", offered["url"])
-    taken = pull(move, source, target, instance, offered)
-    move.target.call("gate_until", path=target.socket, url=taken["url"], cancel=False)
-    move.note("operation.target", taken["url"])
-    held = _until_held(move, source, target)
-    fenced = move.source.call("fence")
+    with meeting.begin(move, source, target, instance, partial(_begun, move, (source, target))):
+        held = _until_held(move, source, target)
+        fenced = move.source.call("fence")
     move.note("held", held)
     seconds = (fenced["held_ns"] - fenced["frozen_ns"]) / 1e9
     earlier = tuple(Iteration(index, **_counts(one)) for index, one in enumerate(fenced["rounds"]))
@@ -96,28 +91,10 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     return Checkpoint((), final, fenced["frozen_ns"], fenced["held_ns"], earlier, why)
 
 
-def pull(
-    move: Move, source: Daemon, target: Daemon, instance: dict[str, Any], offered: dict[str, Any]
-) -> dict[str, Any]:
-    """Let the target make the copy out of what the source offers; CommandError with the target's own words."""
-    url = move.plan.details["url"].rstrip("/") + offered["url"]
-    certificate = str(source.environment["certificate"])
-    request = for_target(instance, url, certificate, offered["secrets"], on_target(move))
-    move.note("created", True)  # from here on an instance of this name on the target is ours to remove
-    try:
-        return target.post("instances", json=request)
-    except CommandError as error:
-        cause, hint = explain(error.message)
-        raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error
-
-
-def on_target(move: Move) -> dict[str, str]:
-    """The keys that the copy is made with, as they were but for one.
-
-    A daemon that starts again starts what it took for running, be it a copy that never ran (LXD 5.0.2, 2026-11-28):
-    not before the commit.
-    """
-    return {**move.recall("keys"), keys.AUTOSTART: "false"}
+def _begun(move: Move, daemons: tuple[Daemon, Daemon], side: int, url: str) -> None:
+    """The script stays planted while this goes on."""
+    (move.source, move.target)[side].call("gate_until", path=daemons[side].socket, url=url, cancel=side == 0)
+    move.note(f"operation.{('source', 'target')[side]}", url)
 
 
 def _counts(one: dict[str, int]) -> dict[str, Any]:
@@ -207,7 +184,8 @@ def reberth_commit(move: Move) -> bool:
         if not runs(target, name):
             status = (target.get("instances", name) or {}).get("status") or "missing"
             text = f"the daemon of {target.node.name} says that {name} is {status}; the old one is not removed"
-            raise CommandError(text, hint=f"look at it: lxc info {name}; then: reberth recover {move.id}")
+            hint = target.spoken(f"look at it: lxc info {name}; then: reberth recover {move.id}")
+            raise CommandError(text, hint=hint)
     target.patch("instances", name, json={"config": {keys.AUTOSTART: move.recall("keys")[keys.AUTOSTART]}})
     _drop_snapshot(move, target)
     old = source.get("instances", name)
@@ -281,7 +259,7 @@ def _remove_remains(move: Move, source: Daemon) -> None:
             return
         if not runs(source, name):
             text = f"the daemon of {source.node.name} does not say that {name} runs, so nothing of it is removed"
-            raise CommandError(text, hint=f"lxc info {name}, on both nodes")
+            raise CommandError(text, hint=source.spoken(f"lxc info {name}, on both nodes"))
         if over_api(target.node) and hollow(target, name):
             text = f"the daemon of {target.node.name} says that {name} runs, and knows of no process of it"
             raise CommandError(text, hint=f"start that daemon again, then: reberth recover {move.id}")

@@ -1,4 +1,4 @@
-"""The two requests of a live move, built by us; pure functions of the instance's document.
+"""The requests of a live move, built by us; pure functions of the instance's document.
 
 pylxd's own `Instance.migrate` never says `live` to the target, and loses profiles (pylxd 2.4.2, tried 2026-11-22).
 """
@@ -12,13 +12,14 @@ from typing import Any
 LOCAL = ("volatile.last_state.", "volatile.idmap.", "volatile.apply_")
 
 
-def for_source(name: str) -> dict[str, Any]:
-    """Offer the instance for a live move.
+def for_source(name: str, target: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Offer the instance for a live move, or with `target` push it there.
 
-    `allow_inconsistent` leaves out the freeze during the first copy of the root file system: the copy that counts is
-    made at the end, frozen.
+    `target` has the operation's whole URL, the daemon's certificate and the secrets. `allow_inconsistent` leaves out
+    the freeze during the first copy of the root file system: the copy that counts is made at the end, frozen.
     """
-    return {"name": name, "migration": True, "live": True, "instance_only": False, "allow_inconsistent": True}
+    words = {"name": name, "migration": True, "live": True, "instance_only": False, "allow_inconsistent": True}
+    return {**words, "target": dict(target)} if target else words
 
 
 def for_target(
@@ -28,17 +29,24 @@ def for_target(
 
     `certificate` is the source daemon's own, so nobody else can stand in for it.
     """
+    return _copy(instance, keys, mode="pull", operation=url, certificate=certificate, secrets=dict(secrets))
+
+
+def for_push(instance: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Create the instance on the target, which waits for whoever knows its operation's secrets."""
+    return _copy(instance, keys, mode="push")
+
+
+def for_nothing(url: str, certificate: str, kind: str, alias: str) -> dict[str, Any]:
+    """Look at `url` for an image that nobody has; `kind` is lxd or incus, which is also the word for its protocol."""
+    there = {"server": url, "protocol": kind, "certificate": certificate, "alias": alias}
+    return {"source": {"type": "image", "mode": "pull", **there}, "public": False}
+
+
+def _copy(instance: Mapping[str, Any], keys: Mapping[str, str], **how: Any) -> dict[str, Any]:
     config = {k: v for k, v in instance["config"].items() if not k.startswith(LOCAL)}
     config = {k: v for k, v in config.items() if k not in keys} | {k: v for k, v in keys.items() if v}
-    source: dict[str, Any] = {
-        "type": "migration",
-        "mode": "pull",
-        "operation": url,
-        "certificate": certificate,
-        "secrets": dict(secrets),
-        "live": True,
-        "instance_only": False,
-    }
+    source: dict[str, Any] = {"type": "migration", **how, "live": True, "instance_only": False}
     if "volatile.base_image" in config:
         source["base-image"] = config["volatile.base_image"]
     kept = ("name", "architecture", "devices", "ephemeral", "profiles", "description", "stateful")

@@ -12,7 +12,7 @@ from typing import Any
 from reberth_hooks import UsageError
 from reberth_lxd.client import RUNNING
 from reberth_lxd.keys import is_true
-from reberth_lxd.native import Words, parse, split
+from reberth_lxd.native import RELAY, Words, parse, split
 
 QUERY_S = 20
 GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
@@ -46,7 +46,9 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
     remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
     ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
     inventory = known()
-    beside = ["--remotes", client] if inventory is not None and not {*ends} <= {*inventory} else []
+    lacking = not {*ends} <= {*inventory} if inventory is not None else False
+    # Only without ssh this machine can pass the data on, and what is asked for is done.
+    beside = ["--remotes", client] if lacking or found.native.get("mode") == RELAY else []
     aloud = ["--debug"] if "debug" in found.native else []
     return [*aloud, "move", *_options(found), *beside, "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
@@ -86,6 +88,7 @@ def _options(found: Words) -> list[str]:
     words = ["--quiet"] if "quiet" in found.native else []
     for name in ("iterations", "goal"):
         words += [f"--{name}", found.ours[name]] if name in found.ours else []
+    words += ["--lxd-mode", found.native["mode"]] if "mode" in found.native else []
     return words + (["--mode", "pre-copy"] if "incremental-memory" in found.ours else [])
 
 

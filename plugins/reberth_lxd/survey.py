@@ -17,16 +17,14 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.tasks import has_feature, space_checks
-from reberth_lxd import apisurvey, checks, https, keys, kinds
+from reberth_lxd import apisurvey, checks, https, keys, kinds, meeting
 from reberth_lxd.client import Daemon, socket_of
 from reberth_lxd.wanted import running, told
 
 DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPARMOR = "/sys/kernel/security/apparmor"
-NEAR_LIVE = (
-    "use Incus, or LXD before 6.6, on both nodes; near-live, by the client: lxc copy NAME REMOTE: --stateless "
-    "--refresh while it runs, lxc stop NAME, the copy once more, lxc start REMOTE:NAME"
-)
+NEAR_LIVE = "--mode near-live stops it and starts it afresh on the target: its memory is lost, its files are not"
+NEWER = f"use Incus, or LXD before 6.6, on both nodes; or {NEAR_LIVE}"
 CGROUP_V1_FREEZER = "/sys/fs/cgroup/freezer"
 
 
@@ -54,10 +52,16 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
     }
     gate = checks.version_gate(kind, str(said.get("server_version")))
     if gate:
-        return {"usable": False, "reason": gate, "remedy": NEAR_LIVE, **facts}
+        live = {**_near_alone(gate, NEWER), **facts}
+        return {**apisurvey.facts(said), **live} if https.over_api(node) else live
     if https.over_api(node):
         return {**facts, **apisurvey.facts(said)}
     return {**facts, **_criu_of(shell, int(said.get("server_pid") or 0))}
+
+
+def _near_alone(reason: str, remedy: str) -> dict[str, object]:
+    """A daemon that cannot move a running container, but its files: usable, for one mode."""
+    return {"usable": True, "reason": f"near-live alone: {reason}", "not_live": [reason, remedy]}
 
 
 def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
@@ -67,12 +71,12 @@ def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
     places = [posixpath.join(directory, "criu") for directory in path.split(":") if directory]
     criu = next((p for p, entry in zip(places, shell.call("stats", paths=places), strict=True) if entry), "")
     if not criu:
-        return {"usable": False, "reason": f"no criu on the daemon's PATH ({path})", "remedy": "install criu"}
+        return _near_alone(f"no criu on the daemon's PATH ({path})", f"install criu; or {NEAR_LIVE}")
     head = shell.run(["head", "-c", "4096", "--", criu], check=False).out
     seen = shell.call("stats", paths=["/etc", f"/proc/{pid}/root/etc"])
     if None in seen or len({(entry["dev"], entry["ino"]) for entry in seen}) != 1:
         reason = "the daemon sees an /etc of its own (a snap?), so its criu cannot be held"
-        return {"usable": False, "reason": reason, "remedy": "use the packages of the distribution"}
+        return _near_alone(reason, f"use the packages of the distribution; or {NEAR_LIVE}")
     return {
         "usable": True,
         "criu": criu,
@@ -119,6 +123,8 @@ def reberth_survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
+    if dead := list(checks.not_live(here, there, source.node.name, target.node.name)):
+        return Survey(tuple(kinds.in_words_of(here["server"], dead)))
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
     instance = running(daemons[0], workload, here["server"])
     state = daemons[0].get("instances", workload.name, "state") or {}
@@ -126,7 +132,9 @@ def reberth_survey(
     tree = source.call("describe", pid=pid)
     root = tree["tasks"][0]
     want = keys.wanted(options, instance["expanded_config"], bool(here["soft_dirty"]))
+    meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=False)
     found = [
+        meets.check,
         *checks.daemons(here, there, source.node.name, target.node.name, want.precopy),
         *checks.shape(instance, here, there, root["comm"], _restored(tree), source.node.name),
         *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), target.node.name),
@@ -143,7 +151,7 @@ def reberth_survey(
         "start_ticks": root["start_ticks"],
         "leaf": f"lxc.payload.{workload.name}",
         "sockets": [here["socket"], there["socket"]],
-        "url": str(source.node.options_of("lxd").get("url") or f"https://{next(iter(here['addresses']), '')}"),
+        **meets.details(),
     }
     return told(here["server"], found, details, want, options)
 

@@ -32,4 +32,5 @@ def told(server: str, found: Iterable[Check], details: dict[str, Any], want: key
         "snapshot_first": bool(options.backend_args.get("snapshot_first")),
     }
     mode = Mode.PRE_COPY if want.precopy else Mode.STOP_AND_COPY
-    return Survey(tuple(kinds.in_words_of(server, found)), {**details, **of_move}, mode=mode, why=want.why)
+    why = f"{want.why}; {details['why_way']}"
+    return Survey(tuple(kinds.in_words_of(server, found)), {**details, **of_move}, mode=mode, why=why)

@@ -82,7 +82,12 @@ def test_the_catalog_accepts_every_bundled_plugin():
 
 def test_every_option_of_move_that_one_backend_alone_has_is_known_by_one():
     own = set().union(*(importlib.import_module(POINTS[name]).reberth_describe().knows for name in BUNDLED_BACKENDS))
-    assert own == {"keep_source", "snapshot_first"}  # `backend_args` in core/reberth/cli/common.py
+    assert own == {
+        "force_stop",
+        "keep_source",
+        "lxd_mode",
+        "snapshot_first",
+    }  # `backend_args` in core/reberth/cli/common.py
 
 
 def test_the_summary_is_one_short_line(module):

@@ -155,7 +155,6 @@ def failing(found):
     ("here", "there", "precopy", "expected"),
     [
         ({}, {}, True, set()),
-        ({"addresses": []}, {}, False, {"lxd-address"}),
         ({}, {"server": "incus"}, False, {"lxd-kind"}),
         ({}, {"apparmor": False}, False, {"apparmor"}),
         ({}, {"apparmor": False, "criu_wrapper": True}, False, set()),
@@ -240,7 +239,7 @@ def test_each_native_option_is_honoured_or_refused_by_name(option):
         assert [text for text in found.refused() if text.startswith(f"--{option.name}:")]
         with pytest.raises(UsageError, match=f"--{option.name}"):
             shim.decide("lxc", ["c1", *words, "n2:", "--incremental-memory"], client({}))
-    elif option.name != "mode":
+    else:
         assert found.refused() == []
     if option.short:
         short = [f"-{option.short}", *(["value"] if option.value else [])]
@@ -310,7 +309,10 @@ TRUE = {K: "true"}
             client({}),
             ["--iterations", "5", "--goal", "80", "--mode", "pre-copy", "local:c1", "n2:"],
         ),
-        (["c1", "n2:", "--mode", "pull", "--goal=80"], client({}), ["--goal", "80", "local:c1", "n2:"]),
+        *(
+            (["c1", "n2:", "--mode", way], client(TRUE), ["--lxd-mode", way, *beside, "local:c1", "n2:"])
+            for way, beside in (("pull", []), ("push", []), ("relay", ["--remotes", "lxc"]))
+        ),
     ],
 )
 def test_when_the_shim_takes_over(words, run, expected):
@@ -333,7 +335,6 @@ def test_remotes_that_are_no_nodes_are_taken_from_the_client(known, beside):
 @pytest.mark.parametrize(
     "words",
     [
-        ["c1", "n2:", "--goal", "1", "--mode", "push"],
         ["c1", "c2", "--goal", "1"],
         ["c1", "n2:c2", "--goal", "1"],
         ["c1/snap", "n2:", "--goal", "1"],

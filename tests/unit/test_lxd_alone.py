@@ -33,6 +33,10 @@ class World:
         self.numbers = itertools.count(1)
         self.memory = "whole"
         self.most_running, self.asked = 1, 0
+        self.patches: list[tuple[str, dict[str, str]]] = []
+        self.asks: list[tuple[str, dict[str, Any]]] = []
+        reached = {"status_code": 400, "err": "Failed getting remote image info: Image not found", "node": ""}
+        self.probe = {HERE: reached, THERE: reached}
         disk = {"root": {"type": "disk", "path": "/", "pool": "p"}}
         config = {"raw.lxc": "lxc.console.path = none", "security.privileged": "true", f"{KEY}.goal": "55"}
         self.instances[HERE]["c1"] = {
@@ -65,7 +69,7 @@ class World:
         self.most_running = max(self.most_running, len(running))
 
     def pull(self, json):
-        """The target pulls: what comes of it is known at once."""
+        """Both daemons have begun: what comes of it is known at once."""
         old = self.instances[HERE]["c1"]
         self.instances[THERE]["c1"] = {**old, "config": json["config"], "status_code": STOPPED, "status": "Stopped"}
         if self.how == "fails":
@@ -105,6 +109,9 @@ class Played:
             "certificate_fingerprint": node.name,
         }
 
+    def spoken(self, hint):
+        return hint
+
     def get(self, *path):
         if path[0] != "instances":
             return {"driver": "dir"}
@@ -128,9 +135,13 @@ class Played:
         return self.world.ops.get(url, {"status_code": 0, "err": ""})
 
     def post(self, *path, json):
+        if path == ("images",):
+            self.world.ops["/1.0/operations/image"] = self.world.probe[self.node.name]
+            return {"url": "/1.0/operations/image", "secrets": {}}
+        self.world.asks.append((self.node.name, json))
         found = {"url": self.world.begin(self.node.name), "secrets": {"control": "secret"}}
-        if "source" in json:
-            self.world.pull(json)
+        if len(self.world.asks) % 2 == 0:
+            self.world.pull(next(words for _, words in self.world.asks[-2:] if "source" in words))
         return found
 
     def create(self, *path, json):
@@ -139,6 +150,7 @@ class Played:
     def patch(self, *path, json):
         if self.mine["c1"].get("hollow"):
             raise CommandError('Instance is busy running a "stop" operation')
+        self.world.patches.append((self.node.name, dict(json["config"])))
         config = {**self.mine["c1"]["config"], **json["config"]}
         self.mine["c1"]["config"] = {k: v for k, v in config.items() if v != ""}
 
@@ -200,8 +212,8 @@ def host():
     return Host(Config(nodes), quiet=True)
 
 
-def move(*words):
-    options = Options(backend_args=dict.fromkeys(words, True))
+def move(*words, **own):
+    options = Options(backend_args={**dict.fromkeys(words, True), **own})
     with host() as one:
         plan = one.plan(Request(f"{HERE}:c1", f"{THERE}:", options))
         assert not plan.refused, plan.refused
@@ -297,9 +309,17 @@ class Died(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("moves", ()), ("fails", ()), ("both", ()), ("false", ()), ("false", ("snapshot_first",))]
+    ("how", "words", "own"),
+    [
+        ("moves", (), {}),
+        ("fails", (), {}),
+        ("both", (), {}),
+        ("false", (), {}),
+        ("false", ("snapshot_first",), {}),
+        ("moves", (), {"lxd_mode": "push"}),
+    ],
 )
-def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words):
+def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words, own):
     """`recover` ends the run: one copy runs, nothing else knows it, its keys are as before, nothing is left open."""
     write, left = Journal.write, [0]
 
@@ -314,7 +334,7 @@ def test_a_controller_that_dies_at_any_record(world, monkeypatch, how, words):
         left[0] = number
         monkeypatch.setattr(Journal, "write", dying)
         try:
-            move(*words)
+            move(*words, **own)
             died = False
         except Died:
             died = True

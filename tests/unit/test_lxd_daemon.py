@@ -15,7 +15,7 @@ from reberth.node.errors import OpError
 from reberth_hooks import CommandError, HelperError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import client, phases, survey
+from reberth_lxd import client, meeting, phases, survey
 from reberth_lxd.client import Daemon, MissingError
 
 
@@ -99,20 +99,21 @@ def daemon(tmp_path):
 def test_emulated_lxd_6_6_is_refused_with_the_reason(daemon):
     node, place = daemon("6.6")
     found = survey.reberth_probe(node, Shell(place))
-    assert not found["usable"] and "removed in 6.6" in found["reason"] and "Incus" in found["remedy"]
-    assert "near-live" in found["remedy"]
+    reason, remedy = found["not_live"]
+    assert "near-live alone" in found["reason"] and "removed in 6.6" in reason
+    assert "Incus" in remedy and "--mode near-live" in remedy
 
 
 def test_emulated_daemon_without_criu_is_refused(daemon):
     node, place = daemon()
     found = survey.reberth_probe(node, Shell(place, criu=False))
-    assert not found["usable"] and "no criu" in found["reason"]
+    assert "no criu" in found["not_live"][0] and "--mode near-live" in found["not_live"][1]
 
 
 def test_emulated_snap_is_refused_since_nothing_would_hold_its_criu(daemon):
     node, place = daemon("5.21.2")
     found = survey.reberth_probe(node, Shell(place, snap=True))
-    assert not found["usable"] and "cannot be held" in found["reason"]
+    assert "cannot be held" in found["not_live"][0] and "--mode near-live" in found["not_live"][1]
 
 
 @pytest.mark.parametrize("runs", [True, False])
@@ -127,6 +128,9 @@ def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, ru
 
         def get(self, *path):
             return None if self.gone and self.status == 0 else {"status_code": self.status, "processes": 2}
+
+        def spoken(self, hint):
+            return hint.replace("lxc", "incus")
 
         def put(self, *path, json):
             self.gone.append("stopped")
@@ -143,8 +147,9 @@ def test_emulated_remains_are_removed_only_while_the_source_runs(monkeypatch, ru
     if runs:
         phases._remove_remains(move, source)
     else:
-        with pytest.raises(CommandError, match="nothing of it is removed"):
+        with pytest.raises(CommandError, match="nothing of it is removed") as error:
             phases._remove_remains(move, source)
+        assert error.value.hint.startswith("incus info")
     assert target.gone == (["stopped", "deleted"] if runs else [])
 
 
@@ -246,6 +251,6 @@ def test_emulated_a_copy_does_not_start_with_its_daemon_before_it_is_the_only_on
     monkeypatch.setattr(phases, "daemon", lambda move, side: ends[side])
     monkeypatch.setattr(phases, "_settled", lambda *_: {})
     monkeypatch.setattr(phases, "TWICE_S", 0.0)
-    assert phases.on_target(move) == {"boot.autostart": "false", "migration.incremental.memory": "true"}
+    assert meeting.on_target(move) == {"boot.autostart": "false", "migration.incremental.memory": "true"}
     assert phases.reberth_commit(move)
     assert asked == [("target", {"boot.autostart": ""}), ("source", "deleted")]

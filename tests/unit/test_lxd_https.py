@@ -125,7 +125,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.pong = self.rfile.read(8)
             return
-        said = {"auth": self.server.auth, "environment": {"server": "lxd", "server_version": "5.0.2"}}
+        said = {
+            "auth": self.server.auth,
+            "api_extensions": self.server.extensions,
+            "environment": {"server": "lxd", "server_version": "5.0.2"},
+        }
         data = json.dumps({"type": "sync", "metadata": said}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
@@ -153,7 +157,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def daemon(folder):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.auth, server.pong = [], "trusted", b""
+    server.asked, server.auth, server.pong, server.extensions = [], "trusted", b"", []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.crt", folder / "server.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -191,6 +195,20 @@ def test_a_client_that_the_daemon_does_not_trust(daemon, folder):
 def test_a_client_without_a_certificate(daemon, folder, tmp_path):
     with pytest.raises(UntrustedError, match="no certificate of its own"):
         Daemon(node(daemon, tmp_path, certificate=str(folder / "server.crt")), None)
+
+
+def test_the_client_of_incus_is_named_by_its_folder(daemon, folder, tmp_path):
+    """Before the daemon was asked; afterwards its API tells."""
+    (tmp_path / "incus").mkdir()
+    pinned = {"identity": str(tmp_path / "incus"), "certificate": str(folder / "server.crt")}
+    with pytest.raises(UntrustedError, match="no certificate of its own") as error:
+        Daemon(node(daemon, folder, **pinned), None)
+    assert error.value.hint.startswith("incus remote add makes it")
+    assert https.reberth_connect(node(daemon, folder, **pinned)).hint.startswith("try: incus info n1:")
+    daemon.auth, daemon.extensions = "untrusted", ["restrict_dev_incus"]
+    with pytest.raises(UntrustedError) as error:
+        Daemon(node(daemon, folder, certificate=str(folder / "server.crt")), None)
+    assert f"incus config trust add-certificate {folder}/client.crt" in error.value.hint
 
 
 def test_nobody_listens(folder):

@@ -132,3 +132,17 @@ def test_lxc_move_with_our_options(lxd_nodes: Sequence[Node], command: Command, 
     kit.healthy(there, counter, before)
     check_rounds(moved(command), 5)
     assert not any(key.startswith(KEY) for key in kit.config(there, counter))
+
+
+def test_rounds_over_https_alone(lxd_nodes: Sequence[Node], command: Command, client: Client, counter: str) -> None:
+    """The client's relay, which goes without ssh: real rounds, told by the daemons' events; the keys are put back."""
+    here, there = lxd_nodes
+    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    words = ("--incremental-memory", "--iterations", "4", "--goal", "80", "--mode", "relay")
+    done = client("move", counter, "node2:", *words)
+    assert done.returncode == 0 and "relay: this machine passes on" in done.stderr, done.stdout + done.stderr
+    kit.healthy(there, counter, before)
+    report = moved(command)
+    check_rounds(report, 4)
+    assert report["stop_reason"] and "API alone" not in report["stop_reason"], report
+    assert kit.config(there, counter) == config and kit.status(here, counter) == ""

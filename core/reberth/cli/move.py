@@ -39,6 +39,8 @@ def command(
     no_lazy_restore: params.NoLazyRestore = False,
     keep_source: params.KeepSource = False,
     snapshot_first: params.SnapshotFirst = False,
+    force_stop: params.ForceStop = False,
+    lxd_mode: params.LxdMode = "",
     remotes: params.Remotes = "",
     dry_run: DryRun = False,
     json: params.Json = False,
@@ -76,6 +78,8 @@ def command(
         no_lazy_restore=no_lazy_restore,
         keep_source=keep_source,
         snapshot_first=snapshot_first,
+        force_stop=force_stop,
+        lxd_mode=lxd_mode,
     )
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:

@@ -110,9 +110,19 @@ NoLazyRestore = Annotated[
 KeepSource = Annotated[
     bool, typer.Option("--keep-source", help="lxd: keep the old instance, stopped.", show_default=False)
 ]
+ForceStop = Annotated[
+    bool,
+    typer.Option("--force-stop", help="lxd, near-live: end it by force if it does not shut down.", show_default=False),
+]
 SnapshotFirst = Annotated[
     bool,
     typer.Option("--snapshot-first", help="lxd: take a stateful snapshot before the move.", show_default=False),
+]
+LxdMode = Annotated[
+    str,
+    typer.Option(
+        "--lxd-mode", metavar="WAY", help="lxd: which daemon connects: pull, push or relay.", show_default=False
+    ),
 ]
 Remotes = Annotated[
     str,

@@ -29,6 +29,8 @@ def command(
     no_lazy_restore: params.NoLazyRestore = False,
     keep_source: params.KeepSource = False,
     snapshot_first: params.SnapshotFirst = False,
+    force_stop: params.ForceStop = False,
+    lxd_mode: params.LxdMode = "",
     remotes: params.Remotes = "",
     json: params.Json = False,
     quiet: params.Quiet = False,

@@ -17,6 +17,7 @@ FIXED = {
     "--become": ("none", "sudo"),
     "--policy": ("downtime", "lxd", "fixed"),
     "--compress": ("auto", "zstd", "zlib", "none"),
+    "--lxd-mode": ("pull", "push", "relay"),
     "--on-failure": ("hold", "rollback"),
     "--timeout": ("30s", "90s", "5m"),
     "--client": ("lxc", "incus"),
