@@ -13,14 +13,13 @@ from pathlib import Path
 from reberth_lab import rootfs
 from reberth_lab.apt import Mirror, find_mirror
 from reberth_lab.chroot import Chroot
-from reberth_lab.proc import LabError, Say
+from reberth_lab.proc import LabError
 from reberth_lab.vm.arch import Arch
 
 RECIPE = 1
 # No compiler: it is a quarter of all, and the tests of these nodes compile nothing. criu is Debian 13's own.
 PACKAGES = (*rootfs.BASE, *rootfs.RUNTIMES, *rootfs.NODE, *rootfs.PYTHON, "criu", "kmod", "mawk", "bash")
-DOWNLOAD = "about 120 MB"
-DURATION = "2 minutes"
+COST = "download about 120 MB, 2 minutes, 0.4 GB"
 # debootstrap's own wish for what must be there; apt resolves the rest for a system on which nothing is installed.
 ESSENTIAL = "?essential"
 APT_CONF = """\
@@ -64,9 +63,8 @@ COPIES = {
 USERS = "sshd:*:100:65534::/run/sshd:/usr/sbin/nologin\nredis:*:101:65534::/var/lib/redis:/usr/sbin/nologin\n"
 
 
-def fill(chroot: Chroot, arch: Arch, say: Say) -> dict[str, str]:
+def fill(chroot: Chroot, arch: Arch) -> dict[str, str]:
     """Makes the tree, with the kernel in its /boot; returns the packages (name -> version) and raises LabError."""
-    say(f"making a root filesystem for {arch.name}: download {DOWNLOAD}, {DURATION}")
     apt = chroot.root.with_name("apt")
     archives = _download(chroot, apt, arch, find_mirror())
     chroot.root.mkdir()

@@ -116,7 +116,8 @@ def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], arch: str, 
     work = cache / f"{PREFIX}build-{os.getpid()}"
     work.mkdir()
     kernel = of(arch).kernel
-    say(f"making the disk of virtual nodes: {kernel}, download {DOWNLOAD}, {DURATION}, 0.8 GB in {cache}")
+    cost = f"download {DOWNLOAD}, {DURATION}, 0.8 GB" if trees else foreign.COST
+    say(f"making the disk of virtual nodes: {kernel}, {cost} in {cache}")
     started = time.monotonic()
     chroot = Chroot(work / "root", work / "build.log")
     try:
@@ -125,7 +126,7 @@ def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], arch: str, 
             packages = rootfs.versions(chroot)
             rootfs.clean_up(chroot)
         else:
-            packages = foreign.fill(chroot, of(arch), say)
+            packages = foreign.fill(chroot, of(arch))
         _finish(chroot)
         _write_stamp(work, recipe, packages)
         size = f"{DISK_BYTES >> 20}M"
