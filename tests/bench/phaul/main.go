@@ -24,14 +24,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-type (
-	none  struct{}
-	image struct {
+type ( // what calls carry has to be exported
+	None  struct{}
+	Image struct {
 		Name string
 		Data []byte
 	}
-	last struct {
-		Images []image
+	Last struct {
+		Images []Image
 		TCP    bool
 	}
 	server struct {
@@ -46,11 +46,11 @@ type (
 	}
 )
 
-func (s *server) Start(none, *none) error { return s.Server.StartIter() }
-func (s *server) Stop(none, *none) error  { return s.Server.StopIter() }
+func (s *server) Start(None, *None) error { return s.Server.StartIter() }
+func (s *server) Stop(None, *None) error  { return s.Server.StopIter() }
 
 // Restore puts the last images beside the pages that came, and restores.
-func (s *server) Restore(all last, _ *none) error {
+func (s *server) Restore(all Last, _ *None) error {
 	folder := s.LastImagesDir()
 	for _, one := range all.Images {
 		if err := os.WriteFile(filepath.Join(folder, one.Name), one.Data, 0o600); err != nil {
@@ -66,8 +66,8 @@ func (s *server) Restore(all last, _ *none) error {
 	return err
 }
 
-func (s *source) StartIter() error { return s.calls.Call("Server.Start", none{}, &none{}) }
-func (s *source) StopIter() error  { return s.calls.Call("Server.Stop", none{}, &none{}) }
+func (s *source) StartIter() error { return s.calls.Call("Server.Start", None{}, &None{}) }
+func (s *source) StopIter() error  { return s.calls.Call("Server.Stop", None{}, &None{}) }
 
 // DumpCopyRestore freezes and dumps; PostDump does the rest before criu ends the process.
 func (s *source) DumpCopyRestore(cr *criu.Criu, c phaul.Config, parent string) error {
@@ -94,7 +94,7 @@ func (s *source) PostDump() error {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(s.folder, "*.img"))
-	all := last{TCP: s.tcp}
+	all := Last{TCP: s.tcp}
 	for _, path := range files {
 		name := filepath.Base(path)
 		if strings.HasPrefix(name, "pages-") || strings.HasPrefix(name, "pagemap-") {
@@ -102,12 +102,12 @@ func (s *source) PostDump() error {
 		}
 		data, failed := os.ReadFile(path)
 		err = errors.Join(err, failed)
-		all.Images = append(all.Images, image{name, data})
+		all.Images = append(all.Images, Image{name, data})
 	}
 	if err != nil {
 		return err
 	}
-	return s.calls.Call("Server.Restore", all, &none{})
+	return s.calls.Call("Server.Restore", all, &None{})
 }
 
 // forCriu gives a connection's descriptor in the form that a started criu inherits.
