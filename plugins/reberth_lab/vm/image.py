@@ -100,33 +100,31 @@ def ensure(
         found = cached(cache, parts, arch)
         if found and not rebuild:
             return found
-        _check_space(cache, arch)
-        if arch != X86_64:
-            return _build(cache, [], parts, arch, say)
+        _check_space(cache)
         root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
         above = [layers.ensure(name, cache, root, say) for name in parts]
         return _build(cache, [*above, root], parts, arch, say)
 
 
 def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], arch: str, say: Say) -> Image:
-    """Makes it of the trees, the topmost first; for another processor of packages alone."""
+    """Makes it of the trees, the topmost first; for another processor of packages, with the tree's Python."""
     recipe, kind = recipe_hash(parts, arch), kind_of(parts, arch)
     for old in cache.glob(f"{PREFIX}build-*"):  # of a build that was killed; the lock says that nobody is at it
         shutil.rmtree(old, ignore_errors=True)
     work = cache / f"{PREFIX}build-{os.getpid()}"
     work.mkdir()
     kernel = of(arch).kernel
-    cost = f"download {DOWNLOAD}, {DURATION}, 0.8 GB" if trees else foreign.COST
+    cost = f"download {DOWNLOAD}, {DURATION}, 0.8 GB" if arch == X86_64 else foreign.COST
     say(f"making the disk of virtual nodes: {kernel}, {cost} in {cache}")
     started = time.monotonic()
     chroot = Chroot(work / "root", work / "build.log")
     try:
-        if trees:
+        if arch == X86_64:
             _fill(chroot, trees, kernel)
             packages = rootfs.versions(chroot)
             rootfs.clean_up(chroot)
         else:
-            packages = foreign.fill(chroot, of(arch))
+            packages = foreign.fill(chroot, of(arch), trees[0])
         _finish(chroot)
         _write_stamp(work, recipe, packages)
         size = f"{DISK_BYTES >> 20}M"
@@ -190,8 +188,8 @@ def _prune(cache: Path, kind: str, newest: Path) -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _check_space(cache: Path, arch: str) -> None:
-    needed = NEED_BYTES + (0 if rootfs.cached(cache) or arch != X86_64 else rootfs.NEED_BYTES)
+def _check_space(cache: Path) -> None:
+    needed = NEED_BYTES + (0 if rootfs.cached(cache) else rootfs.NEED_BYTES)
     free = shutil.disk_usage(cache).free
     if free < needed:
         raise LabError(
