@@ -28,6 +28,10 @@ Kind = Annotated[
         show_default=False,
     ),
 ]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="vm: the nodes' processor, x86_64 (default) or aarch64, always emulated.", show_default=False),
+]
 Install = Annotated[bool, typer.Option("--install", help="Install debootstrap (vm: QEMU) by apt if it is missing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and restore instead, to compare.")]
 OneConnection = Annotated[
@@ -74,6 +78,7 @@ def _told(as_json: bool = False) -> Iterator[Lab]:
 def up(
     nodes: Nodes = 2,
     kind: Kind = None,
+    arch: Arch = None,
     with_parts: WithParts = None,
     install: Install = False,
     rebuild: Rebuild = False,
@@ -81,7 +86,7 @@ def up(
     """Start the nodes; what runs already stays, and gets the present code of reberth."""
     with _told() as lab:
         plain = None if kind == "android" else kind
-        lab.up(nodes, kind=plain, install=install, rebuild=rebuild, with_parts=tuple(with_parts or ()))
+        lab.up(nodes, kind=plain, arch=arch, install=install, rebuild=rebuild, with_parts=tuple(with_parts or ()))
         if kind == "android":
             from reberth_lab import android
 

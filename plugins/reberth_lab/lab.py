@@ -15,12 +15,19 @@ from reberth_lab.node import Node
 from reberth_lab.node_namespace import NamespaceNode
 from reberth_lab.proc import LabError, Say, need, run, say
 from reberth_lab.site import MAX_NODES, Site, node_number
+from reberth_lab.vm import arch as processors
 from reberth_lab.vm import image
 from reberth_lab.vm import up as virtual
 from reberth_lab.vm.node import VmNode
 
 TOOLS = (("ip", "iproute2"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ssh-keygen", "openssh-client"))
-TOLD = ("criu", "runc", "python3", "redis-server", image.KERNEL)  # versions that `status` tells
+TOLD = (
+    "criu",
+    "runc",
+    "python3",
+    "redis-server",
+    *(one.kernel for one in processors.ARCHES.values()),
+)  # versions that `status` tells
 NAMESPACE, VM = "namespace", "vm"
 KINDS = (NAMESPACE, VM)
 UP_WAIT_S = 1800  # another `up` may be making the root filesystem
@@ -36,6 +43,7 @@ class Lab:
         known = remembered(name)
         self.site = Site.of(name, subnet or known.get("subnet"))
         self.kind = str(known.get("kind", NAMESPACE))
+        self.arch = str(known.get("arch", processors.X86_64))  # of virtual nodes
         self._say = say
 
     @staticmethod
@@ -69,6 +77,7 @@ class Lab:
         nodes: int = 2,
         *,
         kind: str | None = None,
+        arch: str | None = None,
         install: bool = False,
         rebuild: bool = False,
         with_parts: Sequence[str] = (),
@@ -76,6 +85,7 @@ class Lab:
         """Makes sure that `nodes` nodes run and carry the present code; raises LabError and leaves `down` to clean.
 
         `kind` is one of KINDS; without it the lab stays what it is, which is a namespace lab when it is down.
+        `arch` is the processor of virtual nodes, as `uname -m` says; x86_64 without it.
         `with_parts` are names of `layers.PARTS`; a node that runs already without them cannot get them.
         """
         require_root()
@@ -83,12 +93,14 @@ class Lab:
             raise LabError(f"{nodes} nodes are not possible", f"1 to {MAX_NODES}")
         for tool, package in TOOLS:
             need(tool, package)
-        self._choose(kind or self.kind)
+        self._choose(kind or self.kind, arch or self.arch)
         layers.check(with_parts)
         cgroups.mount_point()
         above: list[Path] = []
         if self.kind == VM:
-            disk = virtual.prepare(self.site, self._say, install=install, rebuild=rebuild, parts=with_parts)
+            disk = virtual.prepare(
+                self.site, self._say, install=install, rebuild=rebuild, parts=with_parts, arch=self.arch
+            )
             base = disk.disk
         else:
             base = rootfs.ensure(self.site.cache, say=self._say, install=install, rebuild=rebuild)
@@ -98,13 +110,18 @@ class Lab:
             for part in with_parts:
                 lxd.up(self.site, every, self._say, lxd.KINDS[part])
 
-    def _choose(self, kind: str) -> None:
+    def _choose(self, kind: str, arch: str) -> None:
         if kind not in KINDS:
             raise LabError(f"there is no kind {kind!r}", f"one of: {', '.join(KINDS)}")
         there = remembered(self.site.name).get("kind", kind)
         if there != kind:
             raise LabError(f"the lab {self.site.name} is of kind {there}", "reberth lab down, then up again")
-        self.kind = kind
+        if processors.of(arch).name != processors.X86_64 and kind != VM:
+            raise LabError(f"only virtual nodes can be {arch}", "reberth lab up --kind vm --arch " + arch)
+        there = remembered(self.site.name).get("arch", arch)
+        if there != arch:
+            raise LabError(f"the nodes of the lab {self.site.name} are {there}", "reberth lab down, then up again")
+        self.kind, self.arch = kind, arch
 
     def _up(self, count: int, base: Path, above: Sequence[Path]) -> list[Node]:
         self.site.state.mkdir(mode=0o700, exist_ok=True)
@@ -117,7 +134,7 @@ class Lab:
         links.ensure_bridge(self.site)
         every = [self.node(name) for name in names]
         if self.kind == VM:
-            virtual.bring_up(image.Image(base.parent), only(VmNode, every), names, self._say)
+            virtual.bring_up(image.Image(base.parent, self.arch), only(VmNode, every), names, self._say)
         else:
             self._up_namespaces(only(NamespaceNode, every), base, above)
         self._say(f"{len(every)} nodes are up: {', '.join(f'{node.name} {node.address}' for node in every)}")
@@ -171,6 +188,7 @@ class Lab:
         return {
             "name": self.site.name,
             "kind": self.kind,
+            "arch": self.arch,
             "up": bool(nodes),
             "nodes": nodes,
             "phones": [{"name": phone.name, "serial": phone.serial} for phone in android.phones(self.site)],
@@ -184,7 +202,7 @@ class Lab:
     def _base(self) -> tuple[Path | None, dict[str, str]]:
         """What the nodes begin with, if it is made, and the versions of the packages in it."""
         if self.kind == VM:
-            disk = image.cached(self.site.cache)
+            disk = image.cached(self.site.cache, arch=self.arch)
             return (disk.disk, disk.versions()) if disk else (None, {})
         root = rootfs.cached(self.site.cache)
         return root, rootfs.stamp(root) if root else {}
@@ -212,7 +230,8 @@ class Lab:
         cgroups.remove(self.node(name).cgroup)
 
     def _remember(self, roots: Mapping[str, str]) -> None:
-        data = {"name": self.site.name, "kind": self.kind, "subnet": str(self.site.subnet), "roots": roots}
+        known = {"kind": self.kind, "arch": self.arch, "subnet": str(self.site.subnet)}
+        data = {"name": self.site.name, **known, "roots": roots}
         part = self.site.state / f"{rootfs.STATE}.part"
         part.write_text(json.dumps(data) + "\n", encoding="utf-8")
         part.replace(self.site.state / rootfs.STATE)

@@ -1,6 +1,6 @@
 """`make bench`: the same workload moved by reberth and by its peers, interleaved over the same link; ratios count.
 
-    python tests/bench/bench.py [--quick] [--case WORDS] [--tries N] [--json FILE] [--markdown FILE]
+    python tests/bench/bench.py [--quick] [--case WORDS] [--tries N] [--kind vm] [--json FILE] [--markdown FILE]
 
 For each case the ways take turns (A B C, C B A, ...), the median of the runs is kept. The gap is the longest silence
 that the workload measured itself (a beat every millisecond); bytes are counted on the source's interface.
@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
+import gocriu  # noqa: E402
 import peers  # noqa: E402
 import small  # noqa: E402
 from table import markdown  # noqa: E402
@@ -87,6 +88,9 @@ class Bench:
         self.env = {**os.environ, "REBERTH_CONFIG": str(lab.config_path), "XDG_STATE_HOME": str(state)}
         self.number = 0
         small.install(self.nodes, state)
+        self.no_phaul = gocriu.install(self.nodes, state / "phaul")
+        if self.no_phaul:
+            print(f"go-criu's phaul is not measured: {self.no_phaul}", file=sys.stderr)
 
     def measure(self, case: Case, way: str) -> Run:
         """One move: start, settle, move, ask the workload, end it."""
@@ -103,12 +107,16 @@ class Bench:
             peer = next((p for p in peers.SCRIPTS if p.name == way), None)
             if peer:
                 peer.prepare(self.node1, self.node2, workload)
+            elif way == "phaul":
+                gocriu.prepare(self.node1, self.node2, workload)
             time.sleep(0.5)
             small.forget(self.node1, workload)
             sent, begun = wire_bytes(self.node1), time.monotonic()
             run = Run(0.0, 0.0, 0)
             if peer:
                 peer.move(self.node1, workload, case.backend, "--tcp-established" if case.tcp else "")
+            elif way == "phaul":
+                gocriu.move(self.node1, self.node2, workload, case.tcp)
             else:
                 run.report, run.peak_bytes = self.reberth(case, workload)
             run.total_s = time.monotonic() - begun
@@ -155,7 +163,7 @@ def wire_bytes(node: Node) -> int:
 def link(lab: Lab, rate_bit_s: int | None) -> tuple[float, float]:
     """Bytes a second from node to node as two joined ssh connections bring them, and the round trip to a node in s."""
     ssh = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={lab.site.state}/known_hosts", "-l", "root"]
-    ssh += ["-i", f"{lab.site.state}/id_ed25519", "-c", "aes128-gcm@openssh.com"]
+    ssh += ["-i", f"{lab.site.state}/id_ed25519", "-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com"]
     here, there = (lab.node(name).address for name in ("node1", "node2"))
     sample = 48 << 20 if rate_bit_s is None or rate_bit_s > 200_000_000 else 8 << 20
 
@@ -192,6 +200,8 @@ def run_case(bench: Bench, case: Case, tries: int) -> dict[str, Any]:
     for node in bench.nodes:
         bench.lab.tbf(node.name, RATES[case.rate])
     ways = ["plain", "tuned", "reberth"]
+    if case.backend == "criu" and not bench.no_phaul:
+        ways.append("phaul")
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     try:
         bandwidth, rtt_s = link(bench.lab, RATES[case.rate])
@@ -228,11 +238,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the unlimited link only")
     parser.add_argument("--case", default="", help="only rows whose words contain this, such as 'criu unlimited'")
     parser.add_argument("--tries", type=int, default=5)
+    parser.add_argument("--kind", help="of the lab; vm, emulated, has soft-dirty: ratios of totals and bytes count")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     chosen = parser.parse_args()
     lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "bench", say=lambda _: None)
-    lab.up(2)
+    lab.up(2, kind=chosen.kind)
     state = lab.site.state / "bench-state"
     state.mkdir(exist_ok=True)
     try:

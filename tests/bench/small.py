@@ -29,12 +29,10 @@ class Small:
 def install(nodes: list[Node], place: Path) -> None:
     """Compile it, static, so that it needs no file but itself, and put it into each node."""
     built = place / "small"
-    subprocess.run(["gcc", "-O2", "-static", "-o", str(built), str(SOURCE)], check=True)
+    built.mkdir(exist_ok=True)
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(built / "small"), str(SOURCE)], check=True)
     for node in nodes:
-        path = node.root / PROGRAM.lstrip("/")
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(built.read_bytes())
-        path.chmod(0o755)
+        node.put(built, str(Path(PROGRAM).parent))
 
 
 def start(node: Node, others: list[Node], name: str, words: list[str]) -> Small:
@@ -78,9 +76,8 @@ def container_pid(node: Node, name: str) -> int:
 
 
 def _wait(node: Node, workload: Small) -> None:
-    path = node.root / f"{workload.directory}/result".lstrip("/")
     end_s = time.monotonic() + WAIT_S
-    while not path.exists():
+    while not node.exists(f"{workload.directory}/result"):
         if time.monotonic() > end_s:
             raise RuntimeError(f"no answer in {workload.directory}")
         time.sleep(0.02)

@@ -16,6 +16,7 @@ GAPS = (
     "bytes of plain",
 )
 BUDGETS = ("workload", "backend", "link", "downtime of bound (1.5)", "total of bound (1.3)", "controller MiB (80)")
+PHAUL = ("workload", "backend", "link", "phaul gap", "phaul total", "reberth's gap of it", "total of it", "bytes of it")
 LARGE_BYTES = 200 << 20  # the total of less is mostly connecting and looking
 
 
@@ -50,6 +51,12 @@ def _budgets(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def _phaul(row: dict[str, Any]) -> list[str]:
+    ours, theirs = row["ways"]["reberth"], row["ways"]["phaul"]
+    shares = (f"{ours[key] / max(theirs[key], 1e-9):.2f}" for key in ("gap_s", "total_s", "wire_bytes"))
+    return [*_case(row), f"{theirs['gap_s']:.3f} s", f"{theirs['total_s']:.2f} s", *shares]
+
+
 def _steps(row: dict[str, Any]) -> list[str]:
     phases = row["phases_s"]
     steps = [row["frozen_s"], *(phases.get(name, 0.0) for name in ("final-transfer", "final-sync", "restore"))]
@@ -58,7 +65,7 @@ def _steps(row: dict[str, Any]) -> list[str]:
 
 
 def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """Three tables; medians throughout."""
+    """Three tables, and one of go-criu's phaul where it was measured; medians throughout."""
     words = (f"kernel {machine['kernel']}", f"{machine['cpus']} processors", f"load {machine['load']}", machine["date"])
     text = f"{', '.join(words)}, median of {machine['tries']}; `reberth --help` {machine['help_s'] * 1000:.0f} ms.\n\n"
     text += _table(GAPS, [_gaps(row) for row in rows])
@@ -74,4 +81,6 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "vote to running",
         "in all, ms",
     )
-    return text + "\n" + _table(head, [_steps(row) for row in rows])
+    text += "\n" + _table(head, [_steps(row) for row in rows])
+    beside = [_phaul(row) for row in rows if "phaul" in row["ways"]]
+    return text + ("\n" + _table(PHAUL, beside) if beside else "")

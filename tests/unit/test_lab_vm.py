@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from reberth_lab.proc import LabError
 from reberth_lab.site import MAX_NODES, Site
-from reberth_lab.vm import accel, machine
-from reberth_lab.vm.image import Image
+from reberth_lab.vm import accel, foreign, machine, up
+from reberth_lab.vm.arch import AARCH64, ARCHES, X86_64, of
+from reberth_lab.vm.image import Image, cached, ensure, kind_of, recipe_hash
 from reberth_lab.vm.node import pack
 
 LONGEST = "abcdefghij"
@@ -101,3 +103,62 @@ def test_what_is_sent_belongs_to_root(tmp_path):
     with tarfile.open(fileobj=stream) as archive:
         found = {member.name: (member.uid, member.gid, member.mode) for member in archive}
     assert found == {"folder": (0, 0, 0o700), "folder/key": (0, 0, 0o600)}
+
+
+# Another processor
+
+
+def test_an_aarch64_node_is_emulated_without_anything_of_x86(monkeypatch, tmp_path):
+    image = Image(tmp_path, AARCH64)
+    monkeypatch.setattr(accel.platform, "machine", lambda: X86_64)
+    monkeypatch.setattr(accel.os, "access", lambda *_: True)
+    assert accel.choose(image, print) == machine.TCG
+    given = {"seed": Path("/s"), "console": Path("/c"), "memory_bytes": 1 << 30, "cables": []}
+    argv = machine.argv(image, machine.TCG, "lab-node1", **given)
+    assert argv[0] == "qemu-system-aarch64"
+    assert "virt,gic-version=3" in argv and "console=ttyAMA0" in argv[argv.index("-append") + 1]
+    assert "ia32cap" not in " ".join(argv)
+    assert [package for _, package, _ in up.tools(AARCH64)] == ["qemu-system-arm", "e2fsprogs", "kmod"]
+    assert "qemu-system-arm" not in [package for _, package, _ in up.tools(X86_64)]
+
+
+def test_images_of_two_processors_do_not_prune_each_other(tmp_path):
+    hashes = [recipe_hash((), arch) for arch in ARCHES]
+    assert len(set(hashes)) == len(hashes)
+    for arch in ARCHES:
+        home = tmp_path / f"{kind_of((), arch)}-{recipe_hash((), arch)}-1"
+        home.mkdir()
+        (home / "stamp.json").write_text("{}", encoding="utf-8")
+    for arch in ARCHES:
+        assert cached(tmp_path, (), arch).arch == arch
+        assert len(list(tmp_path.glob(f"{kind_of((), arch)}-*"))) == 1  # what `_prune` looks through
+
+
+def test_other_processors_have_no_parts_and_no_other_kind(tmp_path):
+    with pytest.raises(LabError, match="no further parts"):
+        ensure(tmp_path, say=print, parts=("lxd",), arch=AARCH64)
+    with pytest.raises(LabError, match="cannot be 'riscv64'"):
+        of("riscv64")
+
+
+def test_names_of_archives_tell_the_versions(tmp_path):
+    for name in ("criu_4.1.1-1_arm64.deb", "openssh-server_1%3a10.0p1-7_arm64.deb", "python3_3.13.5-1_arm64.deb"):
+        (tmp_path / name).touch()
+    found = foreign.packages(tmp_path)
+    assert found == {"criu": "4.1.1-1", "openssh-server": "1:10.0p1-7", "python3": "3.13.5-1"}
+
+
+def test_an_unpacked_tree_gets_what_scripts_would_have_made(tmp_path):
+    for name in (*foreign.COPIES, "usr/sbin/criu"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("root:*:0:0:root:/root:/bin/bash\n", encoding="ascii")
+    (tmp_path / "usr/bin").mkdir()
+    (tmp_path / "var/run").mkdir(parents=True)
+    foreign._set_up(tmp_path)
+    assert "sshd:*:100:" in (tmp_path / "etc/passwd").read_text("ascii")
+    assert os.readlink(tmp_path / "usr/bin/awk") == "mawk"
+    assert os.readlink(tmp_path / "var/run") == "/run"
+    (tmp_path / "usr/sbin/criu").unlink()
+    with pytest.raises(LabError, match="no criu"):
+        foreign._set_up(tmp_path)

@@ -32,11 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tier.mark(items, HERE, "vm", TEST_LIMIT_S)
 
 
-def lab_name(suffix: str) -> str:
-    """Not the name of the namespace lab, which may be up at the same time."""
-    return (os.environ.get("REBERTH_LAB_NAME") or "live")[: 10 - len(suffix)] + suffix
-
-
 @pytest.fixture(scope="session")
 def vm_image() -> None:
     """Skips the test, with the reason, where there can be no virtual nodes."""
@@ -44,7 +39,7 @@ def vm_image() -> None:
         pytest.skip("virtual nodes need root: taps and a bridge")
     if missing_tools():
         pytest.skip(f"not installed: {', '.join(missing_tools())}")
-    cache = Lab(lab_name("v")).site.cache
+    cache = Lab(tier.lab_name("v")).site.cache
     if image.cached(cache) is None:
         try:
             apt.find_mirror()
@@ -55,7 +50,7 @@ def vm_image() -> None:
 @pytest.fixture
 def vm_spare(vm_image: None) -> Iterator[Lab]:
     """A lab that is down, and down again after the test."""
-    lab = Lab(lab_name("w"), say=print)
+    lab = Lab(tier.lab_name("w"), say=print)
     lab.down()
     yield lab
     lab.down()
@@ -64,7 +59,7 @@ def vm_spare(vm_image: None) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def vm_lab(vm_image: None) -> Iterator[Lab]:
     """Two virtual nodes for the session; node2 is started when node1 has booted, so their clocks differ by seconds."""
-    lab = Lab(lab_name("v"), say=print)
+    lab = Lab(tier.lab_name("v"), say=print)
     if not tier.KEEP:
         lab.down()
     lab.up(1, kind=VM)

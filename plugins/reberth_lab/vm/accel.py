@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 
 from reberth_lab.proc import LabError, Say, run
 from reberth_lab.vm import machine
+from reberth_lab.vm.arch import of
 from reberth_lab.vm.image import Image
 
 PROBE_LIMIT_S = 20
@@ -16,7 +18,7 @@ MEMORY = "kvm.json"  # in the image's folder; true until this machine or its QEM
 
 def choose(image: Image, say: Say) -> str:
     """`kvm` where this image has really booted with it on this machine, else `tcg`."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if image.arch != platform.machine() or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return machine.TCG
     memory = image.home / MEMORY
     now = _situation()
@@ -47,4 +49,4 @@ def boots_with_kvm(image: Image) -> bool:
 
 def _situation() -> list[str]:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return [boot_id, run([machine.PROGRAM, "--version"]).stdout.splitlines()[0]]
+    return [boot_id, run([of(platform.machine()).program, "--version"]).stdout.splitlines()[0]]

@@ -19,12 +19,11 @@ from reberth_lab.apt import find_mirror
 from reberth_lab.chroot import Chroot
 from reberth_lab.locks import locked
 from reberth_lab.proc import LabError, Say
+from reberth_lab.vm import foreign
+from reberth_lab.vm.arch import X86_64, of
 
 RECIPE = 1
 PREFIX = "vm"
-# Debian's kernel for virtual machines: the same source and options as linux-image-amd64 (soft-dirty and userfaultfd
-# among them) with a third of the modules. Drivers of NVMe and ext4 are inside it, so it needs no initramfs.
-KERNEL = "linux-image-cloud-amd64"
 GUEST = Path(__file__).parents[1] / "guest"
 INIT_HOME = "usr/local/lib/reberth-lab"
 INIT = f"/{INIT_HOME}/vm-init.sh"
@@ -41,6 +40,7 @@ class Image:
     """A finished image: its folder in the cache."""
 
     home: Path
+    arch: str = X86_64
 
     @property
     def disk(self) -> Path:
@@ -58,54 +58,75 @@ class Image:
         return data
 
 
-def recipe_hash(parts: Sequence[str] = ()) -> str:
+def recipe_hash(parts: Sequence[str] = (), arch: str = X86_64) -> str:
     """Names the recipe; a change of the root filesystem's, of a part or of the init programs makes a new image."""
     programs = [path.read_text(encoding="utf-8") for path in _programs()]
     packages = [layers.PARTS[part].packages for part in parts]
-    recipe = [RECIPE, rootfs.recipe_hash(), KERNEL, DISK_BYTES, *programs, *packages]
+    recipe = [RECIPE, rootfs.recipe_hash(), of(arch).kernel, DISK_BYTES, *programs, *packages]
+    if arch != X86_64:
+        recipe += [foreign.RECIPE, *foreign.PACKAGES]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
-def kind_of(parts: Sequence[str]) -> str:
+def kind_of(parts: Sequence[str], arch: str = X86_64) -> str:
     """How the images with these parts of `layers.PARTS` are called, so that one kind never prunes another."""
-    return "+".join([PREFIX, *parts])
+    return "+".join([PREFIX, *([arch] if arch != X86_64 else []), *parts])
 
 
-def cached(cache: Path, parts: Sequence[str] = ()) -> Image | None:
+def cached(cache: Path, parts: Sequence[str] = (), arch: str = X86_64) -> Image | None:
     """The finished image of the present recipe, if it is there."""
-    homes = sorted(path.parent for path in cache.glob(f"{kind_of(parts)}-{recipe_hash(parts)}-*/{rootfs.STAMP}"))
-    return Image(homes[-1]) if homes else None
+    start = f"{kind_of(parts, arch)}-{recipe_hash(parts, arch)}"
+    homes = sorted(path.parent for path in cache.glob(f"{start}-*/{rootfs.STAMP}"))
+    return Image(homes[-1], arch) if homes else None
 
 
-def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = False, parts: Sequence[str] = ()) -> Image:
+def ensure(
+    cache: Path,
+    *,
+    say: Say,
+    install: bool = False,
+    rebuild: bool = False,
+    parts: Sequence[str] = (),
+    arch: str = X86_64,
+) -> Image:
     """The image, made now if it must be; raises LabError with the remedy when it cannot."""
-    found = cached(cache, parts)
+    if parts and arch != X86_64:
+        raise LabError(f"nodes that are {arch} have no further parts", "leave out --with, or --arch")
+    found = cached(cache, parts, arch)
     if found and not rebuild:
         return found
     cache.mkdir(mode=0o755, parents=True, exist_ok=True)
     with locked(cache / "vm-build.lock", wait_s=1800, remove=False):
-        found = cached(cache, parts)
+        found = cached(cache, parts, arch)
         if found and not rebuild:
             return found
         _check_space(cache)
         root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
         above = [layers.ensure(name, cache, root, say) for name in parts]
-        return _build(cache, [*above, root], parts, say)
+        return _build(cache, [*above, root], parts, arch, say)
 
 
-def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], say: Say) -> Image:
-    """Makes it of the trees, the topmost first."""
-    recipe, kind = recipe_hash(parts), kind_of(parts)
+def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], arch: str, say: Say) -> Image:
+    """Makes it of the trees, the topmost first; for another processor of packages, with the tree's Python."""
+    recipe, kind = recipe_hash(parts, arch), kind_of(parts, arch)
     for old in cache.glob(f"{PREFIX}build-*"):  # of a build that was killed; the lock says that nobody is at it
         shutil.rmtree(old, ignore_errors=True)
     work = cache / f"{PREFIX}build-{os.getpid()}"
     work.mkdir()
-    say(f"making the disk of virtual nodes: {KERNEL}, download {DOWNLOAD}, {DURATION}, 0.8 GB in {cache}")
+    kernel = of(arch).kernel
+    cost = f"download {DOWNLOAD}, {DURATION}, 0.8 GB" if arch == X86_64 else foreign.COST
+    say(f"making the disk of virtual nodes: {kernel}, {cost} in {cache}")
     started = time.monotonic()
     chroot = Chroot(work / "root", work / "build.log")
     try:
-        _fill(chroot, trees)
-        _write_stamp(work, recipe, rootfs.versions(chroot))
+        if arch == X86_64:
+            _fill(chroot, trees, kernel)
+            packages = rootfs.versions(chroot)
+            rootfs.clean_up(chroot)
+        else:
+            packages = foreign.fill(chroot, of(arch), trees[0])
+        _finish(chroot)
+        _write_stamp(work, recipe, packages)
         size = f"{DISK_BYTES >> 20}M"
         # No journal: a node's disk is thrown away with the node.
         format_words = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-F"]
@@ -118,10 +139,10 @@ def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], say: Say) -
     work.rename(home)
     _prune(cache, kind, home)
     say(f"the disk of virtual nodes is ready after {time.monotonic() - started:.0f} s")
-    return Image(home)
+    return Image(home, arch)
 
 
-def _fill(chroot: Chroot, trees: Sequence[Path]) -> None:
+def _fill(chroot: Chroot, trees: Sequence[Path], kernel: str) -> None:
     words = [str(tree) for tree in trees]
     if len(words) > 1:
         chroot.outside(["sh", "-c", MERGE, "sh", ":".join(words), str(chroot.root)])
@@ -130,10 +151,13 @@ def _fill(chroot: Chroot, trees: Sequence[Path]) -> None:
         chroot.outside(["cp", "-a", "--reflink=auto", "--", words[0], str(chroot.root)])
     rootfs.configure_apt(chroot, find_mirror())
     chroot.inside(["apt-get", "update", "-q"])
-    chroot.inside(["env", "INITRD=No", "apt-get", "install", *rootfs.APT_OPTIONS, KERNEL])
+    chroot.inside(["env", "INITRD=No", "apt-get", "install", *rootfs.APT_OPTIONS, kernel])
+
+
+def _finish(chroot: Chroot) -> None:
+    """Takes the kernel out, and puts the init programs in."""
     kernels = sorted((chroot.root / "boot").glob("vmlinuz-*"))
     shutil.copyfile(kernels[-1], chroot.root.parent / "vmlinuz")
-    rootfs.clean_up(chroot)
     shutil.rmtree(chroot.root / "boot")
     (chroot.root / "boot").mkdir()
     home = chroot.root / INIT_HOME

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reberth_lab.vm.arch import X86_64, of
 from reberth_lab.vm.image import INIT, Image
 
-PROGRAM = "qemu-system-x86_64"
 KVM, TCG = "kvm", "tcg"
-# erms, la57: a copy byte by byte and a fifth level of page tables are hardware's gain, and an emulator's loss.
-CPUS = {KVM: ["-accel", "kvm", "-cpu", "host"], TCG: ["-accel", "tcg,thread=multi", "-cpu", "max,erms=off,la57=off"]}
 # OpenSSL is slow where it believes in what is emulated (sha-ni, AVX2, AVX, SSSE3, PCLMULQDQ): told not to, SHA-256 and
 # ChaCha20 are five times faster and more, AES-GCM three times (QEMU 7.2, 2026-11-28). The processor must keep them:
 # without SSSE3 Debian's init dies.
@@ -32,7 +30,6 @@ distinguished_name = none
 """
 SSHD_CONFIG = f"SetEnv {PLAIN_OPENSSL} OPENSSL_CONF=/{CIPHER_FILE}\nCiphers chacha20-poly1305@openssh.com\n"
 PROBE_WORDS = "lab: the kernel has started its first program"  # said by guest/vm-init.sh
-CONSOLE = "ttyS0"
 # Only the machine and its devices: what would let a guest that broke out start programs or change its rights is closed.
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -69,11 +66,13 @@ def probe_argv(image: Image, accel: str) -> list[str]:
 
 def _machine(image: Image, accel: str, memory_bytes: int, *words: str) -> list[str]:
     # mitigations=off: an emulated processor needs none, and they cost. -no-reboot, panic=-1: a dead kernel ends QEMU.
-    kernel = ["root=/dev/nvme0n1", "rw", f"init={INIT}", f"console={CONSOLE}", "panic=-1", "mitigations=off"]
-    if accel == TCG:
+    arch = of(image.arch)
+    kernel = ["root=/dev/nvme0n1", "rw", f"init={INIT}", f"console={arch.console}", "panic=-1", "mitigations=off"]
+    if accel == TCG and arch.name == X86_64:
         kernel.append(PLAIN_OPENSSL)  # what the kernel does not know becomes the environment of its first program
+    processor = ("kvm", "-cpu", "host") if accel == KVM else ("tcg,thread=multi", "-cpu", arch.processor)
     return [
-        *(PROGRAM, *CPUS[accel], "-smp", "1", "-m", f"{memory_bytes >> 20}M"),
+        *(arch.program, *arch.board, "-accel", *processor, "-smp", "1", "-m", f"{memory_bytes >> 20}M"),
         *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
         *("-kernel", str(image.kernel), "-append", " ".join([*kernel, *words])),
         *(*_drive("root", image.disk), "-device", "nvme,drive=root,serial=lab"),

@@ -21,7 +21,7 @@ from reberth_lab.proc import LabError, tool_environment
 MACHINE, LINE = "machine", "line"  # the two cgroups of a node: QEMU, and the lab's ssh connection to it
 IN_CGROUP = 'echo 0 >"$1" || exit; shift; exec "$@"'
 BEHIND = 'log=$1; shift; setsid "$@" </dev/null >"$log" 2>&1 &'
-LINE_LIMIT_S = 60
+LINE_LIMIT_S = 180  # a login of an emulated node, others at work on the machine
 GRACE_S = 20.0  # how long ssh may take to tell that a program was ended for its time limit
 KILLED = (137, 255)  # timeout(1) kills itself with its child, which ssh reports as 255, as it does its own troubles
 REPLACE = 'rm -rf -- "$1" && mkdir -p -- "$1" && exec tar -x -C "$1"'

@@ -15,36 +15,47 @@ from reberth_lab import boot, cgroups, deliver, keys
 from reberth_lab.proc import TOOL_PATH, LabError, Say, need, run
 from reberth_lab.site import Site
 from reberth_lab.vm import accel, image, machine, taps
+from reberth_lab.vm.arch import X86_64, of
 from reberth_lab.vm.image import Image
 from reberth_lab.vm.node import BEHIND, MACHINE, VmNode, in_cgroup, pack
 
-TOOLS = (
-    (machine.PROGRAM, "qemu-system-x86", "20 to 40 MB"),
-    ("mke2fs", "e2fsprogs", "less than 1 MB"),
-)
 MEMORY_BYTES = 2 << 30
 LEAST_MEMORY_BYTES = 640 << 20
 START_LIMIT_S = 30
-BOOT_LIMIT_S = 240  # emulated nodes need 10 to 30 s; more of them, or others at work on the machine, take longer
 # What runs keeps its open files. Links and modes of folders that are there stay as they are.
 REFRESH = 'rm -rf "$1.old"; mv "$1" "$1.old"; tar -x -C / --no-overwrite-dir && rm -rf "$1.old"'
 
 
-def prepare(site: Site, say: Say, *, install: bool = False, rebuild: bool = False, parts: Sequence[str] = ()) -> Image:
+def tools(arch: str) -> list[tuple[str, str, str]]:
+    """Programs that nodes of this processor need here: name, Debian package, how much that downloads."""
+    qemu = (of(arch).program, of(arch).package, of(arch).size)
+    found = [qemu, ("mke2fs", "e2fsprogs", "less than 1 MB")]
+    return found if arch == X86_64 else [*found, ("depmod", "kmod", "less than 1 MB")]
+
+
+def prepare(
+    site: Site,
+    say: Say,
+    *,
+    install: bool = False,
+    rebuild: bool = False,
+    parts: Sequence[str] = (),
+    arch: str = X86_64,
+) -> Image:
     """Programs and disk image, installed and made now if they must be; raises LabError with the remedy."""
-    if install and (missing := missing_tools()):
-        packages = [package for _, package, _ in TOOLS if package in missing]
-        say(f"installing {', '.join(f'{package} ({size})' for _, package, size in TOOLS if package in missing)}")
+    if install and (missing := missing_tools(arch)):
+        packages = [package for _, package, _ in tools(arch) if package in missing]
+        say(f"installing {', '.join(f'{name} ({size})' for _, name, size in tools(arch) if name in missing)}")
         run(["apt-get", "update", "-q"], timeout_s=300)
         run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], timeout_s=600)
-    for tool, package, _ in TOOLS:
+    for tool, package, _ in tools(arch):
         need(tool, f"{package} (or reberth lab up --kind vm --install)")
-    return image.ensure(site.cache, say=say, install=install, rebuild=rebuild, parts=parts)
+    return image.ensure(site.cache, say=say, install=install, rebuild=rebuild, parts=parts, arch=arch)
 
 
-def missing_tools() -> list[str]:
+def missing_tools(arch: str = X86_64) -> list[str]:
     """The Debian packages with programs of this kind that are not installed."""
-    return [package for tool, package, _ in TOOLS if shutil.which(tool, path=TOOL_PATH) is None]
+    return [package for tool, package, _ in tools(arch) if shutil.which(tool, path=TOOL_PATH) is None]
 
 
 def bring_up(disk: Image, nodes: Sequence[VmNode], names: Sequence[str], say: Say) -> None:
@@ -57,7 +68,7 @@ def bring_up(disk: Image, nodes: Sequence[VmNode], names: Sequence[str], say: Sa
     memory_bytes = share_of_memory(len(nodes))
     for node in starting:
         start(node, disk, accelerator, names, memory_bytes)
-    deadline = time.monotonic() + BOOT_LIMIT_S
+    deadline = time.monotonic() + of(disk.arch).boot_limit_s
     running = [node for node in nodes if node not in starting]
     for node in (*running, *starting):  # one that runs may be booting still, if its `up` was killed
         wait(node, deadline)
@@ -72,7 +83,7 @@ def start(node: VmNode, disk: Image, accelerator: str, names: Sequence[str], mem
         path.unlink(missing_ok=True)
     scratch = scratch_directory(site)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_seed(node, names, emulated=accelerator == machine.TCG)
+    write_seed(node, names, emulated=accelerator == machine.TCG and disk.arch == X86_64)
     with contextlib.ExitStack() as stack:
         cables = []
         for make, address in ((taps.data, site.mac(node.number)), (taps.control, site.control_mac(node.number))):

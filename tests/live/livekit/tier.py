@@ -19,3 +19,8 @@ def mark(items: Iterable[pytest.Item], folder: Path, marker: str, limit_s: float
             item.add_marker(marker)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(limit_s))
+
+
+def lab_name(suffix: str) -> str:
+    """Not the name of the namespace lab, which may be up at the same time."""
+    return (os.environ.get("REBERTH_LAB_NAME") or "live")[: 10 - len(suffix)] + suffix
