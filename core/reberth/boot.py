@@ -26,8 +26,8 @@ def control():
     os.umask(0o77)
     z = rd(int(rd(10)))
     u = os.getuid()
-    if u == 0: base = "/run/reberth"
-    else: base = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "reberth-%d" % u)
+    own = lambda: os.path.join(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "reberth-%d" % u)
+    base = "/run/reberth" if u == 0 else own()
     try: os.mkdir(base, 0o700)
     except FileExistsError: pass
     s = os.lstat(base)

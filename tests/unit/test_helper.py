@@ -394,17 +394,3 @@ def test_pings_go_on_while_another_helper_takes_over(place):
     last.call("adopt", run_id=run_id)
     last.call("release", how="resume", aborted=True)
     last.call("end", outcome="rolled-back")
-
-
-@pytest.mark.parametrize(("uid", "asked"), [(0, False), (1000, True)])
-def test_a_helper_of_root_tries_nothing_in_tmp(uid, asked):
-    """Asked for its directory, tempfile writes a file into it: one that is killed just then would leave that."""
-    played = (
-        "import os, tempfile\n"
-        "tempfile.gettempdir = lambda: os._exit(7)\n"
-        f"os.getuid = lambda: {uid}\n"
-        "os.mkdir = lambda *words: os._exit(0)\n"
-    )
-    argv = [sys.executable, "-I", "-c", played + boot.BOOT, "control"]
-    done = subprocess.run(argv, input=b"0" * 10, env={}, check=False)
-    assert done.returncode == (7 if asked else 0)

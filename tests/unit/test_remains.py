@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from reberth import boot
 from reberth.helper import HelperShell
 from reberth.node import procs, remains
 from reberth_hooks import Node, Route
@@ -18,8 +20,6 @@ from reberth_hooks import Node, Route
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Starts helpers with a base of their own, whoever runs the tests; answers shell, pid and directory."""
-    from reberth import boot
-
     monkeypatch.setattr(boot, "BOOT", boot.BOOT.replace('"/run/reberth" if u == 0 else ', ""))
     shells = []
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
@@ -75,3 +75,17 @@ def test_those_of_live_young_and_unfinished_ones_stay(start, tmp_path):
     age(young)
     remains.sweep(str(base / "h-mine"))  # the twin
     assert not young.exists()
+
+
+@pytest.mark.parametrize(("uid", "asked"), [(0, False), (1000, True)])
+def test_a_helper_of_root_tries_nothing_in_tmp(uid, asked):
+    """Asked for its directory, tempfile writes a file into it: one that is killed just then would leave that."""
+    played = (
+        "import os, tempfile\n"
+        "tempfile.gettempdir = lambda: os._exit(7)\n"
+        f"os.getuid = lambda: {uid}\n"
+        "os.mkdir = lambda *words: os._exit(0)\n"
+    )
+    argv = [sys.executable, "-I", "-c", played + boot.BOOT, "control"]
+    done = subprocess.run(argv, input=b"0" * 10, env={}, check=False)
+    assert done.returncode == (7 if asked else 0)
