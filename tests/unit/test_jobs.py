@@ -175,6 +175,16 @@ def test_work_of_a_child_counts_as_life(site):
     assert caught.value.kind == "tool-failed"  # it ended by itself: nobody took it for dead
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_tool_that_fails_by_itself_is_not_killed(site, tmp_path, fails):
+    """What it works in may die with it; one that does not end is ended all the same."""
+    job, gone = site.job("dump"), tmp_path / "gone"
+    job.spawn(["sh", "-c", f"while [ ! -e {gone} ]; do sleep 0.05; done; exit 3"])
+    job.let_go = gone.touch if fails else lambda: None
+    job.stop(grace_s=5.0 if fails else 0.3)
+    assert job.process.returncode == (3 if fails else -15)
+
+
 def test_a_tool_that_ignores_sigterm_is_killed(site):
     stubborn = site.place / "stubborn"
     stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 0.05; done\n")

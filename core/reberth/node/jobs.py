@@ -114,6 +114,7 @@ class Job:
         self.ended_ns = 0
         self._ended = threading.Event()
         self.moved: Callable[[], int] = lambda: 0  # what it handed on through us
+        self.let_go: Callable[[], None] | None = None  # takes away what it hands it on by: then it fails by itself
         self.waiting = ""  # the action whose script waits for our answer
         self._hooks: queue.Queue[tuple[str, int, int, int]] = queue.Queue()
         self._report_r, self._report_w = os.pipe()
@@ -282,9 +283,16 @@ class Job:
         return self.waiting == "post-dump"
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """End the tool: SIGTERM, after which CRIU lets a source run on, then SIGKILL."""
+        """End the tool: one that fails by itself is waited for, then SIGTERM, then SIGKILL.
+
+        A CRIU that fails takes its code out of the tasks; of one that is killed they may die (seen 2026-11-28).
+        """
         if self.process is None or self.process.poll() is not None:
             return
+        if self.let_go is not None:
+            self.let_go()
+            if self.wait_end(grace_s) is not None:
+                return
         tools.kill_group(self.process, signal.SIGTERM)
         if self.wait_end(grace_s) is None:
             tools.kill_group(self.process, signal.SIGKILL)

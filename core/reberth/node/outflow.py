@@ -74,7 +74,7 @@ class Outflow:
 
     def spawn(self, job: Job, argv: list[str], **how: Any) -> None:
         """Start the dump; `@pages@` in its words becomes what it reaches us by."""
-        job.moved = lambda: self.moved
+        job.moved, job.let_go = lambda: self.moved, self.end
         if self.server is not None:
             word = "{}:{}".format(*self.server.getsockname())
         else:

@@ -24,7 +24,7 @@ from reberth.node.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats, sizes
 
-OUTLIVES_S = 1.0
+OUTLIVES_S, VETO_S = 1.0, 5.0
 LEFT_IN = "CRIU works inside the workload; what dies of a tool that was killed just then cannot be brought back"
 
 
@@ -265,7 +265,7 @@ class Source:
         else:
             if word == "veto":
                 self.job.answer(word)  # a killed runc leaves its criu, whose script may come only now
-            code = self.job.wait_end(10.0 if self.serving is not None else 0.0)
+            code = self.job.wait_end(10.0 if self.serving is not None else VETO_S)  # killed, it may cost the tasks
         if code is None:
             self.job.stop()
         self._end_strays(5.0)  # a killed runc leaves its criu, which does as it was answered
