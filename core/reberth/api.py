@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reberth.helper import DECIDING, Asked, HelperShell
+from reberth.helper import DECIDING, Answer, Asked, HelperShell
 from reberth.journal import Journal, runs
 from reberth.outcome import is_open
 from reberth.shell import Finished
@@ -19,7 +19,6 @@ from reberth_hooks import HelperError, Node, RefusedError, Route
 NOTHING: dict[str, Any] = {"adopt": None, "bye": None, "end": {}, "leftovers": [], "log_tails": {}, "note": None}
 CLOCK_ERROR_NS = 250_000_000  # from a daemon's step to its event here
 ASKED = ("hello", *DECIDING)
-Answer = Callable[[HelperShell, str, dict[str, Any]], dict[str, Any]]
 
 
 class ApiShell(HelperShell):

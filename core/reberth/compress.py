@@ -29,15 +29,16 @@ def look(
     here, there = ends[0].call("compress_look", pid=sampled), ends[1].call("compress_look")
     can = [name for name in here["methods"] if name in there["methods"]]
     figures = {name: here["methods"][name] for name in can if here["methods"][name]}
-    method, why = decide(wanted, figures, _link(options, measured), carrier)
+    method, why = decide(wanted, figures, link_bytes_s(options, measured), carrier)
     said = zip(ends, (here, there), strict=True)
     lacks = [end.node.name for end, one in said if wanted not in (*one["methods"], *FREE)]
     return {"method": method, "why": why, "can": can, "lacks": lacks, "memory": not carrier, **figures.get(method, {})}
 
 
-def _link(options: Options, measured: Mapping[str, Any]) -> float:
-    link = float(measured.get("link_bytes_s") or 0)
-    return min(link, options.bandwidth_bytes_s) if link and options.bandwidth_bytes_s else link
+def link_bytes_s(options: Options, measured: Mapping[str, Any], otherwise: float = 0.0) -> float:
+    """What the link carries within the limit that was given; `otherwise` where it was not measured."""
+    link = float(measured.get("link_bytes_s") or otherwise)
+    return min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
 
 
 def decide(

@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 20.0
 PING_S = 1.0
 SILENCE_S = 10.0
 DECIDING = ("facts", "vote", "decide", "release", "finish")  # what the protocol asks an end for
+Answer = Callable[["HelperShell", str, dict[str, Any]], dict[str, Any]]
 
 
 class Asked:
@@ -60,9 +61,7 @@ class HelperShell:
     """One node through its helper; also the lines of `docs/helper.md` from the controller's side."""
 
     move: Any = None  # the run that it serves, for an end whose plugin must know it
-    answer: Callable[[HelperShell, str, dict[str, Any]], dict[str, Any]] | None = (
-        None  # in the helper's place (near-live)
-    )
+    answer: Answer | None = None  # in the helper's place, to what is DECIDING
 
     def __init__(self, node: Node, route: Route) -> None:
         self._node, self._route = node, route

@@ -13,11 +13,11 @@ from typing import Any
 
 from reberth import journal as journals
 from reberth import newrun, outcome
-from reberth.api import Answer, ApiShell
+from reberth.api import ApiShell
 from reberth.catalog import Catalog
 from reberth.config import Config
 from reberth.engine import Engine
-from reberth.helper import HelperShell
+from reberth.helper import Answer, HelperShell
 from reberth.journal import Journal
 from reberth.names import parse_source, parse_target
 from reberth.plain import PlainShell, require_helper
@@ -128,7 +128,7 @@ class Host:
         shells = (self.shell(plan.source.name), self.shell(plan.target.name))
         for name in (plan.source.name, plan.target.name):
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
-        session = Session(plan, journal, shells, self.stage.event, self.shell_of).let_answer(self.stage.answer)
+        session = Session(plan, journal, shells, self.stage.event, self.shell_of, self.stage.answer)
         report = Engine(self.stage, session, Report.of_plan(plan)).run()
         limit_logs()
         return report

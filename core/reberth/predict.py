@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reberth.compress import carried_bytes_s
+from reberth.compress import carried_bytes_s, link_bytes_s
 from reberth_hooks import Mode, Options
 
 LINK_BYTES_S = 110e6  # where nothing was measured: a gigabit link
@@ -70,8 +70,7 @@ def slowness(measured: Mapping[str, Any]) -> float:
 
 def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str, Any], options: Options) -> Prediction:
     """One mode; `measured` may lack the link and the dirty rate (`reberth.measure`); bytes are those of memory."""
-    link = float(measured.get("link_bytes_s") or LINK_BYTES_S)
-    link = min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
+    link = link_bytes_s(options, measured, LINK_BYTES_S)
     trees = carried_bytes_s(link, measured)
     slow = slowness(measured)
     fixed_s = slow * FIXED_S.get(backend, FIXED_S["runc"])

@@ -65,8 +65,8 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
     reach = host.way(plan)
-    session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach)
-    session.let_answer(host.stage.answer).on_word = how == "rollback"
+    session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach, host.stage.answer)
+    session.on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
         return _preview(session, want)

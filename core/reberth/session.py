@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reberth import boot, shell
-from reberth.helper import Asked, HelperShell
+from reberth.helper import Answer, Asked, HelperShell
 from reberth.journal import Journal
 from reberth.wishes import Wishes
 from reberth_hooks import ConnectionLostError, Event, HelperError, Mode, Pending, Plan, ReberthError, Receipt
@@ -27,7 +27,9 @@ class Session:
         shells: tuple[HelperShell | None, HelperShell | None],
         tell: Callable[[Event], None],
         reconnect: Callable[[str], HelperShell],
+        answer: Answer | None = None,
     ) -> None:
+        """`answer` (`Stage.answer`): of a near-live move the backend tells what became, as helpers hold nothing."""
         self.plan, self.journal = plan, journal
         self.ends: list[HelperShell | None] = list(shells)
         self.opened: list[dict[str, Any]] = [{}, {}]
@@ -43,20 +45,11 @@ class Session:
         self.raw_bytes, self.wire_bytes = 0, 0  # of all trees: what they hold, and what went over
         self.switched = ""  # the mode that the user wants from now on
         self.on_wait: Callable[[], None] = lambda: None
+        self._answer = answer if plan.mode is Mode.NEAR_LIVE else None
         for end in self.ends:
             if end is not None:
-                end.on_wait, end.move = self._wait, self
+                end.on_wait, end.move, end.answer = self._wait, self, self._answer
         self._facts: list[dict[str, Any] | None] = [None, None]
-        self._answer: Any = None
-
-    def let_answer(self, answer: Any) -> Session:
-        """In a near-live move the backend tells what became of it (`Stage.answer`): the helpers hold nothing."""
-        if self.plan.mode is Mode.NEAR_LIVE:
-            self._answer = answer
-            for end in self.ends:
-                if end is not None:
-                    end.answer = answer
-        return self
 
     # What a phase may know (reberth_hooks.Move)
 

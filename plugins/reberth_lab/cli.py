@@ -30,7 +30,10 @@ Kind = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(help="vm: the nodes' processor, x86_64 (default) or aarch64, always emulated.", show_default=False),
+    typer.Option(
+        help="vm: the nodes' processor, x86_64 (default) or aarch64; emulated if it is not this machine's.",
+        show_default=False,
+    ),
 ]
 Install = Annotated[bool, typer.Option("--install", help="Install debootstrap (vm: QEMU) by apt if it is missing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Move by dump, rsync and restore instead, to compare.")]

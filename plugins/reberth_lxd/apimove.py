@@ -10,8 +10,8 @@ from reberth_lxd import keys, ledger, meeting, phases
 from reberth_lxd.client import OVER, Daemon, over
 from reberth_lxd.events import DUMPED, DUMPS, FAILED, MOVED, PAGES, Events
 from reberth_lxd.explain import explain
+from reberth_lxd.meeting import SIDES
 
-SIDES = ("source", "target")
 PAGE_BYTES = 4096
 
 
@@ -102,7 +102,7 @@ def _moved(move: Move, heard: Events) -> list[dict[str, Any]]:
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
     instance = phases.fetch(source, move.plan.workload.name)
     move.note("offered", True)
-    with meeting.begin(move, source, target, instance, lambda side, url: move.note(f"operation.{SIDES[side]}", url)):
+    with meeting.begin(move, source, target, instance):
         return _follow(move, source, target, heard)
 
 

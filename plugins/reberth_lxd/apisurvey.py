@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from reberth_hooks import Check, Level, Options, Shell, Survey, UsageError, Workload
+from reberth_hooks import Check, Level, Options, Shell, Survey, Workload
 from reberth_lxd import checks, keys, kinds, meeting
 from reberth_lxd.client import Daemon
 from reberth_lxd.https import url_of
-from reberth_lxd.wanted import running, told
+from reberth_lxd.wanted import refuse_one_daemon, running, told
 
 OF_SHAPE = ("console", "nesting", "id-map")
 MAYBE = "pre-copy, if the source's daemon finds that it can track memory"
@@ -47,17 +47,15 @@ def survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
-    if dead := list(checks.not_live(here, there, source.node.name, target.node.name)):
+    nodes = source.node.name, target.node.name
+    if dead := list(checks.not_live(here, there, *nodes)):
         return Survey(tuple(kinds.in_words_of(here["server"], dead)))
-    if here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
-        names = f"{source.node.name} and {target.node.name}"
-        raise UsageError(f"{names} are two names of the same daemon", hint="name another remote")
+    refuse_one_daemon(here, there, *nodes)
     daemons = Daemon(source.node, source), Daemon(target.node, target)
     instance = running(daemons[0], workload, here["server"])
     want = keys.wanted(options, instance["expanded_config"], True)
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
-    nodes = source.node.name, target.node.name
     meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=True)
     found = [
         meets.check,

@@ -21,6 +21,7 @@ from reberth_lxd.keys import AUTOSTART
 from reberth_lxd.native import PULL, PUSH, RELAY, WAYS
 from reberth_lxd.relay import Relay
 
+SIDES = ("source", "target")
 PROBE_S, ASK_S = 12.0, 0.05  # LXD 5.0.2 takes 20 s for an address that does not answer (measured 2026-11-28)
 NO_WAY = ("ailed to connect", "Unable to connect", "ailed connecting")
 KNOWN = ("connection refused", "timeout", "no route to host", "network is unreachable", "certificate")
@@ -114,10 +115,11 @@ def begin(
     source: Daemon,
     target: Daemon,
     instance: dict[str, Any],
-    begun: Callable[[int, str], None],
+    begun: Callable[[int, str], None] = lambda end, url: None,
     files: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[Any]:
-    """Let both daemons begin, in the way of the plan; `begun` is told the end (0, 1) and the URL of its operation.
+    """Let both daemons begin, in the way of the plan; `begun` is told the end (0, 1) and the URL of its operation,
+    which is journaled then.
 
     `files` makes it a copy of files alone, and are further words for the target. The answer is to be kept open until
     both have ended. CommandError with the words of the daemon that says no.
@@ -127,14 +129,18 @@ def begin(
     keys, calm = on_target(move), {} if files is None else {"live": False}
     move.emit("step", str(details.get("why_way") or way))
 
+    def journaled(end: int, url: str) -> None:
+        begun(end, url)
+        move.note(f"operation.{SIDES[end]}", url)
+
     def offer(to: Mapping[str, Any] | None = None) -> dict[str, Any]:
         offered = source.post("instances", name, json=request.for_source(name, to) | calm)
-        begun(0, offered["url"])
+        journaled(0, offered["url"])
         return offered
 
     def take(json: dict[str, Any]) -> dict[str, Any]:
         taken = _take(move, target, json | {"source": json["source"] | calm | dict(files or {})})
-        begun(1, taken["url"])
+        journaled(1, taken["url"])
         return taken
 
     if way == PULL:

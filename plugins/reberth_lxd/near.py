@@ -10,7 +10,6 @@ import contextlib
 import re
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, ReberthError, Receipt, Restored, Tree
@@ -18,8 +17,8 @@ from reberth_lxd import keys, meeting, phases
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.https import over_api
+from reberth_lxd.meeting import SIDES
 
-SIDES = ("source", "target")
 START_S, FORCE_S, SLACK_S = 30, 30, 20.0
 # A write by mmap may leave the time of its file as it was until the kernel has written the page back (30 s, and 5 s).
 MARGIN_S = 120
@@ -61,25 +60,23 @@ def _pull(move: Move, *, refresh: bool) -> int:
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
     instance = phases.fetch(source, name)
     try:
-        with meeting.begin(move, source, target, instance, partial(_begun, move), {"refresh": refresh}):
+        with meeting.begin(move, source, target, instance, files={"refresh": refresh}):
             return _follow(move, source, target)
     except CommandError as error:
         cause, hint = explain(error.tail or error.message)
         raise CommandError(f"the daemons did not copy it: {cause}", hint=hint, tail=error.tail) from error
 
 
-def _begun(move: Move, side: int, url: str) -> None:
-    move.note(f"operation.{SIDES[side]}", url)
-
-
 def _follow(move: Move, source: Daemon, target: Daemon) -> int:
     """Wait until both operations are over; CommandError with the words of both."""
     told, ended = "", dict[str, dict[str, Any]]()
-    while len(ended) < len(SIDES):
+    while True:
         move.source.call("ping")  # hears ^C
         ends = [phases.operation(move, side, word) for side, word in zip((source, target), SIDES, strict=True)]
         told = phases.tell(move, ends, told)
         ended |= {word: end for word, end in zip(SIDES, ends, strict=True) if over(end) and word not in ended}
+        if len(ended) == len(SIDES):
+            break  # it may stand stopped
         time.sleep(phases.ASK_S)
     said = [
         f"{side.node.name}: {ended[word]['err']}"
@@ -188,7 +185,7 @@ def restore(move: Move) -> Restored:
         if not phases.runs(target, name):
             if _rests(target, name):
                 move.note("start-failed", "it ended at once")
-            hint = f"see on {target.node.name}: lxc info {name} --show-log"
+            hint = target.spoken(f"see on {target.node.name}: lxc info {name} --show-log")
             raise CommandError(f"{name} was started on {target.node.name}, and does not run there", hint=hint)
     move.note("landed", True)
     state = target.get("instances", name, "state") or {}
@@ -223,20 +220,16 @@ def rollback(move: Move) -> bool:
     """What goes on between the daemons ends, the copy goes, the key is put back; the source runs already."""
     if move.recall("keys") is None or move.recall("tidied"):
         return True
-    name = move.plan.workload.name
-    try:
-        source = phases.daemon(move, 0)
-        if move.recall("stopped"):
-            when_free(lambda: source.patch("instances", name, json={"config": move.recall("keys")}))
-        end_operations(move)
-        if move.recall("created"):
-            _remove_copy(move, source, phases.daemon(move, 1))
-    except ReberthError as error:
-        move.emit("warning", f"not all is as before: {error.message}; see reberth recover {move.id}")
-        move.note("untidy", error.message)
-        return True
-    move.note("tidied", True)
-    return True
+    return phases.tidied(move, _put_back)
+
+
+def _put_back(move: Move) -> None:
+    source, name = phases.daemon(move, 0), move.plan.workload.name
+    if move.recall("stopped"):
+        when_free(lambda: source.patch("instances", name, json={"config": move.recall("keys")}))
+    end_operations(move)
+    if move.recall("created"):
+        _remove_copy(move, source, phases.daemon(move, 1))
 
 
 def when_free(act: Callable[[], None]) -> None:
@@ -278,7 +271,9 @@ def _remove_copy(move: Move, source: Daemon, target: Daemon) -> None:
     if not phases.runs(source, name):
         raise CommandError(f"the daemon of {source.node.name} does not say that {name} runs: nothing is removed")
     if left["status_code"] == RUNNING:
-        raise CommandError(f"{name} runs on {target.node.name} too: it is not removed", hint=f"lxc info {name}")
+        text = f"{name} runs on {target.node.name} too: it is not removed"
+        raise CommandError(text, hint=target.spoken(f"lxc info {name}"))
     if used(left) and not (move.recall("start-failed") or move.recall("given-up")):
-        raise CommandError(f"{name} may have run on {target.node.name}: it is not removed", hint=f"lxc delete {name}")
+        text = f"{name} may have run on {target.node.name}: it is not removed"
+        raise CommandError(text, hint=target.spoken(f"lxc delete {name}"))
     target.delete("instances", name)

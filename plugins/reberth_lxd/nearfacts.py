@@ -122,7 +122,8 @@ def _revive(move: Move, *, on_word: bool) -> Facts:
     if source == RUNS:
         return facts
     if target not in (RESTS, MISSING) and move.recall("starting"):
-        raise CommandError(f"{name} may run on {move.plan.target.name}: it is not started on the source")
+        text = f"{name} may run on {move.plan.target.name}: it is not started on the source"
+        raise CommandError(text, hint=f"look at it there; then: reberth recover {move.id}")
     if on_word:
         move.note("given-up", True)
     move.emit("step", f"{name} is started again on {move.plan.source.name}")

@@ -9,7 +9,7 @@ from reberth_hooks import Check, Level, Mode, Options, Shell, Survey, UsageError
 from reberth_lxd import apisurvey, checks, keys, kinds, meeting
 from reberth_lxd.client import Daemon
 from reberth_lxd.https import over_api, url_of
-from reberth_lxd.wanted import running
+from reberth_lxd.wanted import refuse_one_daemon, running
 
 WHY = "near-live: as asked; it is stopped on the source and started afresh on the target"
 LOST = "its processes end and start afresh: memory, connections and uptime are lost, files and configuration stay"
@@ -38,13 +38,11 @@ def survey(
     here, there = facts["source"]["lxd"], facts["target"]["lxd"]
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
-    blind = over_api(source.node)
-    if blind and here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
-        text = f"{source.node.name} and {target.node.name} are two names of the same daemon"
-        raise UsageError(text, hint="name another remote")
+    nodes = source.node.name, target.node.name
+    if blind := over_api(source.node):
+        refuse_one_daemon(here, there, *nodes)
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
     instance = running(daemons[0], workload, here["server"])
-    nodes = source.node.name, target.node.name
     looks = cast(Shell, apisurvey.Devices(daemons[1])) if blind else target
     meets = meeting.choose(*daemons, here["server"], meeting.wish(options.backend_args), relays=blind)
     held = {**there, "apparmor": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -94,7 +95,6 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
 def _begun(move: Move, daemons: tuple[Daemon, Daemon], side: int, url: str) -> None:
     """The script stays planted while this goes on."""
     (move.source, move.target)[side].call("gate_until", path=daemons[side].socket, url=url, cancel=side == 0)
-    move.note(f"operation.{('source', 'target')[side]}", url)
 
 
 def _counts(one: dict[str, int]) -> dict[str, Any]:
@@ -208,17 +208,25 @@ def reberth_rollback(move: Move) -> bool:
     """Both operations end, the keys are put back, what is left on the target goes; the source was never touched."""
     if (move.recall("keys") is None and move.recall("snapshot") is None) or move.recall("tidied"):
         return True
-    name = move.plan.workload.name
     move.emit("warning", "the source runs; its daemons may need a minute to end their part")
+    return tidied(move, _put_back)
+
+
+def _put_back(move: Move) -> None:
+    source, name = daemon(move, 0), move.plan.workload.name
+    if move.recall("operation.source"):
+        _settled(move, source, "source", END_S)
+    if move.recall("keys") is not None:
+        source.patch("instances", name, json={"config": move.recall("keys")})
+    _drop_snapshot(move, source)
+    if move.recall("created"):
+        _remove_remains(move, source)
+
+
+def tidied(move: Move, put_back: Callable[[Move], None]) -> bool:
+    """Put back what a move has changed, and journal whether that went; what did not is said, and left to `recover`."""
     try:
-        source = daemon(move, 0)
-        if move.recall("operation.source"):
-            _settled(move, source, "source", END_S)
-        if move.recall("keys") is not None:
-            source.patch("instances", name, json={"config": move.recall("keys")})
-        _drop_snapshot(move, source)
-        if move.recall("created"):
-            _remove_remains(move, source)
+        put_back(move)
     except ReberthError as error:
         move.emit("warning", f"not all is as before: {error.message}; see reberth recover {move.id}")
         move.note("untidy", error.message)

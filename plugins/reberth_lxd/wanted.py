@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from reberth_hooks import Check, Mode, Options, Survey, UsageError, Workload
 from reberth_lxd import keys, kinds
 from reberth_lxd.client import RUNNING, Daemon
+
+
+def refuse_one_daemon(here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str) -> None:
+    """UsageError for two nodes without ssh that are one daemon."""
+    if here["fingerprint"] and here["fingerprint"] == there["fingerprint"]:
+        raise UsageError(f"{source} and {target} are two names of the same daemon", hint="name another remote")
 
 
 def running(daemon: Daemon, workload: Workload, server: str) -> dict[str, Any]:

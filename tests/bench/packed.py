@@ -8,18 +8,14 @@ move, and of the bytes on the source's interface. In brackets the ratio to the m
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from bench import Bench, Case, Run  # noqa: E402
-from transports import run_case  # noqa: E402
-
-from reberth_lab.lab import Lab  # noqa: E402
+from bench import Case, Run  # noqa: E402
+from transports import arguments, ground, run_case  # noqa: E402
 
 NAME = "96 MiB of two bits a byte, 5 MiB/s dirtied"
 CASES = [(Case(NAME, "criu", rate), ahead) for rate in ("100 Mbit/s", "unlimited") for ahead in ("true", "false")]
@@ -37,18 +33,9 @@ def cell(found: list[Run], plain: list[Run]) -> str:
 
 def main() -> None:
     """Run the cases, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", default="", help="only links whose words contain this, such as '100 Mbit/s'")
-    parser.add_argument("--tries", type=int, default=3)
-    chosen = parser.parse_args()
-    lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "bench", say=lambda _: None)
-    lab.up(2)
-    state = lab.site.state / "bench-state"
-    state.mkdir(exist_ok=True)
-    text = lab.config_path.read_text(encoding="utf-8")
+    chosen = arguments(__doc__, 3)
     print("| workload | link | memory ahead | " + " | ".join(f"{w}: gap, total, bytes" for w in WAYS) + " |")
-    try:
-        bench = Bench(lab, state)
+    with ground() as (bench, state, text):
         for case, ahead in CASES:
             if chosen.case not in case.rate:
                 continue
@@ -61,8 +48,6 @@ def main() -> None:
             print("| " + " | ".join(cells) + " |", flush=True)
             taken = {run.report["compress"].get("method", "none") for run in runs["auto"]}
             print(f"auto took {', '.join(sorted(taken))}", file=sys.stderr)
-    finally:
-        lab.down()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import argparse
 import os
 import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
@@ -48,17 +50,36 @@ def run_case(bench: Bench, case: Case, ways: dict[str, str], tries: int) -> dict
     return runs
 
 
-def main() -> None:
-    """Run the cases, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", default="", help="only rows whose words contain this, such as 'criu unlimited'")
-    parser.add_argument("--tries", type=int, default=5)
-    chosen = parser.parse_args()
+def arguments(about: str | None, tries: int) -> argparse.Namespace:
+    """The words of the command line."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--case", default="", help="only rows whose words contain this, such as 'unlimited'")
+    parser.add_argument("--tries", type=int, default=tries)
+    return parser.parse_args()
+
+
+@contextmanager
+def ground() -> Iterator[tuple[Bench, Path, str]]:
+    """The bench in its lab, a directory for its files, and the text of the lab's inventory."""
     lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "bench", say=lambda _: None)
     lab.up(2)
     state = lab.site.state / "bench-state"
     state.mkdir(exist_ok=True)
-    text = lab.config_path.read_text(encoding="utf-8")
+    try:
+        yield Bench(lab, state), state, lab.config_path.read_text(encoding="utf-8")
+    finally:
+        lab.down()
+
+
+def main() -> None:
+    """Run the cases, print a table."""
+    chosen = arguments(__doc__, 5)
+    with ground() as (bench, state, text):
+        compare(bench, state, text, chosen)
+
+
+def compare(bench: Bench, state: Path, text: str, chosen: argparse.Namespace) -> None:
+    """All cases that were chosen, a row each."""
     ways = {}
     for way, changed in {
         "ahead": text + MODE,
@@ -72,22 +93,18 @@ def main() -> None:
         + " | ".join(f"{w} gap, frozen, total" for w in ways)
         + " | of ahead | of after |"
     )
-    try:
-        bench = Bench(lab, state)
-        for case in CASES:
-            if chosen.case not in f"{case.name} {case.backend} {case.rate}":
-                continue
-            runs = run_case(bench, case, ways, chosen.tries)
-            gap = {way: statistics.median(r.gap_s for r in found) for way, found in runs.items()}
-            cells = [case.name, case.backend, case.rate]
-            for way, found in runs.items():
-                frozen = statistics.median(r.report["frozen_s"] for r in found)
-                total = statistics.median(r.total_s for r in found)
-                cells.append(f"{gap[way]:.3f} s, {frozen:.3f} s, {total:.2f} s")
-            cells += [f"{gap['page-server'] / gap[way]:.2f}" for way in ("ahead", "after")]
-            print("| " + " | ".join(cells) + " |", flush=True)
-    finally:
-        lab.down()
+    for case in CASES:
+        if chosen.case not in f"{case.name} {case.backend} {case.rate}":
+            continue
+        runs = run_case(bench, case, ways, chosen.tries)
+        gap = {way: statistics.median(r.gap_s for r in found) for way, found in runs.items()}
+        cells = [case.name, case.backend, case.rate]
+        for way, found in runs.items():
+            frozen = statistics.median(r.report["frozen_s"] for r in found)
+            total = statistics.median(r.total_s for r in found)
+            cells.append(f"{gap[way]:.3f} s, {frozen:.3f} s, {total:.2f} s")
+        cells += [f"{gap['page-server'] / gap[way]:.2f}" for way in ("ahead", "after")]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

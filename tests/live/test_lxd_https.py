@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from livekit import lxd as kit
@@ -199,10 +200,7 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: di
     """The daemons go on without it; `recover` finds where it runs, and removes the other one."""
     before = kit.healthy(nodes[0], counter)
     process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
-    runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
-    while not any("operation.target" in path.read_text() for path in runs.glob("*/journal.jsonl")):
-        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
-        time.sleep(0.05)
+    come_to("first-copy", "operation.target", nodes, command, process)
     process.kill()
     process.communicate()
     done = command.run("recover", "--json")
@@ -221,20 +219,32 @@ def test_the_machine_that_passes_on_dies(
     config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
     words = ("move", *REMOTES, "--lxd-mode", "relay", "--json", "--", f"node1:{counter}", "node2:")
     process = command.start(*words, env=client)
+    come_to(moment, "operation.source", nodes, command, process)
+    process.kill()
+    process.communicate()
+    one_is_left(nodes, command, counter, config, before)
+
+
+def come_to(moment: str, event: str, nodes: Sequence[Node], command: Command, process: subprocess.Popen[str]) -> None:
+    """Wait until the move has journaled this, and for `dump` until the source's daemon dumps."""
     runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
-    while not any("operation.source" in path.read_text() for path in runs.glob("*/journal.jsonl")):
+    while not any(event in path.read_text() for path in runs.glob("*/journal.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
         time.sleep(0.02)
     while moment == "dump" and nodes[0].run(["pgrep", "-f", "migratedumpsuccess"], check=False).returncode:
         assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
-    process.kill()
-    process.communicate()
+
+
+def one_is_left(
+    nodes: Sequence[Node], command: Command, counter: str, config: dict[str, str], before: dict[str, Any]
+) -> None:
+    """`recover` ends the run; then one copy runs, as before, and the other is gone."""
     deadline = time.monotonic() + 200
     while (again := command.run("recover", "--json")).code or again.report["runs"]:
         assert time.monotonic() < deadline, str(again)
         time.sleep(1.0)
     states = [kit.status(node, counter) for node in nodes]
-    assert sorted(states) == ["", "Running"], states
+    assert sorted(states) == ["", "Running"], (states, str(again))
     home = nodes[states.index("Running")]
     kit.healthy(home, counter, before)
     assert kit.config(home, counter) == config
@@ -248,25 +258,12 @@ def test_a_daemon_dies(
     """Killed, and started again when the move has ended: one copy runs, the other is gone when `recover` is through."""
     config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
     process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
-    runs, deadline = command.state / "reberth/runs", time.monotonic() + 60
-    while not any("operation.target" in path.read_text() for path in runs.glob("*/journal.jsonl")):
-        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
-        time.sleep(0.02)
-    while moment == "dump" and nodes[0].run(["pgrep", "-f", "migratedumpsuccess"], check=False).returncode:
-        assert time.monotonic() < deadline and process.poll() is None, command.finish(process)
+    come_to(moment, "operation.target", nodes, command, process)
     lab_lxd.stop(nodes[side])
     done = command.finish(process, 250)
     lab_lxd.start(nodes[side])
     assert done.code in (0, 20, 40, 41), str(done)
-    deadline = time.monotonic() + 120
-    while (again := command.run("recover", "--json")).code or again.report["runs"]:
-        assert time.monotonic() < deadline, str(again)
-        time.sleep(1.0)
-    states = [kit.status(node, counter) for node in nodes]
-    assert sorted(states) == ["", "Running"], (states, str(done))
-    home = nodes[states.index("Running")]
-    kit.healthy(home, counter, before)
-    assert kit.config(home, counter) == config
+    one_is_left(nodes, command, counter, config, before)
 
 
 if os.environ.get("REBERTH_LXD_FAULTS", "") != "all":

@@ -28,8 +28,6 @@ pytestmark = pytest.mark.timeout(3600)  # the first one makes the disk, and both
 @pytest.fixture(scope="module")
 def pis() -> Iterator[tuple[Lab, tuple[Node, Node]]]:
     """A lab of two, or the reason why there is none."""
-    if not os.environ.get("REBERTH_VM_AARCH64"):
-        pytest.skip("slow, and not seen to pass to its end yet: REBERTH_VM_AARCH64=1 tries it")
     if os.geteuid() != 0:
         pytest.skip("virtual nodes need root: taps and a bridge")
     if missing_tools(AARCH64):

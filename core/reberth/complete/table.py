@@ -346,7 +346,11 @@ COMMANDS: dict[str, Command] = {
                 "namespace (default): this machine's kernel, native speed; vm: kernels of their own, by "
                 "QEMU, slow; android: two phones beside two nodes of namespaces.",
             ),
-            "--arch": ("ARCH", False, "vm: the nodes' processor, x86_64 (default) or aarch64, always emulated."),
+            "--arch": (
+                "ARCH",
+                False,
+                "vm: the nodes' processor, x86_64 (default) or aarch64; emulated if it is not this machine's.",
+            ),
             "--with": ("PART", True, "lxd, incus: that daemon on every node."),
             "--install": ("", False, "Install debootstrap (vm: QEMU) by apt if it is missing."),
             "--rebuild": ("", False, "Make the root filesystem anew."),

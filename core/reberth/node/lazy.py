@@ -162,7 +162,7 @@ class Filler:
         self.process: subprocess.Popen[bytes] | None = None
         self.expected = 0  # pages that come through the flow
         self.guarded: dict[int, int] = {}  # descriptor of the daemon -> our copy
-        self.cgroup, self.over = "", False  # the copy's, once it may run; whether that has ended
+        self.cgroup = ""  # the copy's, once it may run
         self._guarding = threading.Lock()
 
     def start(self, timeout_s: float = 10.0) -> tuple[int, int]:
@@ -232,7 +232,7 @@ class Filler:
                     # a slow node has better use for its processor: the pages come through this very process
                     time.sleep(max(GUARD_S, GUARD_REST * (time.monotonic() - began_s)))
                 os.close(pidfd)
-            if self.process.wait() != 0 and not self.over:
+            if self.process.wait() != 0 and not self._nobody():
                 broke()
 
         threading.Thread(target=run, daemon=True).start()
@@ -276,7 +276,6 @@ class Filler:
     def _unneeded(self, seconds: float) -> dict[str, Any]:
         """The copy has ended by itself: so does the fill, whatever its daemon waits for."""
         assert self.process is not None
-        self.over = True
         tools.kill_group(self.process)
         found = {"code": self.process.wait(), "guarded": len(self.guarded), "seconds": seconds}
         if self.flow is not None:

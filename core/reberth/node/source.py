@@ -25,7 +25,7 @@ from reberth.node.serving import Serving, stopped, wake
 from reberth.node.stats import read_dump_stats, sizes
 
 OUTLIVES_S, VETO_S = 1.0, 5.0
-LEFT_IN = "CRIU works inside the workload; what dies of a tool that was killed just then cannot be brought back"
+GONE = "start it again; CRIU works inside the workload, and what dies of a tool that was killed just then is gone"
 
 
 class Source:
@@ -158,9 +158,9 @@ class Source:
                 self.thaw()
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.write("dump-failed", gone=gone)
-            if gone:
-                raise OpError("ended", f"{root_pid} ended: {error.message}", hint=LEFT_IN, tail=error.tail) from error
-            raise
+            if not gone:
+                raise
+            raise OpError("ended", f"process {root_pid} ended: {error.message}", hint=GONE, tail=error.tail) from error
         self.run.journal.write("held", frozen_ns=frozen_ns, held_ns=held_ns)
         if self.serving is not None:
             self.serving.start(job)
