@@ -11,16 +11,18 @@ from reberth.helper import HelperShell
 from reberth.request import Request
 from reberth_hooks import Mode, ReberthError, Shell, Survey
 
-LINK_S = 0.5
+LINK_S, PLAN_LINK_S = 0.5, 1.0  # a plan has the time, as it watches the memory for two seconds too
 LEAST_BYTES = 16 << 20  # less memory than this is moved as soon as it is measured
 FEW_BYTES, MOST_BYTES = 8 << 20, 64 << 20  # over the link: what buffers do not hide, what a fast one needs for its pace
 MEMORY_SHARE = 4  # a move spends no more on the look than this part of the workload's memory
 
 
-def link_bytes_s(source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES) -> float | None:
+def link_bytes_s(
+    source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES, limit_s: float = LINK_S
+) -> float | None:
     """Bytes per second from source to target, the way that a move's data would take; None when it cannot be told.
 
-    It takes `LINK_S`, or `limit_bytes` of random data where that is sooner.
+    It takes `limit_s`, or `limit_bytes` of random data where that is sooner.
     """
     processes: list[shell.Process] = []
     try:
@@ -34,7 +36,7 @@ def link_bytes_s(source: HelperShell, target: HelperShell, limit_bytes: int = MO
         feed.close()
         receiving, sending = (
             target.begin("link_recv"),
-            source.begin("link_send", seconds=LINK_S, limit_bytes=limit_bytes),
+            source.begin("link_send", seconds=limit_s, limit_bytes=limit_bytes),
         )
         sending.result(60.0)
         got = receiving.result(60.0)
@@ -63,7 +65,8 @@ def look(
     helpers = [end for end in (source, target) if isinstance(end, HelperShell)]
     if (request.figures or open_choice or packs) and len(helpers) == 2:
         share = MOST_BYTES if request.figures else memory_bytes // MEMORY_SHARE
-        found["link_bytes_s"] = link_bytes_s(helpers[0], helpers[1], min(MOST_BYTES, max(FEW_BYTES, share)))
+        limits = min(MOST_BYTES, max(FEW_BYTES, share)), PLAN_LINK_S if request.figures else LINK_S
+        found["link_bytes_s"] = link_bytes_s(helpers[0], helpers[1], *limits)
         with contextlib.suppress(ReberthError):
             found["copy_bytes_s"] = min(end.call("pace")["copy_bytes_s"] for end in (source, target))
     if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):

@@ -16,10 +16,10 @@ from reberth_hooks import Mode, Options
 
 LINK_BYTES_S = 110e6  # where nothing was measured: a gigabit link
 DUMP_BYTES_S = 2.5e9  # criu writes its images
-COMPARE_BYTES_S = 2.5e9  # each page with the copy that went ahead (docs/decisions/010)
+COMPARE_BYTES_S = 0.8e9  # each page with the copy that went ahead (docs/decisions/010), while others are sent
 RESTORE_BYTES_S = 1.3e9
 LAZY_FROM_BYTES, LAZY_RESTORE_S = 64 << 20, 0.06
-FIXED_S = {"criu": 0.08, "runc": 0.3}  # freeze, dump and restore of what is not memory
+FIXED_S = {"criu": 0.1, "runc": 0.18}  # freeze, dump and restore of what is not memory
 SETUP_S = 0.6
 ROUND_S = 0.15
 COPY_BYTES_S = 3e9  # `pace` of the lab's nodes, from which the figures above are; a slower node needs longer for all
@@ -55,10 +55,12 @@ class Prediction:
         return {"mode": self.mode, "downtime_s": self.downtime_s, **spread, **rest}
 
 
-def dirty_bytes(seconds: float, rate_bytes_s: float, set_bytes: float) -> float:
-    """Distinct bytes written in a time."""
+def dirty_bytes(seconds: float, rate_bytes_s: float, set_bytes: float, all_bytes: float = math.inf) -> float:
+    """Distinct bytes written in a time; all memory as a set was seen to be written straight through, as a log is."""
     if rate_bytes_s <= 0 or set_bytes <= 0:
         return 0.0
+    if set_bytes >= all_bytes:
+        return min(rate_bytes_s * seconds, set_bytes)
     return set_bytes * (1 - math.exp(-rate_bytes_s * seconds / set_bytes))
 
 
@@ -84,10 +86,12 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
     else:
         lazy = options.lazy_restore and memory_bytes >= LAZY_FROM_BYTES
         restore_s = slow * LAZY_RESTORE_S if lazy else memory_bytes / restore
+        compare_s = 0.0
         if mode is Mode.STOP_AND_COPY and options.memory_ahead:
-            fixed_s += last / dump + slow * last / COMPARE_BYTES_S
+            compare_s = slow * last / COMPARE_BYTES_S
+            fixed_s += last / dump
             sent, last, spent_s = _ahead(last, trees, measured)
-        downtime_s = fixed_s + last / dump + last / trees + restore_s
+        downtime_s = fixed_s + last / dump + max(compare_s, last / trees) + restore_s
         total_s = slow * SETUP_S + spent_s + downtime_s
     return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
 
@@ -95,10 +99,11 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
 def _ahead(memory_bytes: float, link: float, measured: Mapping[str, Any]) -> tuple[float, float, float]:
     """Two passes over memory while it runs: bytes sent in them, bytes that changed since, and their seconds."""
     rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
+    all_bytes = float(measured.get("resident_bytes") or math.inf)
     first_s = memory_bytes / link + ROUND_S
-    again = dirty_bytes(first_s, rate, size)
+    again = dirty_bytes(first_s, rate, size, all_bytes)
     second_s = again / link + ROUND_S
-    return memory_bytes + again, dirty_bytes(second_s, rate, size), first_s + second_s
+    return memory_bytes + again, dirty_bytes(second_s, rate, size, all_bytes), first_s + second_s
 
 
 def _rounds(
@@ -108,11 +113,12 @@ def _rounds(
     tracked = "tracked_" if "tracked_bytes_s" in measured else ""
     rate = float(measured.get(f"{tracked or 'dirty_'}bytes_s") or 0)
     size = float(measured.get(f"{tracked}set_bytes") or memory_bytes)
+    all_bytes = float(measured.get("resident_bytes") or math.inf)
     sent, amount, spent_s, rounds = 0.0, float(memory_bytes), 0.0, 0
     while rounds < options.iterations:
         seconds = amount / link + ROUND_S
         sent, spent_s, rounds = sent + amount, spent_s + seconds, rounds + 1
-        left = dirty_bytes(seconds, rate, size)
+        left = dirty_bytes(seconds, rate, size, all_bytes)
         gain = amount - left
         amount = left
         if options.policy == "downtime" and (

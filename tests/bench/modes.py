@@ -1,10 +1,10 @@
 """Modes over links, side by side in one run, and how well `reberth plan` foretold each of these moves.
 
-    python tests/bench/modes.py [--case WORDS] [--tries N] [--json FILE]
+    python tests/bench/modes.py [--case WORDS] [--tries N] [--kind vm] [--json FILE]
 
 The ways take turns (A B C, C B A, ...) over the same link; medians of the workload's own longest silence. What each
 move was foretold is kept beside what it took. Rounds need a kernel that tracks written pages: where it does not,
-`pre-copy` and `hybrid` are left out.
+`pre-copy` and `hybrid` are left out. Virtual nodes (`--kind vm`) have one, and rows of their own, as they are emulated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import small  # noqa: E402
 from bench import RATES  # noqa: E402
 from loads import KINDS, Load  # noqa: E402
 
-from reberth_lab.lab import Lab  # noqa: E402
+from reberth_lab.lab import VM, Lab  # noqa: E402
 
 PLAIN = {"REBERTH_MODE": "stop-and-copy", "REBERTH_MEMORY_AHEAD": "false", "REBERTH_LAZY_RESTORE": "false"}
 WAYS = {
@@ -72,6 +72,13 @@ ROWS = (
     Row("16 MiB and 5000 files", "files", ("16", "1", "0"), "runc"),
     Row("Redis, 64 MiB, 400 requests/s", "redis", (), "runc"),
 )
+VM_ROWS = (
+    hog(256, 2, "criu"),
+    hog(256, 2, "runc"),
+    hog(64, 2, "criu", "100 Mbit/s"),
+    hog(64, 40, "criu", "100 Mbit/s"),
+)
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 @dataclass
@@ -98,6 +105,9 @@ class Range:
         self.state.mkdir(exist_ok=True)
         self.nodes = [lab.node("node1"), lab.node("node2")]
         small.install(self.nodes, self.state)
+        if lab.kind == VM:  # a written byte of a huge page makes 2 MiB dirty, and rounds would gain nothing
+            for node in self.nodes:
+                node.run(["sh", "-c", f"echo madvise >{HUGE_PAGES}"])
 
     def reberth(self, way: str, *words: str) -> dict[str, Any]:
         """The JSON of one command; RuntimeError when it failed."""
@@ -202,16 +212,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--case", default="", help="only rows whose words contain this, such as 'criu unlimited'")
     parser.add_argument("--tries", type=int, default=3)
+    parser.add_argument("--kind", help="of the lab; vm has rounds, and is emulated: only ratios count")
     parser.add_argument("--json", type=Path, help="keep every run; runs that are there already count in the tables")
     chosen = parser.parse_args()
     lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "bench", say=lambda _: None)
-    lab.up(2)
+    lab.up(2, kind=chosen.kind)
     kept = json.loads(chosen.json.read_text()) if chosen.json and chosen.json.exists() else []
     found = [(Row(**{**one["row"], "words": tuple(one["row"]["words"])}), Run(**one["run"])) for one in kept]
     try:
         ground = Range(lab)
         ways = ground.can()
-        for row in ROWS:
+        for row in VM_ROWS if chosen.kind == VM else ROWS:
             if chosen.case in f"{row.name} {row.backend} {row.rate}":
                 found += [(row, run) for run in run_row(ground, row, ways, chosen.tries)]
                 if chosen.json:

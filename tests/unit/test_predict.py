@@ -46,6 +46,16 @@ def test_rounds_help_a_slow_writer_and_not_one_that_outruns_the_link():
     assert cost(Mode.HYBRID, measured=fast).downtime_s < worse.downtime_s
 
 
+def test_memory_that_is_written_straight_through_is_dirty_as_a_whole_after_one_pass():
+    """A set as large as all memory was not seen to bend: then nothing is written twice before all is written once."""
+    assert predict.dirty_bytes(1, 100, 1000, 1000) == 100
+    assert predict.dirty_bytes(60, 100, 1000, 1000) == 1000
+    assert predict.dirty_bytes(60, 100, 1000, 4000) < 1000
+    straight = {"link_bytes_s": 12e6, "dirty_bytes_s": 21e6, "set_bytes": 256 * MIB, "resident_bytes": 256 * MIB}
+    ahead, plain = (cost(Mode.STOP_AND_COPY, 256, straight, memory_ahead=on).downtime_s for on in (True, False))
+    assert ahead == pytest.approx(plain, rel=0.1)
+
+
 def test_in_huge_pages_a_written_byte_makes_two_mebibytes_dirty():
     """Rounds then gain nothing, while what is compared by content, page by page, is as little as ever."""
     assert tracked_bytes(0.01, 512 * MIB, 0) == pytest.approx(5.12 * MIB)
@@ -130,4 +140,16 @@ def test_the_link_is_as_fast_as_its_bytes_and_not_as_its_end(mocker):
     daemon.probe_ready.set()
     mocker.patch.object(measuring.os, "read", autospec=True, side_effect=[b"x" * 100, b"x" * 100, b""])
     mocker.patch.object(measuring.time, "monotonic", autospec=True, side_effect=[1.0, 2.0, 60.0])
-    assert measuring.link_recv(daemon, None) == {"bytes": 200, "seconds": 1.0}
+    assert measuring.link_recv(daemon, None) == {"bytes": 100, "seconds": 1.0}
+
+
+def test_of_a_link_counts_what_comes_when_it_has_found_its_pace():
+    """A burst that buffers had held ready, and a connection whose window still grows, are no pace."""
+    burst = [(0.0, 30), *((tenth / 10, 30 + tenth) for tenth in range(1, 11))]
+    assert measuring.steady(burst) == pytest.approx({"bytes": 6, "seconds": 0.6})
+    slow_start = [(tenth / 10, tenth if tenth < 4 else 4 + 10 * (tenth - 4)) for tenth in range(11)]
+    found = measuring.steady(slow_start)
+    assert found["bytes"] / found["seconds"] == pytest.approx(100)
+    assert measuring.steady([]) == {"bytes": 0, "seconds": 0.0}
+    assert measuring.steady([(1.0, 5)]) == {"bytes": 5, "seconds": 0.0}
+    assert measuring.steady([(1.0, 5), (1.0, 9)]) == {"bytes": 4, "seconds": 0.0}

@@ -28,6 +28,7 @@ HUGE_PAGES = (2 << 20) // PAGE_BYTES
 LOOKS_S = (0.25, 0.5, 1.0, 2.0)
 PRESENT = 1 << 63
 PROBE_WAIT_S = 15.0
+WARM_UP = 0.4  # of the time in which a link is looked at
 PIECE_BYTES = 1 << 20
 PACE_PIECES, PACE_TRIES = 16, 3
 PACKED_PAGES, PACKED_RUN = 1024, 16  # as they lie in an image: 64 KiB each from all over the memory
@@ -215,20 +216,32 @@ def link_send(daemon: Daemon, progress: Any, seconds: float = 0.5, limit_bytes: 
 
 
 def link_recv(daemon: Daemon, progress: Any) -> dict[str, float]:
-    """Take what comes until it ends; answers `bytes` and the `seconds` from the first to the last of them."""
+    """Take what comes until it ends; answers `bytes` and the `seconds` they took, of its steady part."""
     read_fd, write_fd, over = _channel(daemon)
-    got, first_s, last_s = 0, 0.0, 0.0
+    marks: list[tuple[float, int]] = []
+    got = 0
     try:
         while True:
             piece = os.read(read_fd, 1 << 20)
             if not piece:
                 break  # it may come long after the last byte: with the end of two ssh connections
-            last_s = time.monotonic()
-            first_s = first_s or last_s
             got += len(piece)
+            marks.append((time.monotonic(), got))
     finally:
         _close(read_fd, write_fd, over)
-    return {"bytes": got, "seconds": max(0.0, last_s - first_s)}
+    return steady(marks)
+
+
+def steady(marks: list[tuple[float, int]]) -> dict[str, float]:
+    """`bytes` and `seconds` behind the first part of `(time, bytes so far)`: there buffers fill, and windows grow.
+
+    On a link of 1 Gbit/s the whole half second told 70 to 90 MB/s, of 119 that a transfer has then (2026-11-29).
+    """
+    if len(marks) < 2:
+        return {"bytes": marks[0][1] if marks else 0, "seconds": 0.0}
+    start_s = marks[0][0] + WARM_UP * (marks[-1][0] - marks[0][0])
+    at_s, before = [mark for mark in marks[:-1] if mark[0] <= start_s][-1]
+    return {"bytes": marks[-1][1] - before, "seconds": marks[-1][0] - at_s}
 
 
 def _channel(daemon: Daemon) -> tuple[int, int, threading.Event]:
