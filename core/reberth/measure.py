@@ -10,6 +10,7 @@ from reberth import boot, compress, shell
 from reberth.helper import HelperShell
 from reberth.request import Request
 from reberth_hooks import Mode, ReberthError, Shell, Survey
+from reberth_hooks.openssh import join_straight
 
 LINK_S, PLAN_LINK_S = 0.5, 1.0  # a plan has the time, as it watches the memory for two seconds too
 LEAST_BYTES = 16 << 20  # less memory than this is moved as soon as it is measured
@@ -20,7 +21,7 @@ MEMORY_SHARE = 4  # a move spends no more on the look than this part of the work
 def link_bytes_s(
     source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES, limit_s: float = LINK_S
 ) -> float | None:
-    """Bytes per second from source to target, the way that a move's data would take; None when it cannot be told.
+    """Bytes per second from source to target through this machine, as pages travel; None when it cannot be told.
 
     It takes `limit_s`, or `limit_bytes` of random data where that is sooner.
     """
@@ -34,13 +35,7 @@ def link_bytes_s(
         assert feed is not None
         processes.append(shell.connect(argv[1], stdin=feed, stdout=shell.NOWHERE, stderr=shell.NOWHERE))
         feed.close()
-        receiving, sending = (
-            target.begin("link_recv"),
-            source.begin("link_send", seconds=limit_s, limit_bytes=limit_bytes),
-        )
-        sending.result(60.0)
-        got = receiving.result(60.0)
-        return got["bytes"] / got["seconds"] if got["seconds"] > 0 else None
+        return _pumped(source, target, limit_bytes, limit_s)
     except ReberthError:
         return None
     finally:
@@ -50,13 +45,34 @@ def link_bytes_s(
             shell.end(process)
 
 
+def straight_bytes_s(
+    source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES, limit_s: float = LINK_S
+) -> float | None:
+    """The same without this machine, as trees travel where the target's `direct` allows it; None when they do not."""
+    allowed = target.node.options_of("ssh").get("direct")
+    try:
+        if list(join_straight(source, target, allowed, ("probe",))):
+            return _pumped(source, target, limit_bytes, limit_s)
+    except ReberthError:
+        pass  # nor will the move itself be joined so, which it says then
+    return None
+
+
+def _pumped(source: HelperShell, target: HelperShell, limit_bytes: int, limit_s: float) -> float | None:
+    receiving = target.begin("link_recv")
+    source.begin("link_send", seconds=limit_s, limit_bytes=limit_bytes).result(60.0)
+    got = receiving.result(60.0)
+    return got["bytes"] / got["seconds"] if got["seconds"] > 0 else None
+
+
 def look(
     request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode], carrier: str | None = None
 ) -> dict[str, Any]:
     """What can be told: for a plan all figures, for a move only those that its choices depend on.
 
-    Answers `link_bytes_s`, `copy_bytes_s` of the slower node, what `dirty_rate` says (docs/helper.md), and in
-    `compress` what `reberth.compress.look` does, unless `carrier` is None: then a backend carries by itself.
+    Answers `link_bytes_s`, `pages_link_bytes_s` where pages that follow take another way, `copy_bytes_s` of the slower
+    node, what `dirty_rate` says (docs/helper.md), and in `compress` what `reberth.compress.look` does, unless `carrier`
+    is None: then a backend carries by itself.
     """
     memory_bytes = survey.details.get("memory_bytes", 0)
     open_choice = request.options.mode is Mode.AUTO and len(fit) > 1 and memory_bytes >= LEAST_BYTES
@@ -65,8 +81,7 @@ def look(
     helpers = [end for end in (source, target) if isinstance(end, HelperShell)]
     if (request.figures or open_choice or packs) and len(helpers) == 2:
         share = MOST_BYTES if request.figures else memory_bytes // MEMORY_SHARE
-        limits = min(MOST_BYTES, max(FEW_BYTES, share)), PLAN_LINK_S if request.figures else LINK_S
-        found["link_bytes_s"] = link_bytes_s(helpers[0], helpers[1], *limits)
+        found.update(_links(helpers[0], helpers[1], min(MOST_BYTES, max(FEW_BYTES, share)), request.figures))
         with contextlib.suppress(ReberthError):
             found["copy_bytes_s"] = min(end.call("pace")["copy_bytes_s"] for end in (source, target))
     if survey.details.get("pid") and (request.figures or (open_choice and Mode.PRE_COPY in fit)):
@@ -77,3 +92,12 @@ def look(
             pid = int(survey.details.get("pid") or 0)
             found["compress"] = compress.look(request.options, helpers, pid, found, carrier)
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _links(source: HelperShell, target: HelperShell, limit_bytes: int, figures: bool) -> dict[str, float | None]:
+    """The way of trees, and in a plan also that of pages which follow, where the two differ."""
+    limits = limit_bytes, PLAN_LINK_S if figures else LINK_S
+    trees = straight_bytes_s(source, target, *limits)
+    if trees is None:
+        return {"link_bytes_s": link_bytes_s(source, target, *limits)}
+    return {"link_bytes_s": trees, "pages_link_bytes_s": link_bytes_s(source, target, *limits) if figures else None}

@@ -82,7 +82,8 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
         sent, last, rounds, spent_s = _rounds(memory_bytes, trees, measured, options, fixed_s)
     if mode in (Mode.POST_COPY, Mode.HYBRID):
         downtime_s = fixed_s + last / (4 * dump)
-        total_s = slow * SETUP_S + spent_s + downtime_s + 1.1 * last / link
+        pages = link_bytes_s(options, {"link_bytes_s": measured.get("pages_link_bytes_s")}, link)
+        total_s = slow * SETUP_S + spent_s + downtime_s + 1.1 * last / pages
     else:
         lazy = options.lazy_restore and memory_bytes >= LAZY_FROM_BYTES
         restore_s = slow * LAZY_RESTORE_S if lazy else memory_bytes / restore

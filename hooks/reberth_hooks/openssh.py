@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from reberth_hooks.errors import ReberthError
-from reberth_hooks.protocols import Move
+from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Receipt, Tree
 
 # ServerAlive notices a dead peer after 15 s even where our own heartbeat cannot (a connection that only sends).
@@ -50,3 +52,18 @@ def carry_tree(move: Move, parcel: Tree) -> Receipt:
     for text in got["warnings"]:
         move.emit("warning", ascii(text)[1:-1])
     return Receipt(parcel.kind, parcel.into, sent["bytes"], sent["files"], sent["seconds"], sent.get("wire_bytes"))
+
+
+def join_straight(source: Shell, target: Shell, allowed: object, uses: Sequence[str]) -> Iterator[str]:
+    """Join two helpers without this machine between, where the target's `direct` allows it; yields each use in turn.
+
+    `allowed` is true, or the target's address to listen on. Raises HelperError when it cannot be done (docs/helper.md).
+    """
+    if not allowed:
+        return
+    ours, theirs = (shell.call("direct_identity") for shell in (source, target))
+    address = allowed if isinstance(allowed, str) else ""
+    for use in uses:
+        place = target.call("direct_listen", peer=ours, address=address, use=use)
+        source.call("direct_connect", peer=theirs, use=use, **place)
+        yield use

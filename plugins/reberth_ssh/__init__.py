@@ -23,7 +23,7 @@ from reberth_hooks import (
     UsageError,
     hookimpl,
 )
-from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE, carry_tree
+from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE, carry_tree, join_straight
 
 BECOME = {"none": (), "sudo": ("sudo", "-n", "--")}
 
@@ -91,15 +91,10 @@ def reberth_receive(move: Move, round: Round) -> bool:
 def _open_direct(move: Move) -> bool:
     """Join the nodes straight, where the target's table says `direct` (true, or the address to listen on)."""
     allowed = move.plan.target.options_of("ssh").get("direct")
-    if not allowed:
-        return False
-    joined = []
+    joined: list[str] = []
     try:
-        ours, theirs = (shell.call("direct_identity") for shell in (move.source, move.target))
-        address = allowed if isinstance(allowed, str) else ""
-        for use in ("data", "line"):  # without the line a source that loses this machine after its vote waits longer
-            place = move.target.call("direct_listen", peer=ours, address=address, use=use)
-            move.source.call("direct_connect", peer=theirs, use=use, **place)
+        # Without the line a source that loses this machine after its vote waits longer.
+        for use in join_straight(move.source, move.target, allowed, ("data", "line")):
             joined.append(use)
     except HelperError as error:
         lost = "the nodes have no line to each other" if joined else "data goes through this machine"

@@ -73,6 +73,12 @@ def test_a_slow_node_needs_longer_for_everything_but_the_link():
     assert cost(Mode.POST_COPY, measured={**LINK, "copy_bytes_s": 2e9}) == fast, "a busy machine is no slow one"
 
 
+def test_pages_that_follow_take_as_long_as_their_own_way():
+    both = {**LINK, "pages_link_bytes_s": 10 * MIB}
+    assert cost(Mode.POST_COPY, measured=both).total_s > 100 > cost(Mode.POST_COPY).total_s
+    assert cost(Mode.STOP_AND_COPY, measured=both) == cost(Mode.STOP_AND_COPY)
+
+
 def test_a_fixed_number_of_rounds_and_a_limit():
     quiet = {**LINK, "dirty_bytes_s": MIB, "set_bytes": 64 * MIB}
     assert cost(Mode.PRE_COPY, measured=quiet, policy="fixed", iterations=3).rounds == 3

@@ -28,7 +28,10 @@ def figure_lines(plan: Plan) -> list[str]:
     measured, predicted = plan.facts.get("measured") or {}, plan.facts.get("predicted") or {}
     lines = []
     if measured.get("link_bytes_s"):
-        lines.append(f"link   {human_bytes(measured['link_bytes_s'])}/s, measured")
+        line = f"link   {human_bytes(measured['link_bytes_s'])}/s, measured"
+        if measured.get("pages_link_bytes_s"):
+            line += f"; {human_bytes(measured['pages_link_bytes_s'])}/s through this machine, for pages that follow"
+        lines.append(line)
     if "dirty_bytes_s" in measured:
         rate, size = human_bytes(measured["dirty_bytes_s"]), human_bytes(measured["set_bytes"])
         memory = human_bytes(measured["resident_bytes"])

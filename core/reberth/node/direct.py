@@ -1,6 +1,7 @@
 """Connections straight from source to target, where the target's owner has allowed it (`direct` of the node).
 
-One carries the data, one is the line on which the target tells how its end stands (`line.py`).
+One carries the data, one is the line on which the target tells how its end stands (`line.py`), and one may be looked at
+before, to know how fast that way is.
 
 For each the target listens on one address, for one peer, for a few seconds before the freeze. Both sides are known by
 certificates made for this run alone: each helper makes its own with openssl(1), its key never leaves the node, and the
@@ -86,9 +87,9 @@ def connect(daemon: Daemon, progress: Any, peer: str, address: str, port: int, u
 
 
 def _use(name: str) -> Callable[[Daemon, ssl.SSLSocket, bool], None]:
-    uses = {"data": _join, "line": _speak}
+    uses = {"data": _join, "line": _speak, "probe": _look}
     if name not in uses:
-        raise OpError("bad-argument", f"a connection is for data or for the line, not for {name!r}")
+        raise OpError("bad-argument", f"a connection is for data, for the line or for a probe, not for {name!r}")
     return uses[name]
 
 
@@ -106,17 +107,30 @@ def _speak(daemon: Daemon, tls: ssl.SSLSocket, on_target: bool) -> None:
 
 def _join(daemon: Daemon, tls: ssl.SSLSocket, receive: bool) -> None:
     """Let the connection stand for the data pipe: transfers read and write descriptors, the pump does the rest."""
+    if daemon.bulk_ready.is_set():  # the controller has given up waiting for us
+        tls.close()
+        return
+    daemon.bulk = _pumped(tls, receive)
+    daemon.bulk_ready.set()
+
+
+def _look(daemon: Daemon, tls: ssl.SSLSocket, receive: bool) -> None:
+    """Let the connection stand for the one by which the link is looked at, which closes what it has."""
+    read_fd, write_fd = _pumped(tls, receive)
+    idle = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # the pump's own one is not to be closed under its hands
+    daemon.probe, daemon.probe_over = (read_fd, idle) if receive else (idle, write_fd), threading.Event()
+    daemon.probe_ready.set()
+
+
+def _pumped(tls: ssl.SSLSocket, receive: bool) -> tuple[int, int]:
+    """Both ends of a pipe to or from the other node."""
     tls.settimeout(None)
     read_fd, write_fd = os.pipe()
     with contextlib.suppress(OSError):
         fcntl.fcntl(write_fd, F_SETPIPE_SZ, BUFFER_BYTES)
-    if daemon.bulk_ready.is_set():  # the controller has given up waiting for us
-        tls.close()
-        return
-    daemon.bulk = (read_fd, write_fd)
-    daemon.bulk_ready.set()
     pump: Callable[[ssl.SSLSocket, int], None] = _receive if receive else _send
     threading.Thread(target=pump, args=(tls, write_fd if receive else read_fd), daemon=True).start()
+    return read_fd, write_fd
 
 
 def _send(tls: ssl.SSLSocket, read_fd: int) -> None:

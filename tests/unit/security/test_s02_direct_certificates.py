@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import direct
+from reberth.node import direct, measuring
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -135,3 +135,20 @@ def test_the_key_is_for_its_owner_alone(peers):
 
 def test_each_run_has_another_one(peers):
     assert len({certificate for _, certificate in peers}) == 3
+
+
+def test_a_link_is_looked_at_by_such_a_connection(peers):
+    """What one sends the other takes, to its end; and nothing of it is taken for the data of a move."""
+    (source, its), (target, other), _ = peers
+    for end in (source, target):
+        end.bulk_ready, end.probe_ready, end.probe = threading.Event(), threading.Event(), None
+    place = direct.listen(target, None, its, "127.0.0.1", "probe")
+    direct.connect(source, None, other, **place, use="probe")
+    assert target.probe_ready.wait(10)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(measuring.link_recv(target, None)))
+    thread.start()
+    sent = measuring.link_send(source, None, 10.0, 4 << 20)
+    thread.join(10)
+    assert sent == 4 << 20 and 0 < found[0]["bytes"] <= sent
+    assert not source.bulk_ready.is_set() and not target.bulk_ready.is_set()
