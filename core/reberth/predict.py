@@ -16,10 +16,10 @@ from reberth_hooks import Mode, Options
 
 LINK_BYTES_S = 110e6  # where nothing was measured: a gigabit link
 DUMP_BYTES_S = 2.5e9  # criu writes its images
-COMPARE_BYTES_S = 0.8e9  # each page with the copy that went ahead (docs/decisions/010), while others are sent
-RESTORE_BYTES_S = 1.3e9
+COMPARE_BYTES_S = 0.8e9  # each page with the copy that went ahead (docs/decisions/010)
+RESTORE_BYTES_S = 1.1e9
 LAZY_FROM_BYTES, LAZY_RESTORE_S = 64 << 20, 0.02
-FIXED_S = {"criu": 0.1, "runc": 0.18}  # freeze, dump and restore of what is not memory
+FIXED_S = {"criu": 0.11, "runc": 0.25}  # freeze, dump and restore of what is not memory
 SETUP_S = 0.6
 ROUND_S = 0.15
 COPY_BYTES_S = 3e9  # `pace` of the lab's nodes, from which the figures above are; a slower node needs longer for all
@@ -87,12 +87,10 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
     else:
         lazy = options.lazy_restore and memory_bytes >= LAZY_FROM_BYTES
         restore_s = slow * LAZY_RESTORE_S if lazy else memory_bytes / restore
-        compare_s = 0.0
         if mode is Mode.STOP_AND_COPY and options.memory_ahead:
-            compare_s = slow * last / COMPARE_BYTES_S
-            fixed_s += last / dump
+            fixed_s += last / dump + slow * last / COMPARE_BYTES_S
             sent, last, spent_s = _ahead(last, trees, measured)
-        downtime_s = fixed_s + last / dump + max(compare_s, last / trees) + restore_s
+        downtime_s = fixed_s + last / dump + last / trees + restore_s
         total_s = slow * SETUP_S + spent_s + downtime_s
     return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
 

@@ -38,7 +38,7 @@ def auto(mib, unfit=(), **options):
         (256, 10.0, HERE, Mode.STOP_AND_COPY, "within 10 s"),
         (1, 0.05, HERE, Mode.STOP_AND_COPY, "no other mode is much shorter"),
         (256, 0.3, {**HERE, "post-copy": UFFD}, Mode.STOP_AND_COPY, "no post-copy: no userfaultfd"),
-        (256, 0.8, {}, Mode.STOP_AND_COPY, "within 0.8 s"),
+        (256, 1.0, {}, Mode.STOP_AND_COPY, "within 1 s"),
         (256, 0.05, {}, Mode.HYBRID, "more than 0.05 s"),
         (256, 0.05, {"post-copy": UFFD, "hybrid": UFFD}, Mode.PRE_COPY, "rounds while it runs"),
         (None, 0.3, {}, Mode.STOP_AND_COPY, "the plainest that the backend offers"),
