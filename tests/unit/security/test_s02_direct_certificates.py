@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from reberth.node import direct, measuring
+from reberth.node.errors import OpError
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -37,7 +38,7 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
 
     def serve():
         try:
-            with server.wrap_socket(here, server_side=True) as one:
+            with direct._greet(server, here, True) as one:
                 said.append(one.recv(8).decode())
         except OSError as error:
             said.append(type(error).__name__)
@@ -45,7 +46,8 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with client.wrap_socket(there) as one:
+        known = client.verify_mode is ssl.CERT_REQUIRED  # else it is nobody, and greets nobody
+        with direct._greet(client, there, False) if known else client.wrap_socket(there) as one:
             one.sendall(b"pages")
     except OSError as error:
         said.append(type(error).__name__)
@@ -92,7 +94,26 @@ def test_an_expired_one_is_refused_on_either_side(peers, side, tmp_path):
     assert shake(direct._context(target, True, its), direct._context(source, False, other)) != "pages"
 
 
-def expire(place: str, tmp_path) -> str:
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_clock_that_is_behind_takes_one_that_was_just_made(peers, side, tmp_path):
+    """It begins in this node's future: a second is enough, and no two clocks are the same."""
+    (source, its), (target, other), _ = peers
+    early = expire({"server": target, "client": source}[side].dir, tmp_path, "20980101000000Z", "20990101000000Z")
+    its, other = (its, early) if side == "server" else (early, other)
+    assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
+
+
+def test_who_is_refused_knows_it_at_once(peers):
+    """In TLS 1.3 a client has shaken hands before the server has looked at its certificate."""
+    (source, _), (target, other), (_, strange) = peers
+    target.bulk_ready = threading.Event()
+    place = direct.listen(target, None, strange, "127.0.0.1", "data")
+    with pytest.raises(OpError, match="does not answer") as caught:
+        direct.connect(source, None, other, **place)
+    assert caught.value.kind == "direct" and not target.bulk_ready.is_set()
+
+
+def expire(place: str, tmp_path, start="20200101000000Z", end="20200103000000Z") -> str:
     """Make the certificate in this directory one of the past, of the same key; answers it."""
     (tmp_path / "index.txt").touch()
     (tmp_path / "ca.cnf").write_text(
@@ -104,23 +125,16 @@ def expire(place: str, tmp_path) -> str:
     make = ["openssl", "req", "-new", "-key", key, "-subj", "/CN=reberth", "-out", request]
     subprocess.run(make, check=True, capture_output=True)
     sign = ["openssl", "ca", "-batch", "-selfsign", "-config", str(tmp_path / "ca.cnf"), "-keyfile", key]
-    sign += ["-in", request, "-startdate", "20200101000000Z", "-enddate", "20200103000000Z", "-notext"]
+    sign += ["-in", request, "-startdate", start, "-enddate", end, "-notext"]
     subprocess.run([*sign, "-out", certificate], check=True, capture_output=True)
     with open(certificate, encoding="ascii") as file:
         return file.read()
 
 
-def test_the_twin_of_an_expired_one_is_taken(peers, tmp_path, monkeypatch):
+def test_the_twin_of_an_expired_one_is_taken(peers, tmp_path):
     """The same way of signing with dates of today: so it is the date that is refused above."""
     (source, its), (target, _), _ = peers
-    real = subprocess.run
-
-    def today(words, **options):
-        dates = {"20200101000000Z": "20200101000000Z", "20200103000000Z": "20990101000000Z"}
-        return real([dates.get(word, word) for word in words], **options)
-
-    monkeypatch.setattr(subprocess, "run", today)
-    other = expire(target.dir, tmp_path)
+    other = expire(target.dir, tmp_path, end="20990101000000Z")
     assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
 
 
