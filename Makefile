@@ -10,8 +10,8 @@ lint: dev ## ruff: rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 type: dev ## mypy, strict
 	$(BIN)/mypy
-test: lint type ## lint, types and all tests but those of make vm; as root also the live ones, in a lab
-	scripts/install-needs test && $(BIN)/pytest --ignore tests/vm
+test: lint type ## lint, types, and all tests but most of make vm; as root also the live ones, in a lab and in virtual nodes
+	scripts/install-needs test && $(BIN)/pytest -m "not vm or sample"
 vm: dev ## the tests in virtual nodes with kernels of their own (root, QEMU; emulated more than half an hour)
 	scripts/install-needs lab && scripts/install-needs vm && $(BIN)/pytest tests/vm
 check: lint type ## lint, types and the quick tests, which need neither root nor a lab

@@ -119,12 +119,16 @@ class Range:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def measure(self, row: Row, way: str) -> Run:
-        """One move: start, plan, move, ask the workload, end it."""
+    def keep_pids_apart(self) -> None:
+        """Else the workload's pid may be taken on the target."""
         self.number += 1
-        for number, node in enumerate(self.nodes):  # else the pid may be taken on the target
+        for number, node in enumerate(self.nodes):
             pid = 3000 + number * 14000 + self.number * 160 % 9000
             node.run(["sh", "-c", f"echo {pid} >/proc/sys/kernel/ns_last_pid"])
+
+    def measure(self, row: Row, way: str) -> Run:
+        """One move: start, plan, move, ask the workload, end it."""
+        self.keep_pids_apart()
         load: Load = KINDS[row.kind](self.nodes, f"modes{self.number}", row.words, row.backend)
         try:
             load.start()
@@ -140,6 +144,7 @@ class Range:
 
     def can(self) -> list[str]:
         """The ways that this kernel has."""
+        self.keep_pids_apart()
         load = KINDS["hog"](self.nodes, "modes0", ("16", "0", "0"), "criu")
         try:
             load.start()

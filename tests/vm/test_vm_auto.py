@@ -35,6 +35,7 @@ def plan(reberth: Command, source: str, *options: str, env: dict[str, str] | Non
     return done.report
 
 
+@pytest.mark.sample
 def test_the_choice(vm_nodes: tuple[Node, Node], works: Stand, watch: Watch, reberth: Command) -> None:
     """Of a slow writer: rounds where standing still is to be short, none where there is time."""
     node1, node2 = vm_nodes

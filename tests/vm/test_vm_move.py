@@ -36,6 +36,7 @@ def uptime_s(node: Node) -> float:
     return float(node.read("/proc/uptime").split()[0])
 
 
+@pytest.mark.sample
 def test_the_kernels_are_their_own_and_know_soft_dirty(vm_nodes: tuple[Node, Node]) -> None:
     boots = {node.read("/proc/sys/kernel/random/boot_id") for node in vm_nodes}
     assert len(boots) == 2
@@ -46,6 +47,7 @@ def test_the_kernels_are_their_own_and_know_soft_dirty(vm_nodes: tuple[Node, Nod
         assert re.match(r"6\.\d+\.\d+.*deb13", node.run(["uname", "-r"]).stdout)
 
 
+@pytest.mark.sample
 def test_the_plan_tells_how_far_the_clocks_are_apart(
     vm_nodes: tuple[Node, Node], works: Stand, reberth: Command
 ) -> None:
