@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent / "phaul/main.go"
 PROGRAM = "/opt/phaul/phaul"
 PLACE = "/dev/shm/phaul"
 PART = "src/github.com/checkpoint-restore/go-criu/v7/phaul/client.go"
-PACKAGES = "golang-go, golang-github-checkpoint-restore-go-criu-dev (of Debian 13: Debian 12's holds no phaul)"
+PACKAGES = "golang-go, golang-golang-x-sys-dev, golang-github-checkpoint-restore-go-criu-dev of Debian 13"
 BUILD_S, MOVE_S = 900, 300
 
 
