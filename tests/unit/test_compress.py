@@ -117,6 +117,7 @@ def test_the_prediction_is_by_what_goes_over():
 )
 def test_a_move_measures_the_link_only_for_a_choice(mocker, memory_mib, mode, word, measured):
     link = mocker.patch.object(measure, "link_bytes_s", autospec=True, return_value=12e6)
+    mocker.patch.object(measure, "straight_bytes_s", autospec=True, return_value=None)
     ends = [mocker.create_autospec(HelperShell, instance=True) for _ in range(2)]
     mocker.patch.object(compress, "look", autospec=True, return_value={"method": "zstd"})
     for one in ends:
