@@ -114,7 +114,8 @@ def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
             if error.kind != "tool-failed":
                 raise
             cause, hint = explain(error.tail)
-            raise CommandError(f"the copy could not be built: {cause}", hint=hint, tail=error.tail) from error
+            text = f"the copy could not be built: {cause}"
+            raise CommandError(text, hint=error.hint or hint, tail=error.tail) from error
         if held is not None:
             return held
         if time.monotonic() - asked > ASK_S:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from livekit import lxd as kit
+from livekit import near
 from livekit.command import Command
 
 from reberth_lab import lxd as lab_lxd
@@ -100,34 +101,62 @@ mkfs.btrfs -q -f /var/tmp/pool.img
 mkdir -p /mnt/pool
 mount -o loop /var/tmp/pool.img /mnt/pool
 """
+POOL = "moved"
 
 
 @pytest.fixture
-def btrfs(nodes: Sequence[Node]) -> Iterator[str]:
-    """A pool of that kind on both nodes; gone afterwards, with what is in it."""
+def pools(nodes: Sequence[Node]) -> Iterator[Callable[..., None]]:
+    """Make a pool of that name and of these kinds on the nodes; gone afterwards, with what is in it."""
     if "\tbtrfs" not in Path("/proc/filesystems").read_text(encoding="ascii"):
         pytest.skip("this kernel has no btrfs")
-    for node in nodes:
-        node.run(["sh", "-c", BTRFS])
-        kit.lxc(node, "storage", "create", "moved", "btrfs", "source=/mnt/pool")
-    yield "moved"
+    kit.delete(nodes, NAME)
+
+    def make(*kinds: str) -> None:
+        for node, kind in zip(nodes, kinds, strict=True):
+            if kind == "btrfs":
+                node.run(["sh", "-c", BTRFS])
+            kit.lxc(node, "storage", "create", POOL, kind, *(["source=/mnt/pool"] if kind == "btrfs" else []))
+
+    yield make
     kit.delete(nodes, NAME)
     for node in nodes:
-        kit.lxc(node, "storage", "delete", "moved")
-        node.run(["umount", "/mnt/pool"])
+        kit.lxc(node, "storage", "delete", POOL, check=False)
+        node.run(["umount", "/mnt/pool"], check=False)
 
 
-def test_from_btrfs_by_files_or_not_at_all(nodes: Sequence[Node], command: Command, btrfs: str) -> None:
+def test_from_btrfs_by_files_or_not_at_all(nodes: Sequence[Node], command: Command, pools: Callable[..., None]) -> None:
     """Snapshots, as between two such pools, would lack the last writes; to a pool of another kind they all arrive."""
     here, there = nodes
-    kit.delete(nodes, NAME)
-    kit.launch(here, NAME, "-s", btrfs)
+    pools("btrfs", "btrfs")
+    kit.launch(here, NAME, "-s", POOL)
     found = command.move(f"node1:{NAME}", "node2:")
     assert found.code == 10 and "btrfs to btrfs" in found.error, str(found)
-    kit.lxc(there, "storage", "delete", btrfs)
-    kit.lxc(there, "storage", "create", btrfs, "dir")
+    kit.lxc(there, "storage", "delete", POOL)
+    kit.lxc(there, "storage", "create", POOL, "dir")
     before = kit.healthy(here, NAME)
     done = command.move(f"node1:{NAME}", "node2:")
     assert done.code == 0, str(done)
     kit.healthy(there, NAME, before)
     assert kit.status(here, NAME) == "" and kit.traces(nodes) == []
+
+
+KINDS = [("btrfs", "btrfs"), ("btrfs", "dir"), ("dir", "dir"), ("dir", "btrfs")]
+KINDS = KINDS if os.environ.get("REBERTH_LXD_FAULTS", "") == "all" else KINDS[:1]  # five seconds each
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=["-".join(kinds) for kinds in KINDS])
+def test_near_live_loses_no_write(
+    nodes: Sequence[Node], command: Command, pools: Callable[..., None], kinds: tuple[str, str]
+) -> None:
+    """It stands still when the last files are sent: so all arrive, be it as a snapshot, and one runs at a time."""
+    here, there = nodes
+    pools(*kinds)
+    near.counter(nodes, NAME, "-s", POOL)
+    config, before = kit.config(here, NAME), kit.healthy(here, NAME)
+    near.watch(nodes, NAME)
+    done = command.move(f"node1:{NAME}", "node2:", *near.NEAR, "--keep-source")
+    assert done.code == 0 and done.report["mode"] == "near-live", str(done)
+    near.answering(there, NAME)
+    near.check(nodes, NAME, before)
+    assert kit.config(there, NAME) == config and kit.status(here, NAME) == "Stopped"
+    assert kit.traces(nodes) == []

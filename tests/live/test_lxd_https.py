@@ -22,12 +22,14 @@ pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
 KEY = "migration.incremental.memory"
 REMOTES = ("--remotes", "lxc")
-# A restore that succeeds for the daemon, and whose first process is dead a moment later.
+# A restore that succeeds for the daemon, and whose first process is dead soon after that. It is stopped meanwhile: when
+# killed at once it is dead now and then before the daemon has looked, which tells the failure then.
 SHORT_LIVED = """#!/bin/sh
 case " $* " in *" restore "*) ;; *) exec %(criu)s "$@" ;; esac
 %(criu)s "$@" || exit
 for word; do [ "$last" = --pidfile ] && pid=$(cat "$word"); last=$word; done
-kill -KILL "$pid"
+kill -STOP "$pid"
+(sleep 1; kill -KILL "$pid") </dev/null >/dev/null 2>&1 &
 """
 
 

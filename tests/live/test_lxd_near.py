@@ -9,28 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from livekit import lxd as kit
+from livekit import near
 from livekit.command import Command, Done, journal_of
+from livekit.near import NEAR
 
 from reberth_lab import lxd as lab_lxd
 from reberth_lab.node import Node
 
 pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
-NEAR = ("--mode", "near-live")
-GATE, LAST = "/run/near-gate", "/run/near-last"  # what runs before a container's start, and after its last process
-ARRIVED = "/run/near-arrived"
-HOOKS = f"raw.lxc=lxc.console.path = none\nlxc.hook.pre-start = {GATE}\nlxc.hook.stop = {LAST}"
-# Written again, as long and in the same second as before, when the first sync has taken the earlier one.
-LATE = """#!/bin/sh
-printf late >"$1/etc/probe"; touch -d "$(cat "$1/etc/second").9" "$1/etc/probe"
-"""
-EARLY = """
-date +@%s >"$1/etc/second"; printf once >"$1/etc/probe"; touch -d "$(cat "$1/etc/second").1" "$1/etc/probe"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,43 +38,28 @@ def command(nodes: Sequence[Node], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def counter(nodes: Sequence[Node]) -> Iterator[str]:
     """A fresh container on node1, which starts with its daemon; nothing of it stays."""
-    for node in nodes:
-        node.write(GATE, "#!/bin/sh\nexit 0\n", 0o755)
-        node.write(LAST, "#!/bin/sh\nexit 0\n", 0o755)
-    for name in kit.fresh(nodes, NAME, "-c", HOOKS, "-c", "boot.autostart=true"):
-        nodes[0].run(["sh", "-c", EARLY, "sh", kit.root_of(nodes[0], name)])
-        yield name
+    kit.delete(nodes, NAME)
+    near.counter(nodes, NAME)
+    yield NAME
+    kit.delete(nodes, NAME)
 
 
 def phases(done: Done) -> list[str]:
     return [phase["name"] for phase in done.report["phases"]]
 
 
-def beats_file(node: Node, name: str) -> str:
-    return f"{kit.root_of(node, name)}/var/log/beats"
-
-
-def probe(node: Node, name: str) -> str:
-    """A file that was written before the move."""
-    return node.run(["cat", f"{kit.root_of(node, name)}/etc/probe"]).stdout
-
-
 def test_no_write_is_lost(nodes: Sequence[Node], command: Command, counter: str) -> None:
     """What it wrote last is there, and so is what rsync would take for unchanged; the old one is kept, stopped."""
     here, there = nodes
     config, before = kit.config(here, counter), kit.healthy(here, counter)
-    here.write(LAST, LATE.replace("$1", kit.root_of(here, counter)), 0o755)
-    there.write(GATE, f"#!/bin/sh\ncp {beats_file(there, counter)} {ARRIVED}\n", 0o755)
+    near.watch(nodes, counter)
     done = command.move(f"node1:{counter}", "node2:", *NEAR, "--keep-source")
     assert done.code == 0 and done.report["mode"] == "near-live", str(done)
     assert phases(done) == ["initial-sync", "final-dump", "final-sync", "restore", "commit"]
     assert 0 < done.report["downtime_s"] < done.report["total_s"]
-    answering(there, counter)
-    assert kit.config(there, counter) == config and probe(there, counter) == "late"
-    # A started counter begins its file anew, so that is compared as it was when the copy was about to start.
-    written = here.run(["cat", beats_file(here, counter)]).stdout
-    assert there.run(["cat", ARRIVED]).stdout == written
-    assert len(written.splitlines()) > before["beats"]
+    near.answering(there, counter)
+    assert kit.config(there, counter) == config
+    near.check(nodes, counter, before)
     kept = kit.state(here, counter)
     assert kept["status"] == "Stopped" and kept["config"]["boot.autostart"] == "false"
     assert kit.traces(nodes) == []
@@ -93,7 +68,7 @@ def test_no_write_is_lost(nodes: Sequence[Node], command: Command, counter: str)
 def test_a_start_that_fails_brings_the_source_back(nodes: Sequence[Node], command: Command, counter: str) -> None:
     here, there = nodes
     config = kit.config(here, counter)
-    there.write(GATE, "#!/bin/sh\nexit 1\n", 0o755)
+    there.write(near.GATE, "#!/bin/sh\nexit 1\n", 0o755)
     done = command.move(f"node1:{counter}", "node2:", *NEAR)
     assert (done.code, done.report["outcome"]) == (20, "rolled-back"), str(done)
     assert "could not be started" in done.error
@@ -102,22 +77,13 @@ def test_a_start_that_fails_brings_the_source_back(nodes: Sequence[Node], comman
 
 def alone(nodes: Sequence[Node], name: str, config: dict[str, str]) -> None:
     """It runs on the first of these, its files and configuration as before, and the other one knows nothing of it."""
-    answering(nodes[0], name)
-    assert kit.config(nodes[0], name) == config and probe(nodes[0], name) == "once"
+    near.answering(nodes[0], name)
+    assert kit.config(nodes[0], name) == config and near.probe(nodes[0], name) == "once"
     assert kit.status(nodes[1], name) == ""
     deadline = time.monotonic() + 30
     while kit.traces(nodes):
         assert time.monotonic() < deadline, kit.traces(nodes)
         time.sleep(0.2)
-
-
-def answering(node: Node, name: str) -> dict[str, Any]:
-    """Its answer, once it has one: it was started a moment ago."""
-    deadline = time.monotonic() + 30
-    while not kit.ask(node, name):
-        assert time.monotonic() < deadline, f"{name} does not answer on {node.name}"
-        time.sleep(0.2)
-    return kit.healthy(node, name)
 
 
 @contextlib.contextmanager

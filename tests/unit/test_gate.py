@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import cgroup, gate, procs, run
+from reberth.node import cgroup, gate, gated, procs, run
 from reberth.node.errors import OpError
+from reberth.node.pagemap import pack
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not cgroup.mount_point(), reason="needs root and cgroup v2")
 LEAF = f"lxc.payload.gate-test-{os.getpid()}"
@@ -85,6 +88,81 @@ def test_the_copy_is_held_and_vetoed(site):
     assert later.wait(20) == 1  # after a veto nothing passes any more
 
 
+# What the daemon starts: it waits for its criu, which runs the script.
+WORKER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', *sys.argv[1:3]]))"
+
+
+def restored_by(job, worker, images):
+    """The end of a criu below this worker that begins to restore: there is no task of the container yet."""
+    env = {k: v for k, v in os.environ.items() if k != "CRTOOLS_INIT_PID"}
+    env |= {"CRTOOLS_SCRIPT_ACTION": "pre-restore", "CRTOOLS_IMAGE_DIR": str(images)}
+    words = [sys.executable, "-c", WORKER, CRIU, job.script, *worker]
+    return subprocess.run(words, env=env, timeout=20, check=False).returncode
+
+
+@pytest.fixture
+def images(tmp_path):
+    """One process with two pages."""
+    parts = [{1: 1}, {1: 0x7F0000000000, 4: 4, 5: 2}]
+    data = b"".join(struct.pack("<I", len(pack(one))) + pack(one) for one in parts)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/pagemap-1.img").write_bytes(b"m" * 8 + data)
+    (tmp_path / "images/pages-1.img").write_bytes(bytes(2 * os.sysconf("SC_PAGE_SIZE")))
+    return tmp_path / "images"
+
+
+def test_a_restore_from_whole_images_goes_on(site, images):
+    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    assert restored_by(job, ["forkmigrate", "c1", "/d"], images) == 0
+    assert job.met[0] > 0 and job.damage == ""
+
+
+def test_a_pages_image_that_is_cut_short_never_reaches_criu(site, images):
+    """Its restorer would read on for ever."""
+    os.truncate(images / "pages-1.img", 4095)
+    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    assert restored_by(job, ["forkmigrate", "c1", "/d"], images) == 1
+    assert "pages-1.img has 4095 bytes" in job.damage
+    target = SimpleNamespace(lock=threading.RLock(), job=job, run=site.run)
+    with pytest.raises(OpError, match="whole") as caught:
+        gated.gate_hold(target)
+    assert caught.value.kind == "tool-failed" and "pages-1.img" in caught.value.tail
+
+
+def test_images_that_cannot_be_read_are_left_to_criu(site, tmp_path):
+    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    assert restored_by(job, ["forkmigrate", "c1", "/d"], tmp_path / "none") == 0
+    assert job.met[0] > 0
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        ["forkmigrate", "c10", "/d"],
+        ["forkmigrate", "a-forkmigratec1", "/d"],
+        ["forkmigrate", "c1-forkmigrate", "/d"],
+        ["forkstart", "c1", "/d"],
+    ],
+)
+def test_the_restore_of_another_container_is_not_looked_at(site, images, worker):
+    os.truncate(images / "pages-1.img", 0)
+    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    assert restored_by(job, worker, images) == 0
+    assert job.met == (0, 0, 0)
+    assert restored_by(gate.Gate("source", site.run.dir, LEAF), ["forkmigrate", "c1", "/d"], images) == 0
+
+
+def test_what_a_criu_itself_was_told_makes_it_nobodys(site, images, tmp_path):
+    """Its words name paths, and in them any container that has a name like ours."""
+    os.truncate(images / "pages-1.img", 0)
+    (tmp_path / "criu").symlink_to(os.path.realpath(sys.executable))
+    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    env = {"CRTOOLS_SCRIPT_ACTION": "pre-restore", "CRTOOLS_IMAGE_DIR": str(images)}
+    words = [str(tmp_path / "criu"), "-c", CRIU, job.script, "/containers/forkmigratec1/rootfs"]
+    assert subprocess.run(words, env=env, timeout=20, check=False).returncode == 0
+    assert job.met == (0, 0, 0)
+
+
 @pytest.mark.parametrize("role", ["source", "target"])
 @pytest.mark.parametrize("action", ["pre-dump", "post-dump", "post-restore", "pre-resume"])
 def test_the_criu_of_another_container_passes(site, role, action):
@@ -113,6 +191,8 @@ def test_no_name_of_a_cgroup_gets_into_the_script_unread(site):
     for leaf in ("a'b", "a b", "../x", "", "a\nb", "$(x)"):
         with pytest.raises(OpError, match="no name"):
             gate.Gate("source", site.run.dir, leaf)
+        with pytest.raises(OpError, match="no name"):
+            gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", leaf])
 
 
 @pytest.mark.parametrize("before", [None, "", "log-level 4\n", "log-level 4"])

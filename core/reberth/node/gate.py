@@ -24,25 +24,48 @@ from reberth.node.durable import boottime_ns, read_text, write_whole
 from reberth.node.errors import OpError
 from reberth.node.jobs import Job
 from reberth.node.stats import read_dump_stats
+from reberth.node.whole import lacking
 
 CONFIG = "/etc/criu/default.conf"
 IDLE_LOOKS, SLOW_LOOKS = 3, 100  # without a criu once it has begun its log, and before: half a minute, on slow machines
 LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-# The cgroup that the daemon makes for the container's tasks; an init of systemd's kind is in one below it.
+# The cgroup that the daemon makes for the container's tasks; an init of systemd's kind is in one below it. Before there
+# are tasks (pre-restore) the daemon's process that started this criu tells, by its words, which a shell reads without
+# the zeros between them. A criu's own words name paths and cgroups of any container, so they are not looked at.
 MINE = """mine=
-while IFS= read -r line; do
-  case $line in 0::*/'@leaf@' | 0::*/'@leaf@'/*) mine=1 ;; esac
-done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null
+case $CRTOOLS_SCRIPT_ACTION in
+pre-restore)
+  pid=$$
+  while [ -n '@first@' ] && [ "${pid:-0}" -gt 1 ]; do
+    name= above= line=
+    while read -r key value; do
+      case $key in Name:) name=$value ;; PPid:) above=$value ;; esac
+    done <"/proc/$pid/status" 2>/dev/null
+    [ "$name" = criu ] || read -r line <"/proc/$pid/cmdline" 2>/dev/null
+    case $line in *'@first@'*)
+      case ${line#*'@first@'} in '@rest@'/*) mine=1 ;; esac
+      break ;;
+    esac
+    pid=$above
+  done ;;
+*)
+  while IFS= read -r line; do
+    case $line in 0::*/'@leaf@' | 0::*/'@leaf@'/*) mine=1 ;; esac
+  done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null ;;
+esac
 [ "$mine" ] || exit 0
 """
+PASSING = ("pre-dump", "pre-restore")  # answered at once
 
 
 class Gate(Job):
     """The planted script of one end; its tool is whatever criu runs it for the container."""
 
     def __init__(self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "") -> None:
-        if not LEAF.match(leaf):
-            raise OpError("bad-argument", f"{leaf!r} is no name of a cgroup")
+        for word in (leaf, *worker):
+            if not LEAF.match(word):
+                raise OpError("bad-argument", f"{word!r} is no name of a cgroup or container")
+        mine = MINE.replace("@leaf@", leaf).replace("@first@", "".join(worker[:1]))
         source = role == "source"
         super().__init__(
             f"gate-{role}",
@@ -51,8 +74,8 @@ class Gate(Job):
             fence=fence,
             freezes="post-dump" if source else "never",
             fenced="never" if source else "pre-resume",
-            others="pre-dump" if source else "post-restore",
-            mine=MINE.replace("@leaf@", leaf),
+            others="pre-dump" if source else "pre-restore | post-restore",
+            mine=mine.replace("@rest@", "".join(worker[1:])),
         )
         self.leaf = leaf
         self.worker = Worker(list(worker))
@@ -61,6 +84,7 @@ class Gate(Job):
         self.fenced = False
         self.met = (0, 0, 0)  # the script's pid, the container's init and the stamp in ns of the last action
         self.closed = False
+        self.damage = ""  # what is wrong with the images that the daemon's criu was to restore
         self._changed = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -75,14 +99,19 @@ class Gate(Job):
         found = procs.task(script)
         parent = procs.task(found.ppid) if found else None
         with self._changed:
-            if parent is not None:
+            if parent is not None and action != "pre-restore":  # with a copy to take back it is ours to end
                 self.tool = (parent.pid, parent.start_ticks)
-            self.met, self.waiting = (script, init, boottime_ns()), action
+            self.met = (script, init, boottime_ns())
+            if action not in PASSING:
+                self.waiting = action
             if action == "pre-dump":  # of each round; the last one begins the freeze
                 self.frozen_ns = self.met[2]
             self._changed.notify_all()
-        if action == "pre-dump" or self.closed:
-            self.answer("go" if action == "pre-dump" and not self.closed else "veto")
+        if action == "pre-restore":
+            self.damage = damage(script)
+        with self._changed:
+            if action in PASSING or self.closed:
+                self.answer("veto" if self.closed or self.damage else "go")
 
     @property
     def runs(self) -> bool:
@@ -222,6 +251,16 @@ def _size(directory: str, prefix: str) -> int:
         found = os.scandir(directory)
         return sum(e.stat().st_size for e in found if e.name.startswith(prefix) and e.name.endswith(".img"))
     return 0
+
+
+def damage(script: int) -> str:
+    """What is wrong with the images that the criu of this script is about to restore; empty: nothing known."""
+    try:
+        return lacking(procs.environment(script).get("CRTOOLS_IMAGE_DIR", ""))
+    except OpError as error:
+        return error.message
+    except OSError:
+        return ""  # criu itself will say it
 
 
 def end_left(pid: int, start_ticks: int) -> None:

@@ -78,12 +78,16 @@ def gate_target(end: Target, *, leaf: str, worker: list[str]) -> None:
 def gate_hold(end: Target) -> dict[str, Any] | None:
     """The copy that the daemon's criu has built and our script holds; None as long as there is none.
 
-    Raises OpError `tool-failed` when that criu was there and is gone without having come so far.
+    Raises OpError `tool-failed` when that criu was there and is gone without having come so far, or was refused images
+    that lack pages.
     """
     with end.lock:
         job = end.job
         if not isinstance(job, Gate) or end.run.verdict() is not None:
             return None
+        if job.damage:
+            hint = "was the target's TMPDIR full, or the daemon disturbed? look there, then move it again"
+            raise OpError("tool-failed", "the images did not arrive whole", hint=hint, tail=job.damage)
         if not job.holds("post-restore"):
             if line := job.worker.failed():
                 logs = [os.path.join(word, "restore.log") for word in line if word.startswith("/")]

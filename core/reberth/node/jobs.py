@@ -76,7 +76,7 @@ alone() {
 }
 [ -e "$helper/@answer@" ] && [ -e "$helper/@report@" ] || alone
 command exec 9<"$helper/@answer@" 8>"$helper/@report@" || alone
-echo "$CRTOOLS_SCRIPT_ACTION $$ $CRTOOLS_INIT_PID" >&8 || alone
+echo "$CRTOOLS_SCRIPT_ACTION $$ ${CRTOOLS_INIT_PID:-0}" >&8 || alone
 exec 8>&-
 read -r answer <&9 || alone
 [ "$answer" = go ]

@@ -87,6 +87,16 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def environment(pid: int) -> dict[str, str]:
+    """The variables that a process was started with, empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = file.read().decode("utf-8", "surrogateescape").split("\0")
+    except OSError:
+        return {}
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
 def ancestors(pid: int, stop: int) -> list[int]:
     """The process and its parents up to and without `stop`."""
     chain: list[int] = []
