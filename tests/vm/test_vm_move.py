@@ -47,7 +47,6 @@ def test_the_kernels_are_their_own_and_know_soft_dirty(vm_nodes: tuple[Node, Nod
         assert re.match(r"6\.\d+\.\d+.*deb13", node.run(["uname", "-r"]).stdout)
 
 
-@pytest.mark.sample
 def test_the_plan_tells_how_far_the_clocks_are_apart(
     vm_nodes: tuple[Node, Node], works: Stand, reberth: Command
 ) -> None:
