@@ -74,6 +74,28 @@ def test_pre_dump_passes_and_tells_when_the_freeze_began(site):
     assert job.frozen_ns > 0 and not cgroup.is_asked_to_freeze(site.cgroup)
 
 
+def test_a_source_that_pauses_begins_when_it_is_told(site):
+    """Its first dump waits, and runs on meanwhile; the next one does not wait again."""
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
+    assert not job.begin()
+    criu = site.criu(job.script, "pre-dump")
+    until(lambda: job.holds("pre-dump"))
+    met_ns = job.frozen_ns
+    assert criu.poll() is None and not cgroup.is_asked_to_freeze(site.cgroup)
+    assert job.begin() and criu.wait(20) == 0 and not job.begin()
+    assert job.frozen_ns > met_ns  # the wait is no part of the freeze
+    assert site.criu(job.script, "pre-dump").wait(20) == 0
+
+
+def test_a_source_that_pauses_never_begins_after_a_veto(site):
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
+    criu = site.criu(job.script, "pre-dump")
+    until(lambda: job.holds("pre-dump"))
+    threading.Thread(target=criu.wait).start()
+    job.stop(10.0)
+    assert criu.wait(20) == 1 and not job.begin()
+
+
 def test_the_copy_is_held_and_vetoed(site):
     job = gate.Gate("target", site.run.dir, LEAF)
     criu = site.criu(job.script, "post-restore")

@@ -40,7 +40,9 @@ done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null
 class Gate(Job):
     """The planted script of one end; its tool is whatever criu runs it for the container."""
 
-    def __init__(self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "") -> None:
+    def __init__(
+        self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "", pauses: bool = False
+    ) -> None:
         if not LEAF.match(leaf):
             raise OpError("bad-argument", f"{leaf!r} is no name of a cgroup")
         source = role == "source"
@@ -55,6 +57,7 @@ class Gate(Job):
             mine=MINE.replace("@leaf@", leaf),
         )
         self.leaf = leaf
+        self.pauses = pauses  # the first dump or pre-dump waits for `begin`, while the container runs
         self.worker = Worker(list(worker))
         self.tool = (0, 0)
         self.frozen_ns = 0
@@ -81,8 +84,17 @@ class Gate(Job):
             if action == "pre-dump":  # of each round; the last one begins the freeze
                 self.frozen_ns = self.met[2]
             self._changed.notify_all()
-        if action == "pre-dump" or self.closed:
-            self.answer("go" if action == "pre-dump" and not self.closed else "veto")
+        if self.closed or (action == "pre-dump" and not self.pauses):
+            self.answer("veto" if self.closed else "go")
+
+    def begin(self) -> bool:
+        """Let the first dump go on that waits for it; False when none does."""
+        with self._changed:
+            if self.closed or not self.holds("pre-dump"):
+                return False
+            self.pauses, self.frozen_ns = False, boottime_ns()
+            self.answer("go")
+            return True
 
     @property
     def runs(self) -> bool:
