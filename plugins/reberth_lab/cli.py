@@ -41,7 +41,8 @@ OneConnection = Annotated[
     bool, typer.Option("--one-connection", help="Move the service's address too: the client keeps its connection.")
 ]
 WithParts = Annotated[
-    list[str] | None, typer.Option("--with", metavar="PART", help="lxd, incus: that daemon on every node.")
+    list[str] | None,
+    typer.Option("--with", metavar="PART", help="lxd, incus: that daemon on every node; zfs: vm, its modules."),
 ]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 

@@ -94,7 +94,7 @@ class Lab:
         for tool, package in TOOLS:
             need(tool, package)
         self._choose(kind or self.kind, arch or self.arch)
-        layers.check(with_parts)
+        layers.check(with_parts, own_kernel=self.kind == VM)
         cgroups.mount_point()
         above: list[Path] = []
         if self.kind == VM:
@@ -108,7 +108,8 @@ class Lab:
         with locked(self.site.lock_path, wait_s=UP_WAIT_S):
             every = self._up(nodes, base, above)
             for part in with_parts:
-                lxd.up(self.site, every, self._say, lxd.KINDS[part])
+                if layers.PARTS[part].has_daemon:
+                    lxd.up(self.site, every, self._say, lxd.KINDS[part])
 
     def _choose(self, kind: str, arch: str) -> None:
         if kind not in KINDS:

@@ -26,23 +26,37 @@ READY = "layer.json"
 
 @dataclass(frozen=True)
 class Part:
-    """What a name after `--with` stands for: packages, and how much they download."""
+    """What a name after `--with` stands for: packages, and how much they download.
+
+    `with_kernel` are installed into the disk of virtual nodes, after the kernel's headers: modules that are built.
+    """
 
     packages: tuple[str, ...]
     download: str
+    with_kernel: tuple[str, ...] = ()
+
+    @property
+    def has_daemon(self) -> bool:
+        """Whether something is to be started on the nodes."""
+        return not self.with_kernel
 
 
+# For pools of that kind, in virtual nodes alone, whose kernel has dm-thin; their volumes are ext4.
+LVM = ("lvm2", "thin-provisioning-tools", "e2fsprogs")
 PARTS: Mapping[str, Part] = {
-    "lxd": Part(("lxd", "lxd-client", "busybox-static", "btrfs-progs", "squashfs-tools"), "about 40 MB"),
+    "lxd": Part(("lxd", "lxd-client", "busybox-static", "btrfs-progs", "squashfs-tools", *LVM), "about 45 MB"),
     "incus": Part(("incus-base", "incus-client", "busybox-static", "btrfs-progs", "squashfs-tools"), "about 40 MB"),
+    "zfs": Part((), "about 100 MB, and 10 minutes to build its modules", ("zfs-dkms", "zfsutils-linux")),
 }
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises LabError for a part that there is not."""
+def check(names: Sequence[str], own_kernel: bool = True) -> None:
+    """Raises LabError for a part that there is not, or not for nodes without `own_kernel`."""
     for name in names:
         if name not in PARTS:
             raise LabError(f"there is no part {name!r} of the lab", f"one of: {', '.join(PARTS)}")
+        if PARTS[name].with_kernel and not own_kernel:
+            raise LabError(f"{name} is modules of the kernel", "--kind vm: nodes with a kernel of their own")
 
 
 def ensure(name: str, cache: Path, root: Path, say: Say) -> Path:

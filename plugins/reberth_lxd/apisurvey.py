@@ -78,6 +78,8 @@ def _unseen(options: Options, precopy: bool) -> Iterator[Check]:
     if precopy:
         text += "; of a round of pre-copy the daemon tells its pages alone, not how long it took"
     yield Check("unseen-lxd", Level.WARN, text, "reach the nodes by ssh: then all of it is looked at")
+    text = "a file that is written again, as long, in the second in which it is copied first may arrive without that"
+    yield Check("late-writes", Level.WARN, text, "reach the nodes by ssh: then the copy is compared by content")
     if options.backend_args.get("snapshot_first"):
         text = "if LXD takes a restore that failed for a success, it goes back to the snapshot of before the move"
         yield Check("false-success", Level.WARN, text, "by ssh criu is held, and a false success is a veto")

@@ -11,7 +11,8 @@ from reberth_hooks import Check, Level, Shell
 REMOVED_IN = (6, 6)
 FIXED_LIBLXC = (7, 1)  # in no released version that this project has read (7.0.0 and older lack it)
 CONSOLE = re.compile(r"^\s*lxc\.console\.path\s*=\s*none\s*$", re.MULTILINE)
-OPTIMIZED = ("zfs", "btrfs")  # between two pools of such a kind the daemon sends snapshots, not files
+# Between two pools of such a kind the daemon sends one snapshot, not files (ceph: read in the source of LXD).
+OPTIMIZED = ("zfs", "btrfs", "ceph")
 KNOWN_NICS = ("bridged", "macvlan", "p2p", "physical")
 
 
@@ -89,10 +90,15 @@ def names(name: str, target_name: str, there: Mapping[str, Any] | None, node: st
                f"lxc delete or lxc rename the {str((there or {}).get('status', '')).lower()} one there")  # fmt: skip
 
 
+def pool_of(instance: Mapping[str, Any]) -> str:
+    """The pool of its root filesystem, empty for none."""
+    root: Mapping[str, Any] = next((d for d in instance["expanded_devices"].values() if d.get("path") == "/"), {})
+    return str(root.get("pool", ""))
+
+
 def storage(instance: Mapping[str, Any], source: Asks, target: Asks, node: str) -> Iterator[Check]:
     """The pool must be there, and files must travel as files: a snapshot lacks what was written after it."""
-    root: Mapping[str, Any] = next((d for d in instance["expanded_devices"].values() if d.get("path") == "/"), {})
-    pool = str(root.get("pool", ""))
+    pool = pool_of(instance)
     here, there = source.get("storage-pools", pool), target.get("storage-pools", pool)
     yield _say("pool", there is not None, f"storage pool {pool}", node, f"lxc storage create {pool} DRIVER")
     drivers = str((here or {}).get("driver")), str((there or {}).get("driver"))

@@ -13,15 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from reberth_hooks import Checkpoint, CommandError, Iteration, Move, ReberthError, Receipt, Restored, Tree
-from reberth_lxd import keys, meeting, phases
+from reberth_lxd import dated, keys, meeting, phases
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.https import over_api
 from reberth_lxd.meeting import SIDES
 
 START_S, FORCE_S, SLACK_S = 30, 30, 20.0
-# A write by mmap may leave the time of its file as it was until the kernel has written the page back (30 s, and 5 s).
-MARGIN_S = 120
 AMOUNT = re.compile(r"([0-9.]+)([kMGT]?)B")
 STEPS = " kMGT"
 
@@ -34,7 +32,7 @@ def prepare(move: Move) -> bool:
 
 
 def sync(move: Move) -> list[Tree]:
-    """The root filesystem while it runs, where the copy can be looked into afterwards (`_distrust`)."""
+    """The root filesystem while it runs, where the copy can be looked into afterwards (`dated`)."""
     if over_api(move.plan.source):
         move.emit("step", "no first sync: over the API alone nobody can make up for what the daemons' rsync overlooks")
         return []
@@ -44,12 +42,12 @@ def sync(move: Move) -> list[Tree]:
 def transfer(move: Move, parcel: Tree) -> Receipt:
     """Let the daemons carry the files from source to target; what it has already is brought up to date."""
     begun, name = time.monotonic(), move.plan.workload.name
-    wall_s = _wall_s(move) if parcel.kind == "filesystem" else 0.0
+    wall_s = dated.wall_s(move) if parcel.kind == "filesystem" else 0.0
     sent = _pull(move, refresh=bool(move.recall("copied")))
     move.note("copied", True)
-    if parcel.kind == "filesystem" and not _distrust(move, wall_s):
+    if parcel.kind == "filesystem" and not dated.date_back(move, target := phases.daemon(move, 1), wall_s):
         move.emit("warning", "the copy's files cannot be looked at: all is sent again when it is stopped")
-        phases.daemon(move, 1).delete("instances", name)
+        target.delete("instances", name)
         move.note("copied", False)
     return Receipt(parcel.kind, parcel.into, sent, 1, time.monotonic() - begun)
 
@@ -92,39 +90,6 @@ def amount(progress: str) -> int:
     """Bytes of a daemon's progress, as "c1: 1.35MB (1.31MB/s)"; 0 when it said none."""
     found = AMOUNT.search(progress.rpartition(": ")[2])
     return int(float(found[1]) * 1000 ** STEPS.index(found[2] or " ")) if found else 0
-
-
-def _wall_s(move: Move) -> float:
-    return float(move.source.run(["date", "+%s"]).out)
-
-
-def _distrust(move: Move, begun_s: float) -> bool:
-    """Age the copy of every file that may have changed since the sync began, so that the last one sends it for certain.
-
-    rsync takes a file of the same size and the same second for the same (seen with LXD 5.0.2, 2026-11-28): one that is
-    written in the second in which it was copied, and not after that, would be lost. False where the copy has no
-    directory on the node.
-    """
-    root = _root(move)
-    if not root:
-        return False
-    newer = f"@{int(begun_s) - MARGIN_S}"
-    age = ["-exec", "touch", "--no-create", "--date=@0", "--", "{}", "+"]
-    move.target.run(["find", root, "-xdev", "-type", "f", "-newermt", newer, *age], timeout_s=600.0)
-    return True
-
-
-def _root(move: Move) -> str:
-    """Where the copy's files are, as its daemon sees them; empty where a volume is not mounted."""
-    pid = int(phases.daemon(move, 1).environment.get("server_pid") or 0)
-    place = f"/proc/{pid}/root{state_dir(move.plan.details['sockets'][1])}/containers/{move.plan.target_name}/rootfs"
-    found = move.target.call("stats", paths=[place])[0]
-    return place if pid and found else ""
-
-
-def state_dir(socket: str) -> str:
-    """Where a daemon keeps its containers, by its socket."""
-    return "/var/lib/incus" if socket.startswith("/run/incus") else socket.rpartition("/")[0]
 
 
 def checkpoint(move: Move) -> Checkpoint:

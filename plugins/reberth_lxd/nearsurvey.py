@@ -59,6 +59,7 @@ def survey(
     details = {
         "sockets": [url_of(node.node) if blind else fact["socket"] for node, fact in ((source, here), (target, there))],
         **meets.details(),
+        "pool": checks.pool_of(instance),
         "shutdown_s": shutdown_s(instance["expanded_config"]),
         "force_stop": bool(options.backend_args.get("force_stop")),
         "keep_source": bool(options.backend_args.get("keep_source")),

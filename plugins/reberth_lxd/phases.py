@@ -19,7 +19,7 @@ from reberth_hooks import (
     Round,
     hookimpl,
 )
-from reberth_lxd import keys, meeting
+from reberth_lxd import dated, keys, meeting
 from reberth_lxd.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.explain import explain
 from reberth_lxd.https import over_api
@@ -52,7 +52,8 @@ def reberth_prepare(move: Move) -> bool:
         take_snapshot(move, source)
     instance = fetch(source, name)
     move.target.call("gate", leaf=details["leaf"], worker=["forkmigrate", name])
-    move.source.call("gate", leaf=details["leaf"], root_pid=details["pid"], start_ticks=details["start_ticks"])
+    root = {"root_pid": details["pid"], "start_ticks": details["start_ticks"]}
+    move.source.call("gate", leaf=details["leaf"], **root, pauses=True)
     move.note("keys", keys.saved(instance["config"]))
     source.patch("instances", name, json={"config": details["keys"]})
     for key, value in details["keys"].items():
@@ -79,9 +80,9 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     """Let the daemons move it until the copy is complete and held; then fence the source, which its criu holds."""
     details, name = move.plan.details, move.plan.workload.name
     source, target = daemon(move, 0), daemon(move, 1)
-    instance = fetch(source, name)
+    instance, begun_s = fetch(source, name), dated.wall_s(move)
     with meeting.begin(move, source, target, instance, partial(_begun, move, (source, target))):
-        held = _until_held(move, source, target)
+        held = _until_held(move, source, target, begun_s)
         fenced = move.source.call("fence")
     move.note("held", held)
     seconds = (fenced["held_ns"] - fenced["frozen_ns"]) / 1e9
@@ -104,9 +105,12 @@ def _counts(one: dict[str, int]) -> dict[str, Any]:
     return {**{name: int(one.get(name, 0)) for name in names}, "seconds": seconds}
 
 
-def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
-    """Wait for the copy that our script holds; an operation that ends before that has failed, whatever it says."""
-    asked, told = 0.0, ""
+def _until_held(move: Move, source: Daemon, target: Daemon, begun_s: float) -> dict[str, Any]:
+    """Wait for the copy that our script holds; an operation that ends before that has failed, whatever it says.
+
+    Between the first sync of the files and the first dump the copy is dated back.
+    """
+    asked, told, is_dated = 0.0, "", False
     while True:
         try:
             held: dict[str, Any] | None = move.target.call("gate_hold")
@@ -120,6 +124,7 @@ def _until_held(move: Move, source: Daemon, target: Daemon) -> dict[str, Any]:
             return held
         if time.monotonic() - asked > ASK_S:
             asked = time.monotonic()
+            is_dated = is_dated or dated.before_dump(move, target, begun_s)
             ends = [operation(move, source, "source"), operation(move, target, "target")]
             told = tell(move, ends, told)
             if any(map(over, ends)):

@@ -150,6 +150,7 @@ def reberth_survey(
         "pid": pid,
         "start_ticks": root["start_ticks"],
         "leaf": f"lxc.payload.{workload.name}",
+        "pool": checks.pool_of(instance),
         "sockets": [here["socket"], there["socket"]],
         **meets.details(),
     }

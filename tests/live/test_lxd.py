@@ -53,6 +53,9 @@ def test_it_arrives_whole_with_its_keys(nodes: Sequence[Node], command: Command,
     # The twin: what a careless copy would lose is seen.
     there.run(["truncate", "-s", "-16", f"/var/lib/lxd/containers/{counter}/rootfs/var/log/beats"])
     assert kit.ask(there, counter)["bad_lines"] > 0
+    spoil = 'for file in "$1"/var/log/seconds/*; do echo 000000000000000 >"$file"; done'
+    there.run(["sh", "-c", spoil, "sh", kit.root_of(there, counter)])
+    assert kit.ask(there, counter)["bad_seconds"] > 0
     # This liblxc cannot dump what was restored; that is known before anything is touched.
     back = command.move(f"node2:{counter}", "node1:")
     assert back.code == 10 and "dumped-before" in back.error and "lxc restart" in back.error, str(back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.timeout(300)
 NAME = "c1"
 KEY = "migration.incremental.memory"
 REMOTES = ("--remotes", "lxc")
+WARNED = ("unseen", "unseen-lxd", "late-writes", "false-success")
+healthy = functools.partial(kit.healthy, late=False)  # nobody dates the copy back there
 # A restore that succeeds for the daemon, and whose first process is dead soon after that. It is stopped meanwhile: when
 # killed at once it is dead now and then before the daemon has looked, which tells the failure then.
 SHORT_LIVED = """#!/bin/sh
@@ -75,11 +78,11 @@ def test_remotes_are_nodes(nodes: Sequence[Node], command: Command, client: dict
     assert counter in command.run("ls", "node1").stdout
     plan = command.run("plan", f"node1:{counter}", "node2:", "--json")
     checks = {check["id"]: check["level"] for check in plan.report["checks"]}
-    assert plan.code == 0 and {checks[id] for id in ("unseen", "unseen-lxd", "false-success")} == {"warn"}, checks
-    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    assert plan.code == 0 and {checks[id] for id in WARNED} == {"warn"}, checks
+    config, before = kit.config(here, counter), healthy(here, counter)
     done = command.move(f"node1:{counter}", "node2:")
     assert done.code == 0 and done.report["owner"] == "target", str(done)
-    after = kit.healthy(there, counter, before)
+    after = healthy(there, counter, before)
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
     report = done.report
     assert abs(after["longest_silence_s"] - report["downtime_s"]) < max(0.3 * after["longest_silence_s"], 1.0)
@@ -95,13 +98,13 @@ def test_plain_lxc_move(nodes: Sequence[Node], command: Command, client: dict[st
     env = command.environment({**client, "LXD_SOCKET": f"{here.root}/var/lib/lxd/unix.socket"})
     assert command.run("lxd", "alias", "install", env=client).code == 0
     kit.lxc(here, "config", "set", counter, f"{KEY}=true")
-    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    config, before = kit.config(here, counter), healthy(here, counter)
     words = ["lxc", "move", counter, f"node2:{counter}", "--mode", "relay"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and "moved" in done.stdout, done.stdout + done.stderr
     assert f"{KEY} is true" in done.stderr and "it runs on node2" in done.stdout
     assert "relay: this machine passes on" in done.stderr, done.stderr
-    kit.healthy(there, counter, before)
+    healthy(there, counter, before)
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
 
 
@@ -138,10 +141,10 @@ def test_a_source_that_the_target_does_not_reach(
     checks = {check["id"]: check for check in plan.report["checks"]}
     assert plan.code == 10 and "core.https_address" in checks["lxd-address"]["remedy"], str(plan)
     there.run(["nft", "delete", "table", "inet", "deaf"])
-    config, before = kit.config(here, counter), kit.healthy(here, counter)
+    config, before = kit.config(here, counter), healthy(here, counter)
     done = command.move(f"node1:{counter}", "node2:", *REMOTES, env=client)
     assert done.code == 0 and done.report["owner"] == "target", str(done)
-    kit.healthy(there, counter, before)
+    healthy(there, counter, before)
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
     records = journal_of(command.state, done.report["id"])
     assert any("push: the daemon of node1" in str(record) for record in records)
@@ -176,7 +179,7 @@ def test_a_success_that_is_none(
 ) -> None:
     """The daemons say success, and the copy is dead: it is never told as moved, and never lost with its files."""
     here, there = nodes
-    shim, config, before = there.read("/usr/local/sbin/criu"), kit.config(here, counter), kit.healthy(here, counter)
+    shim, config, before = there.read("/usr/local/sbin/criu"), kit.config(here, counter), healthy(here, counter)
     there.write("/usr/local/sbin/criu-of-the-lab", shim, 0o755)
     there.write("/usr/local/sbin/criu", SHORT_LIVED % {"criu": "/usr/local/sbin/criu-of-the-lab"}, 0o755)
     try:
@@ -185,7 +188,7 @@ def test_a_success_that_is_none(
         there.write("/usr/local/sbin/criu", shim, 0o755)
     assert (done.code, done.report["outcome"]) == ((20, "rolled-back") if words else (60, "lost")), str(done)
     assert done.report["owner"] == "source" and done.report["error"], str(done)
-    said = kit.healthy(here, counter, before if words else None)
+    said = healthy(here, counter, before if words else None)
     assert said["bad_lines"] == 0 and (words or said["longest_silence_s"] < 2)
     assert kit.config(here, counter) == config
     assert kit.state(here, counter).get("snapshots") in (None, [])
@@ -200,7 +203,7 @@ def test_a_success_that_is_none(
 
 def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str) -> None:
     """The daemons go on without it; `recover` finds where it runs, and removes the other one."""
-    before = kit.healthy(nodes[0], counter)
+    before = healthy(nodes[0], counter)
     process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
     come_to("first-copy", "operation.target", nodes, command, process)
     process.kill()
@@ -209,7 +212,7 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, client: di
     assert done.code == 0, str(done)
     run = done.report["runs"][0]
     assert run["outcome"] == "moved" == journal_of(command.state, run["id"])[-1]["outcome"]
-    kit.healthy(nodes[1], counter, before)
+    healthy(nodes[1], counter, before)
     assert kit.status(nodes[0], counter) == "" and kit.config(nodes[1], counter)[KEY] == "false"
 
 
@@ -218,7 +221,7 @@ def test_the_machine_that_passes_on_dies(
     nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, moment: str
 ) -> None:
     """Both daemons lose each other: it runs on where it was, or `recover` finds where it runs."""
-    config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
+    config, before = kit.config(nodes[0], counter), healthy(nodes[0], counter)
     words = ("move", *REMOTES, "--lxd-mode", "relay", "--json", "--", f"node1:{counter}", "node2:")
     process = command.start(*words, env=client)
     come_to(moment, "operation.source", nodes, command, process)
@@ -248,7 +251,7 @@ def one_is_left(
     states = [kit.status(node, counter) for node in nodes]
     assert sorted(states) == ["", "Running"], (states, str(again))
     home = nodes[states.index("Running")]
-    kit.healthy(home, counter, before)
+    healthy(home, counter, before)
     assert kit.config(home, counter) == config
 
 
@@ -258,7 +261,7 @@ def test_a_daemon_dies(
     nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, side: int, moment: str
 ) -> None:
     """Killed, and started again when the move has ended: one copy runs, the other is gone when `recover` is through."""
-    config, before = kit.config(nodes[0], counter), kit.healthy(nodes[0], counter)
+    config, before = kit.config(nodes[0], counter), healthy(nodes[0], counter)
     process = command.start("move", *REMOTES, "--json", "--", f"node1:{counter}", "node2:", env=client)
     come_to(moment, "operation.target", nodes, command, process)
     lab_lxd.stop(nodes[side])

@@ -77,6 +77,28 @@ def test_pre_dump_passes_and_tells_when_the_freeze_began(site):
     assert job.frozen_ns > 0 and not cgroup.is_asked_to_freeze(site.cgroup)
 
 
+def test_a_source_that_pauses_begins_when_it_is_told(site):
+    """Its first dump waits, and runs on meanwhile; the next one does not wait again."""
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
+    assert not job.begin()
+    criu = site.criu(job.script, "pre-dump")
+    until(lambda: job.holds("pre-dump"))
+    met_ns = job.frozen_ns
+    assert criu.poll() is None and not cgroup.is_asked_to_freeze(site.cgroup)
+    assert job.begin() and criu.wait(20) == 0 and not job.begin()
+    assert job.frozen_ns > met_ns  # the wait is no part of the freeze
+    assert site.criu(job.script, "pre-dump").wait(20) == 0
+
+
+def test_a_source_that_pauses_never_begins_after_a_veto(site):
+    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
+    criu = site.criu(job.script, "pre-dump")
+    until(lambda: job.holds("pre-dump"))
+    threading.Thread(target=criu.wait).start()
+    job.stop(10.0)
+    assert criu.wait(20) == 1 and not job.begin()
+
+
 def test_the_copy_is_held_and_vetoed(site):
     job = gate.Gate("target", site.run.dir, LEAF)
     criu = site.criu(job.script, "post-restore")
@@ -251,10 +273,11 @@ def test_what_below_a_worker_tells_that_it_has_failed(begun, child, state, least
     if child == ["criu"]:
         (tmp_path / "criu").symlink_to("/bin/true")
         child = [str(tmp_path / "criu")]
-    with subprocess.Popen([sys.executable, "-c", PARENT, "c1", str(tmp_path), *child]) as parent:
+    name = f"c{os.getpid()}"  # not that of another suite on this machine
+    with subprocess.Popen([sys.executable, "-c", PARENT, name, str(tmp_path), *child]) as parent:
         until(lambda: [task.state for task in procs.tree(parent.pid)[1:]] == [state])
         below = procs.tree(parent.pid)[1].pid
-        worker, looks = gate.Worker(["-c", PARENT, "c1"]), 1
+        worker, looks = gate.Worker(["-c", PARENT, name]), 1
         while not worker.failed() and looks < 40:
             worker._looked_s = 0.0
             looks += 1

@@ -204,6 +204,7 @@ class Pools:
         ("zfs", "dir", set()),
         ("zfs", "zfs", {"storage"}),
         ("btrfs", "btrfs", {"storage"}),
+        ("ceph", "ceph", {"storage"}),
         ("dir", "", {"pool"}),
     ],
 )

@@ -263,37 +263,6 @@ def test_how_long_a_shutdown_may_take(said, seconds):
     assert nearsurvey.shutdown_s(said) == seconds
 
 
-def test_the_copy_is_found_where_its_daemon_sees_it():
-    assert near.state_dir("/var/lib/lxd/unix.socket") == "/var/lib/lxd"
-    assert near.state_dir("/run/incus/unix.socket") == "/var/lib/incus"
-    assert near.state_dir("/var/snap/lxd/common/lxd/unix.socket") == "/var/snap/lxd/common/lxd"
-
-
-def test_files_of_the_seconds_around_the_first_sync_are_aged(monkeypatch):
-    """rsync would take one that is written again in the second in which it was copied for unchanged."""
-    asked = []
-
-    class End:
-        def call(self, op, **words):
-            return [{"mode": 1} if words["paths"] == ["/proc/7/root/var/lib/lxd/containers/c1/rootfs"] else None]
-
-        def run(self, argv, **_):
-            asked.append(argv)
-
-    class Run:
-        target = End()
-        plan = type("Plan", (), {"details": {"sockets": ["", "/var/lib/lxd/unix.socket"]}, "target_name": "c1"})
-
-    class Side:
-        environment = {"server_pid": 7}
-
-    monkeypatch.setattr(phases, "daemon", lambda move, side: Side())
-    assert near._distrust(Run(), 1000.0)
-    assert "@880" in asked[0] and "--date=@0" in asked[0]
-    Side.environment = {"server_pid": 8}
-    assert not near._distrust(Run(), 1000.0) and len(asked) == 1
-
-
 def test_it_waits_while_the_daemon_is_busy(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     said = [CommandError('Instance is busy running a "stop" operation'), None]

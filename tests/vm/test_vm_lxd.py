@@ -1,4 +1,4 @@
-"""LXD with pre-copy: two daemons on kernels that track memory, and the client's own alias.
+"""LXD with pre-copy and pools of all kinds: two daemons on kernels that track memory, and the client's own alias.
 
 The client is the nodes' own program, run on this machine with the lab's identity.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from livekit import lxd as kit
-from livekit import tier
+from livekit import pools, tier
 from livekit.command import Command
 
 from reberth_lab import lxd as lab_lxd
@@ -29,6 +29,12 @@ NAME = "c1"
 KEY = "migration.incremental.memory"
 KEYS = {KEY: "true", f"{KEY}.iterations": "4", f"{KEY}.goal": "80"}
 MOVE_S = 400
+ZFS = os.environ.get("REBERTH_VM_ZFS", "0") not in ("", "0")  # its modules take ten minutes to build
+PAIRS = [(("lvm", "lvm"), "3"), (("lvm", "dir"), ""), (("btrfs", "dir"), "")]  # kinds of pools, rounds
+OPTIMIZED = ["btrfs"]
+if ZFS:
+    PAIRS.append((("zfs", "dir"), ""))
+    OPTIMIZED.append("zfs")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def lxd_nodes(vm_image: None) -> Iterator[tuple[Node, Node]]:
     lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:9]}l", say=print)
     if not tier.KEEP:
         lab.down()
-    lab.up(2, kind=VM, with_parts=("lxd",))
+    lab.up(2, kind=VM, with_parts=("lxd", *(["zfs"] if ZFS else [])))
     yield lab.node("node1"), lab.node("node2")
     if not tier.KEEP:
         lab.down()
@@ -141,8 +147,54 @@ def test_rounds_over_https_alone(lxd_nodes: Sequence[Node], command: Command, cl
     words = ("--incremental-memory", "--iterations", "4", "--goal", "80", "--mode", "relay")
     done = client("move", counter, "node2:", *words)
     assert done.returncode == 0 and "relay: this machine passes on" in done.stderr, done.stdout + done.stderr
-    kit.healthy(there, counter, before)
+    kit.healthy(there, counter, before, late=False)
     report = moved(command)
     check_rounds(report, 4)
     assert report["stop_reason"] and "API alone" not in report["stop_reason"], report
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
+
+
+@pytest.fixture(scope="module")
+def pooled(lxd_nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
+    """The nodes, whose pools go in the end."""
+    yield lxd_nodes
+    kit.delete(lxd_nodes, NAME)
+    pools.become(lxd_nodes, ("", ""))
+
+
+@pytest.mark.parametrize(("kinds", "rounds"), PAIRS, ids=lambda word: "-".join(word))
+def test_no_write_is_lost_between_pools(
+    pooled: Sequence[Node], command: Command, kinds: tuple[str, str], rounds: str
+) -> None:
+    """Every line and the last number of every second that it wrote to its disk is there; the keys are as before."""
+    here, there = pooled
+    kit.delete(pooled, NAME)
+    pools.become(pooled, kinds)
+    words = {KEY: "true", f"{KEY}.iterations": rounds} if rounds else {KEY: "false"}
+    kit.launch(here, NAME, "-s", pools.NAME, *(word for pair in words.items() for word in ("-c", "=".join(pair))))
+    config, before = kit.config(here, NAME), kit.healthy(here, NAME)
+    done = command.run("move", "--json", "--", f"node1:lxd/{NAME}", "node2:", limit_s=MOVE_S)
+    assert done.code == 0, str(done)
+    after = kit.healthy(there, NAME, before)
+    print(kinds, after, done.report["downtime_s"], done.report["total_s"], len(done.report["rounds"]))
+    assert kit.config(there, NAME) == config and kit.status(here, NAME) == ""
+    assert done.report["mode"] == ("pre-copy" if rounds else "stop-and-copy")
+    assert kit.traces(pooled) == []
+
+
+@pytest.mark.parametrize("kind", OPTIMIZED)
+def test_between_two_pools_that_send_a_snapshot_it_is_refused(
+    pooled: Sequence[Node], command: Command, kind: str
+) -> None:
+    """The daemon would send one snapshot; the container is not touched."""
+    here, there = pooled
+    kit.delete(pooled, NAME)
+    pools.become(pooled, (kind, kind))
+    kit.launch(here, NAME, "-s", pools.NAME)
+    before = kit.healthy(here, NAME)
+    done = command.run("move", "--json", "--", f"node1:lxd/{NAME}", "node2:")
+    assert done.code == 10 and f"storage: {kind} to {kind}" in done.error, str(done)
+    plan = command.run("plan", "--json", "--", f"node1:lxd/{NAME}", "node2:")
+    assert [check["id"] for check in plan.report["checks"] if check["level"] == "fail"] == ["storage"], str(plan)
+    kit.healthy(here, NAME, before)
+    assert kit.status(there, NAME) == "" and kit.traces(pooled) == []

@@ -26,11 +26,12 @@ def gate(
     root_pid: int = 0,
     start_ticks: int = 0,
     worker: tuple[str, ...] = (),
+    pauses: bool = False,
 ) -> None:
     """Plant the action script for the criu that a daemon will start; `leaf` names the container's cgroup."""
     end = end_of(daemon)
     if isinstance(end, Source):
-        gated.gate_source(end, leaf=leaf, root_pid=root_pid, start_ticks=start_ticks)
+        gated.gate_source(end, leaf=leaf, root_pid=root_pid, start_ticks=start_ticks, pauses=pauses)
     else:
         gated.gate_target(end, leaf=leaf, worker=list(worker))
 
@@ -41,6 +42,16 @@ def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool)
     if cancel:
         end.run.push_undo("back", "unix_request", path=path, method="DELETE", url=url)
     end.run.journal.write("daemon", socket=path, url=url)
+
+
+def gate_paused(daemon: Daemon, progress: Any) -> bool:
+    """Whether the daemon's criu waits to begin its first dump."""
+    return gated.gate_paused(source_of(daemon))
+
+
+def gate_begin(daemon: Daemon, progress: Any) -> None:
+    """Let it begin."""
+    gated.gate_begin(source_of(daemon))
 
 
 def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
@@ -63,6 +74,8 @@ def fence(daemon: Daemon, progress: Any) -> dict[str, Any]:
 OPS: dict[str, Callable[..., Any]] = {
     "gate": gate,
     "gate_until": gate_until,
+    "gate_paused": gate_paused,
+    "gate_begin": gate_begin,
     "gate_hold": gate_hold,
     "gate_settled": gate_settled,
     "fence": fence,

@@ -61,7 +61,9 @@ PASSING = ("pre-dump", "pre-restore")  # answered at once
 class Gate(Job):
     """The planted script of one end; its tool is whatever criu runs it for the container."""
 
-    def __init__(self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "") -> None:
+    def __init__(
+        self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "", pauses: bool = False
+    ) -> None:
         for word in (leaf, *worker):
             if not LEAF.match(word):
                 raise OpError("bad-argument", f"{word!r} is no name of a cgroup or container")
@@ -78,6 +80,7 @@ class Gate(Job):
             mine=mine.replace("@rest@", "".join(worker[1:])),
         )
         self.leaf = leaf
+        self.pauses = pauses  # the first dump or pre-dump waits for `begin`, while the container runs
         self.worker = Worker(list(worker))
         self.tool = (0, 0)
         self.frozen_ns = 0
@@ -102,7 +105,8 @@ class Gate(Job):
             if parent is not None and action != "pre-restore":  # with a copy to take back it is ours to end
                 self.tool = (parent.pid, parent.start_ticks)
             self.met = (script, init, boottime_ns())
-            if action not in PASSING:
+            passes = action in PASSING and not (action == "pre-dump" and self.pauses)
+            if not passes:
                 self.waiting = action
             if action == "pre-dump":  # of each round; the last one begins the freeze
                 self.frozen_ns = self.met[2]
@@ -110,8 +114,17 @@ class Gate(Job):
         if action == "pre-restore":
             self.damage = damage(script)
         with self._changed:
-            if action in PASSING or self.closed:
+            if self.closed or passes:  # what waits may have been let go meanwhile
                 self.answer("veto" if self.closed or self.damage else "go")
+
+    def begin(self) -> bool:
+        """Let the first dump go on that waits for it; False when none does."""
+        with self._changed:
+            if self.closed or not self.holds("pre-dump"):
+                return False
+            self.pauses, self.frozen_ns = False, boottime_ns()
+            self.answer("go")
+            return True
 
     @property
     def runs(self) -> bool:

@@ -18,9 +18,10 @@ from reberth.node.tools import first_errors
 INSTANCE_RUNS, OVER = 103, 200  # status codes of LXD and Incus; up to 200 an operation has not failed
 
 
-def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int) -> None:
+def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int, pauses: bool) -> None:
     """Plant the script for the criu that a daemon will start; `leaf` names the container's cgroup.
 
+    With `pauses` the first dump waits for `gate_begin`: then the daemons have sent all files once, and none again.
     Raises OpError `ended`, `frozen`, `fence` as `dump` does.
     """
     if not procs.alive(root_pid, start_ticks):
@@ -32,11 +33,22 @@ def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int) -> N
     with end.lock:
         if end.run.vote() is not None:
             raise OpError("decided", "the source has voted already")
-        job = end.job = Gate("source", end.run.dir, leaf, fence=end.cgroup)
+        job = end.job = Gate("source", end.run.dir, leaf, fence=end.cgroup, pauses=pauses)
         end.run.push_undo("end", "gate_pluck", path=job.script)
         end.run.journal.write("freezing", cgroup=end.cgroup, root_pid=root_pid, start_ticks=start_ticks)
         with locked():
             plant(job.script)
+
+
+def gate_paused(end: Source) -> bool:
+    """Whether the daemon's criu waits to begin its first dump; the container runs meanwhile."""
+    return isinstance(end.job, Gate) and end.job.holds("pre-dump")
+
+
+def gate_begin(end: Source) -> None:
+    """Let it begin. Raises OpError `tool-failed` when it does not wait: it is gone, or was ended."""
+    if not isinstance(end.job, Gate) or not end.job.begin():
+        raise OpError("tool-failed", "the daemon's criu does not wait to begin")
 
 
 def fence(end: Source) -> dict[str, Any]:

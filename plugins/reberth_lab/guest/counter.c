@@ -2,8 +2,10 @@
  *
  * counter MEBIBYTES DIRTY_MEBIBYTES_PER_SECOND
  *
- * Each beat (10 ms) appends its number to /var/log/beats and rewrites a part of the memory. Whoever connects to
- * /run/counter.sock gets one JSON line: is every word of the memory and every line of the file what it must be? */
+ * Each beat (10 ms) appends its number to /var/log/beats, writes it over the one in /var/log/seconds/N (N: the second, of
+ * 64) and rewrites a part of the memory. Whoever connects to /run/counter.sock gets one JSON line: is every word of the
+ * memory, every line of the file and every second's last number what it must be? A copy that takes a file of the same
+ * size and second for the same lacks that number. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -23,8 +25,10 @@
 #define PAGE_WORDS 512
 #define LINE 16
 #define FILE_NAME "/var/log/beats"
+#define SECONDS_NAME "/var/log/seconds"
+#define SECONDS 64
 
-static uint64_t *memory, *generation, pages, beats, longest_ns, longest_beat;
+static uint64_t *memory, *generation, pages, beats, longest_ns, longest_beat, last_of[SECONDS];
 static int file;
 
 /* Wall clock: criu gives a restored tree a time namespace in which the others know of no gap. */
@@ -67,18 +71,52 @@ static uint64_t bad_lines(void)
 	return bad + (n > beats ? n - beats : beats - n);
 }
 
+static int open_second(unsigned slot, int flags)
+{
+	char name[64];
+	snprintf(name, sizeof name, SECONDS_NAME "/%02u", slot);
+	return open(name, flags | O_CLOEXEC, 0644);
+}
+
+static void write_second(uint64_t ns, const char *line)
+{
+	unsigned slot = ns / 1000000000u % SECONDS;
+	int fd = open_second(slot, O_WRONLY | O_CREAT);
+	if (fd < 0)
+		return;
+	if (pwrite(fd, line, LINE, 0) == LINE)
+		last_of[slot] = beats;
+	close(fd);
+}
+
+static uint64_t bad_seconds(void)
+{
+	char line[LINE], want[LINE + 1];
+	uint64_t bad = 0;
+	for (unsigned slot = 0; slot < SECONDS; slot++) {
+		if (!last_of[slot])
+			continue;
+		int fd = open_second(slot, O_RDONLY);
+		snprintf(want, sizeof want, "%015llu\n", (unsigned long long)last_of[slot]);
+		bad += fd < 0 || read(fd, line, LINE) != LINE || memcmp(line, want, LINE) != 0;
+		if (fd >= 0)
+			close(fd);
+	}
+	return bad;
+}
+
 static void answer(int listener)
 {
 	char text[512];
 	int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	if (peer < 0)
 		return;
-	uint64_t words = bad_words(), lines = bad_lines();
+	uint64_t words = bad_words(), lines = bad_lines(), seconds = bad_seconds();
 	int n = snprintf(text, sizeof text,
 			 "{\"beats\": %llu, \"pid\": %d, \"memory_bytes\": %llu, \"bad_words\": %llu, \"bad_lines\": %llu, "
-			 "\"longest_silence_s\": %.3f, \"after_beat\": %llu}\n",
+			 "\"bad_seconds\": %llu, \"longest_silence_s\": %.3f, \"after_beat\": %llu}\n",
 			 (unsigned long long)beats, getpid(), (unsigned long long)pages * 4096, (unsigned long long)words,
-			 (unsigned long long)lines, longest_ns / 1e9, (unsigned long long)longest_beat);
+			 (unsigned long long)lines, (unsigned long long)seconds, longest_ns / 1e9, (unsigned long long)longest_beat);
 	(void)!write(peer, text, n);
 	close(peer);
 	longest_ns = 0;
@@ -106,6 +144,7 @@ int main(int argc, char **argv)
 	pages = mebibytes * 256;
 	memory = mmap(NULL, pages * 4096 + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	generation = calloc(pages + 1, sizeof *generation);
+	mkdir(SECONDS_NAME, 0755);
 	file = open(FILE_NAME, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
 	if (memory == MAP_FAILED || !generation || file < 0) {
 		perror("counter");
@@ -127,9 +166,11 @@ int main(int argc, char **argv)
 			fill(next);
 		}
 		snprintf(line, sizeof line, "%015llu\n", (unsigned long long)++beats);
+		uint64_t now = now_ns();
 		if (write(file, line, LINE) != LINE)
 			beats--;
-		uint64_t now = now_ns();
+		else
+			write_second(now, line);
 		if (now - last > longest_ns) {
 			longest_ns = now - last;
 			longest_beat = beats;

@@ -61,7 +61,7 @@ class Image:
 def recipe_hash(parts: Sequence[str] = (), arch: str = X86_64) -> str:
     """Names the recipe; a change of the root filesystem's, of a part or of the init programs makes a new image."""
     programs = [path.read_text(encoding="utf-8") for path in _programs()]
-    packages = [layers.PARTS[part].packages for part in parts]
+    packages = [layers.PARTS[part].packages + layers.PARTS[part].with_kernel for part in parts]
     recipe = [RECIPE, rootfs.recipe_hash(), of(arch).kernel, DISK_BYTES, *programs, *packages]
     if arch != X86_64:
         recipe += [foreign.RECIPE, *foreign.PACKAGES]
@@ -102,7 +102,7 @@ def ensure(
             return found
         _check_space(cache)
         root = rootfs.ensure(cache, say=say, install=install, rebuild=rebuild)
-        above = [layers.ensure(name, cache, root, say) for name in parts]
+        above = [layers.ensure(name, cache, root, say) for name in parts if layers.PARTS[name].packages]
         return _build(cache, [*above, root], parts, arch, say)
 
 
@@ -121,6 +121,7 @@ def _build(cache: Path, trees: Sequence[Path], parts: Sequence[str], arch: str, 
     try:
         if arch == X86_64:
             _fill(chroot, trees, kernel)
+            _add_modules(chroot, kernel, parts, say)
             packages = rootfs.versions(chroot)
             rootfs.clean_up(chroot)
         else:
@@ -152,6 +153,24 @@ def _fill(chroot: Chroot, trees: Sequence[Path], kernel: str) -> None:
     rootfs.configure_apt(chroot, find_mirror())
     chroot.inside(["apt-get", "update", "-q"])
     chroot.inside(["env", "INITRD=No", "apt-get", "install", *rootfs.APT_OPTIONS, kernel])
+
+
+def _add_modules(chroot: Chroot, kernel: str, parts: Sequence[str], say: Say) -> None:
+    """Builds the modules of these parts for that kernel; they are in Debian's `contrib`, as source."""
+    wanted = [layers.PARTS[part] for part in parts if layers.PARTS[part].with_kernel]
+    packages = [name for part in wanted for name in part.with_kernel]
+    if not packages:
+        return
+    say(f"adding {', '.join(packages)}: download {', '.join(part.download for part in wanted)}")
+    source = chroot.root / "etc/apt/sources.list.d/debian.sources"
+    plain = source.read_text(encoding="utf-8")
+    source.write_text(plain.replace("Components: main", "Components: main contrib"), encoding="utf-8")
+    chroot.inside(["apt-get", "update", "-q"])
+    chroot.inside(["apt-get", "install", *rootfs.APT_OPTIONS, kernel.replace("-image-", "-headers-")])
+    chroot.inside(["apt-get", "install", *rootfs.APT_OPTIONS, *packages])
+    source.write_text(plain, encoding="utf-8")
+    if not list((chroot.root / "lib/modules").glob("*/updates/dkms/*")):
+        raise LabError(f"no module came of {', '.join(packages)}", f"see {chroot.log.name} in the cache")
 
 
 def _finish(chroot: Chroot) -> None:
