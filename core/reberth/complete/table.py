@@ -351,7 +351,7 @@ COMMANDS: dict[str, Command] = {
                 False,
                 "vm: the nodes' processor, x86_64 (default) or aarch64; emulated if it is not this machine's.",
             ),
-            "--with": ("PART", True, "lxd, incus: that daemon on every node."),
+            "--with": ("PART", True, "lxd, incus: that daemon on every node; zfs: vm, its modules."),
             "--install": ("", False, "Install debootstrap (vm: QEMU) by apt if it is missing."),
             "--rebuild": ("", False, "Make the root filesystem anew."),
             "--help": ("", False, "Show the help."),
