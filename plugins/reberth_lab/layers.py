@@ -70,10 +70,20 @@ def ensure(name: str, cache: Path, root: Path, say: Say) -> Path:
     return home / "layer"
 
 
+def is_of_use(home: Path) -> bool:
+    """Whether a layer is whole and its root filesystem is there: nodes of another checkout's lab may run on it."""
+    try:
+        root = json.loads((home / READY).read_text(encoding="utf-8"))["root"]
+    except (OSError, ValueError, KeyError):
+        return False  # of a build that was killed
+    return Path(root).is_dir()
+
+
 def _build(name: str, home: Path, root: Path, say: Say) -> None:
     part, started = PARTS[name], time.monotonic()
-    for old in home.parent.glob(f"layer-{name}-*"):  # of another root filesystem, or of a build that was killed
-        shutil.rmtree(old, ignore_errors=True)
+    for old in home.parent.glob(f"layer-{name}-*"):
+        if not is_of_use(old):
+            shutil.rmtree(old, ignore_errors=True)
     for directory in ("layer", "work", "at"):
         (home / directory).mkdir(parents=True)
     say(f"adding {name} to the nodes: {', '.join(part.packages)}, download {part.download}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reberth_lab import layers
 from reberth_lab.proc import LabError
 from reberth_lab.site import MAX_NODES, Site
 from reberth_lab.vm import accel, foreign, machine, up
@@ -162,3 +164,21 @@ def test_an_unpacked_tree_gets_what_scripts_would_have_made(tmp_path):
     (tmp_path / "usr/sbin/criu").unlink()
     with pytest.raises(LabError, match="no criu"):
         foreign._set_up(tmp_path)
+
+
+def test_a_layer_stays_while_its_root_filesystem_does(tmp_path, mocker):
+    """Nodes of another checkout, whose list of packages is another one, may run on it."""
+    mocker.patch.object(layers.Chroot, "outside", autospec=True)
+    root, gone = tmp_path / "trixie-1/root", tmp_path / "trixie-0/root"
+    root.mkdir(parents=True)
+    for name, text in (
+        ("used", json.dumps({"root": str(root)})),
+        ("old", json.dumps({"root": str(gone)})),
+        ("killed", ""),
+    ):
+        home = tmp_path / f"layer-incus-{name}"
+        (home / "layer").mkdir(parents=True)
+        (home / layers.READY).write_text(text)
+    assert layers.ensure("incus", tmp_path, root, lambda _: None).is_dir()
+    kept = sorted(path.name for path in tmp_path.glob("layer-incus-*"))
+    assert kept[-1] == "layer-incus-used" and len(kept) == 2
