@@ -25,7 +25,7 @@ from reberth_lxd.explain import explain
 from reberth_lxd.https import over_api
 
 LOOK_S, ASK_S = 0.02, 0.25
-END_S = 100.0  # after a failed restore LXD 5.0.2 waits up to 60 s for a "stop" of its own
+END_S = 150.0  # after a failed restore LXD 5.0.2 waits 60 s for hooks of its own; twice where criu was never started
 TWICE_S = 1.0
 
 

@@ -252,7 +252,8 @@ def test_a_worker_that_stays_without_criu_has_failed(begun, least, tmp_path, mon
         idle.kill()
 
 
-PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[3:]); time.sleep(60)"
+# The child is kept in a name: Popen collects a dead one that nobody has.
+PARENT = "import subprocess, sys, time; child = subprocess.Popen(sys.argv[3:]); time.sleep(60)"
 IDLE = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
