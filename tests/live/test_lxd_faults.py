@@ -124,7 +124,7 @@ CASES = [
     ("target", "permit", (20, 41)),
     ("target", "commit", (0, 41)),
     ("source", "first-copy", (20,)),
-    ("source", "held", (20,)),
+    ("source", "held", (20, 41)),  # 41: the kill came a moment late, after the permission
     ("source", "permit", (20, 41)),
     ("source", "commit", (0, 41)),
 ]
@@ -193,7 +193,7 @@ def whole(node: Node) -> dict[str, object]:
     return {"config": kit.config(node, NAME), **{key: state.get(key) for key in kept}}
 
 
-TRAPS = lxdtraps.TRAPS if ALL else lxdtraps.TRAPS[:2]
+TRAPS = lxdtraps.TRAPS if ALL else lxdtraps.TRAPS[1:2]  # the first one is what test_incus.py tries
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=[trap.name for trap in TRAPS])
