@@ -177,7 +177,10 @@ def test_a_client_that_is_not_trusted(command: Command, client: dict[str, str], 
 def test_a_success_that_is_none(
     nodes: Sequence[Node], command: Command, client: dict[str, str], counter: str, words: tuple[str, ...]
 ) -> None:
-    """The daemons say success, and the copy is dead: it is never told as moved, and never lost with its files."""
+    """The daemons say success, and the copy is dead: it is never told as moved, and never lost with its files.
+
+    Now and then they tell it as the failure that it was (in 6 of 6 tries after 4 of 4 the other way, 2026-11-29).
+    """
     here, there = nodes
     shim, config, before = there.read("/usr/local/sbin/criu"), kit.config(here, counter), healthy(here, counter)
     there.write("/usr/local/sbin/criu-of-the-lab", shim, 0o755)
@@ -186,13 +189,15 @@ def test_a_success_that_is_none(
         done = command.move(f"node1:{counter}", "node2:", *words, *REMOTES, env=client)
     finally:
         there.write("/usr/local/sbin/criu", shim, 0o755)
-    assert (done.code, done.report["outcome"]) == ((20, "rolled-back") if words else (60, "lost")), str(done)
+    honest = not words and done.code == 20
+    assert (done.code, done.report["outcome"]) == ((20, "rolled-back") if words or honest else (60, "lost")), str(done)
     assert done.report["owner"] == "source" and done.report["error"], str(done)
-    said = kit.ask(here, counter)
+    said = healthy(here, counter, before) if honest else kit.ask(here, counter)
+    print(f"the daemons said: {'failed' if honest else 'either' if words else 'success'}")
     if words:  # the daemon takes the memory first, then the files: these are newer by what was written in between
         assert said["bad_words"] == 0 and said["pid"] == before["pid"] and said["beats"] > before["beats"], said
         print(f"lines that are not as the memory knows them, or come after such a one: {said['bad_lines']}")
-    else:
+    elif not honest:
         assert (said["bad_words"], said["bad_lines"]) == (0, 0) and said["longest_silence_s"] < 2, said
     assert kit.config(here, counter) == config
     assert kit.state(here, counter).get("snapshots") in (None, [])
