@@ -35,9 +35,11 @@ def look(
     return {"method": method, "why": why, "can": can, "lacks": lacks, "memory": not carrier, **figures.get(method, {})}
 
 
-def link_bytes_s(options: Options, measured: Mapping[str, Any], otherwise: float = 0.0) -> float:
-    """What the link carries within the limit that was given; `otherwise` where it was not measured."""
-    link = float(measured.get("link_bytes_s") or otherwise)
+def link_bytes_s(
+    options: Options, measured: Mapping[str, Any], otherwise: float = 0.0, way: str = "link_bytes_s"
+) -> float:
+    """What the link carries by a `way` within the limit that was given; `otherwise` where that was not measured."""
+    link = float(measured.get(way) or otherwise)
     return min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
 
 

@@ -82,7 +82,7 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
         sent, last, rounds, spent_s = _rounds(memory_bytes, trees, measured, options, fixed_s)
     if mode in (Mode.POST_COPY, Mode.HYBRID):
         downtime_s = fixed_s + last / (4 * dump)
-        pages = link_bytes_s(options, {"link_bytes_s": measured.get("pages_link_bytes_s")}, link)
+        pages = link_bytes_s(options, measured, link, "pages_link_bytes_s")
         total_s = slow * SETUP_S + spent_s + downtime_s + 1.1 * last / pages
     else:
         lazy = options.lazy_restore and memory_bytes >= LAZY_FROM_BYTES
@@ -95,10 +95,14 @@ def predict(mode: Mode, backend: str, memory_bytes: float, measured: Mapping[str
     return Prediction(mode.value, downtime_s, total_s, int(sent + last), rounds)
 
 
+def _resident(measured: Mapping[str, Any]) -> float:
+    return float(measured.get("resident_bytes") or math.inf)
+
+
 def _ahead(memory_bytes: float, link: float, measured: Mapping[str, Any]) -> tuple[float, float, float]:
     """Two passes over memory while it runs: bytes sent in them, bytes that changed since, and their seconds."""
     rate, size = float(measured.get("dirty_bytes_s") or 0), float(measured.get("set_bytes") or memory_bytes)
-    all_bytes = float(measured.get("resident_bytes") or math.inf)
+    all_bytes = _resident(measured)
     first_s = memory_bytes / link + ROUND_S
     again = dirty_bytes(first_s, rate, size, all_bytes)
     second_s = again / link + ROUND_S
@@ -112,7 +116,7 @@ def _rounds(
     tracked = "tracked_" if "tracked_bytes_s" in measured else ""
     rate = float(measured.get(f"{tracked or 'dirty_'}bytes_s") or 0)
     size = float(measured.get(f"{tracked}set_bytes") or memory_bytes)
-    all_bytes = float(measured.get("resident_bytes") or math.inf)
+    all_bytes = _resident(measured)
     sent, amount, spent_s, rounds = 0.0, float(memory_bytes), 0.0, 0
     while rounds < options.iterations:
         seconds = amount / link + ROUND_S

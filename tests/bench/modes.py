@@ -28,6 +28,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "live")]
 
 import small  # noqa: E402
 from bench import RATES  # noqa: E402
+from livekit import stand  # noqa: E402
 from loads import KINDS, Load  # noqa: E402
 
 from reberth_lab.lab import VM, Lab  # noqa: E402
@@ -78,7 +79,6 @@ VM_ROWS = (
     hog(64, 2, "criu", "100 Mbit/s"),
     hog(64, 40, "criu", "100 Mbit/s"),
 )
-HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 @dataclass
@@ -105,9 +105,8 @@ class Range:
         self.state.mkdir(exist_ok=True)
         self.nodes = [lab.node("node1"), lab.node("node2")]
         small.install(self.nodes, self.state)
-        if lab.kind == VM:  # a written byte of a huge page makes 2 MiB dirty, and rounds would gain nothing
-            for node in self.nodes:
-                node.run(["sh", "-c", f"echo madvise >{HUGE_PAGES}"])
+        if lab.kind == VM:
+            stand.small_pages(self.nodes)
 
     def reberth(self, way: str, *words: str) -> dict[str, Any]:
         """The JSON of one command; RuntimeError when it failed."""
@@ -119,16 +118,10 @@ class Range:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def keep_pids_apart(self) -> None:
-        """Else the workload's pid may be taken on the target."""
-        self.number += 1
-        for number, node in enumerate(self.nodes):
-            pid = 3000 + number * 14000 + self.number * 160 % 9000
-            node.run(["sh", "-c", f"echo {pid} >/proc/sys/kernel/ns_last_pid"])
-
     def measure(self, row: Row, way: str) -> Run:
         """One move: start, plan, move, ask the workload, end it."""
-        self.keep_pids_apart()
+        self.number += 1
+        stand.keep_pids_apart(self.nodes)
         load: Load = KINDS[row.kind](self.nodes, f"modes{self.number}", row.words, row.backend)
         try:
             load.start()
@@ -144,7 +137,7 @@ class Range:
 
     def can(self) -> list[str]:
         """The ways that this kernel has."""
-        self.keep_pids_apart()
+        stand.keep_pids_apart(self.nodes)
         load = KINDS["hog"](self.nodes, "modes0", ("16", "0", "0"), "criu")
         try:
             load.start()

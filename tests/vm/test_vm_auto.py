@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from livekit import stand
 from livekit.command import Command
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
@@ -21,9 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(autouse=True)
 def small_pages(vm_nodes: tuple[Node, Node]) -> None:
-    """With transparent huge pages one written byte makes 2 MiB dirty."""
-    for node in vm_nodes:
-        node.run(["sh", "-c", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"])
+    stand.small_pages(vm_nodes)
 
 
 def plan(reberth: Command, source: str, *options: str, env: dict[str, str] | None = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The client is the nodes' own program, run on this machine with the lab's identit
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,11 +16,11 @@ from typing import Any
 
 import pytest
 from livekit import lxd as kit
-from livekit import pools, tier
+from livekit import pools
 from livekit.command import Command
 
 from reberth_lab import lxd as lab_lxd
-from reberth_lab.lab import VM, Lab
+from reberth_lab.lab import VM
 from reberth_lab.node import Node
 
 pytestmark = pytest.mark.timeout(900)
@@ -59,15 +58,8 @@ class Client:
 @pytest.fixture(scope="module")
 def lxd_nodes(vm_image: None) -> Iterator[tuple[Node, Node]]:
     """Two virtual nodes with LXD; their disk is another one than that of the other tests."""
-    if importlib.util.find_spec("pylxd") is None:
-        pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
-    lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:9]}l", say=print)
-    if not tier.KEEP:
-        lab.down()
-    lab.up(2, kind=VM, with_parts=("lxd", *(["zfs"] if ZFS else [])))
-    yield lab.node("node1"), lab.node("node2")
-    if not tier.KEEP:
-        lab.down()
+    for lab in kit.lab_with_lxd("lxd", *(["zfs"] if ZFS else []), kind=VM):
+        yield lab.node("node1"), lab.node("node2")
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +92,6 @@ def moved(command: Command) -> dict[str, Any]:
     return command.run("report", newest, "--json").report
 
 
-def check_rounds(report: dict[str, Any], most: int) -> None:
-    """The rounds before the last one: real ones, at least three, no more than asked for."""
-    rounds: list[dict[str, Any]] = report["rounds"][:-1]
-    assert 3 <= len(rounds) <= most, report["rounds"]
-    assert rounds[0]["pages_skipped_parent"] == 0 < rounds[0]["pages_written"]
-    assert all(one["pages_skipped_parent"] > 0 and one["bytes"] > 0 for one in rounds[1:]), rounds
-
-
 def test_plain_lxc_move_with_the_keys(
     lxd_nodes: Sequence[Node], command: Command, client: Client, counter: str
 ) -> None:
@@ -121,7 +105,7 @@ def test_plain_lxc_move_with_the_keys(
     kit.healthy(there, counter, before)
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
     report = moved(command)
-    check_rounds(report, 4)
+    kit.check_rounds(report, 4)
     assert report["mode"] == "pre-copy" and report["stop_reason"]
     for words in (f"{KEY} is true", f"4 rounds ({KEY}.iterations", f"80 % are in sync ({KEY}.goal)"):
         assert words in done.stderr, done.stderr
@@ -136,7 +120,7 @@ def test_lxc_move_with_our_options(lxd_nodes: Sequence[Node], command: Command, 
     done = client("move", counter, "node2:", "--incremental-memory", "--iterations", "5", "--goal", "80")
     assert done.returncode == 0, done.stdout + done.stderr
     kit.healthy(there, counter, before)
-    check_rounds(moved(command), 5)
+    kit.check_rounds(moved(command), 5)
     assert not any(key.startswith(KEY) for key in kit.config(there, counter))
 
 
@@ -149,7 +133,7 @@ def test_rounds_over_https_alone(lxd_nodes: Sequence[Node], command: Command, cl
     assert done.returncode == 0 and "relay: this machine passes on" in done.stderr, done.stdout + done.stderr
     kit.healthy(there, counter, before, late=False)
     report = moved(command)
-    check_rounds(report, 4)
+    kit.check_rounds(report, 4)
     assert report["stop_reason"] and "API alone" not in report["stop_reason"], report
     assert kit.config(there, counter) == config and kit.status(here, counter) == ""
 

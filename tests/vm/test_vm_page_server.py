@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from livekit import stand
 from livekit.command import Command
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
@@ -20,8 +21,7 @@ def test_rounds_by_page_servers(
 ) -> None:
     """The source keeps no page and no table of pages: that later rounds skip pages is the target's parent chain."""
     node1, node2 = vm_nodes
-    for node in vm_nodes:
-        node.run(["sh", "-c", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"])
+    stand.small_pages(vm_nodes)
     listed = reberth.config.read_text("utf-8").replace('transports = ["ssh"]', 'transports = ["page-server", "ssh"]')
     (tmp_path / "config.toml").write_text(listed, "utf-8")
     handle = works.raw("memory", "--mib", str(MIB), "--rate", "1")

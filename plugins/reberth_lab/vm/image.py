@@ -170,7 +170,7 @@ def _add_modules(chroot: Chroot, kernel: str, parts: Sequence[str], say: Say) ->
     chroot.inside(["apt-get", "install", *rootfs.APT_OPTIONS, *packages])
     source.write_text(plain, encoding="utf-8")
     if not list((chroot.root / "lib/modules").glob("*/updates/dkms/*")):
-        raise LabError(f"no module came of {', '.join(packages)}", f"see {chroot.log.name} in the cache")
+        raise LabError(f"no module came of {', '.join(packages)}", "see failed-build.log in the cache")
 
 
 def _finish(chroot: Chroot) -> None:

@@ -15,7 +15,7 @@ import pytest
 from livekit.tier import KEEP
 from reberth_lab import lxd as lab_lxd
 from reberth_lab import rootfs
-from reberth_lab.lab import Lab
+from reberth_lab.lab import VM, Lab
 from reberth_lab.node import Node
 from reberth_lab.proc import LabError
 
@@ -30,16 +30,16 @@ with socket.socket(socket.AF_UNIX) as s:
 """
 
 
-def lab_with_lxd(part: str = "lxd") -> Iterator[Lab]:
+def lab_with_lxd(part: str = "lxd", *more: str, kind: str | None = None) -> Iterator[Lab]:
     """Two nodes with LXD, apart from the session's lab, which has none; skips the test where there can be none.
 
-    `part` is lxd or incus.
+    `part` is lxd or incus, `more` are further parts; `kind` is the lab's.
     """
     if os.geteuid() != 0:
         pytest.skip("two nodes need root: namespaces, mounts, links")
     if importlib.util.find_spec("pylxd") is None:
         pytest.skip("pylxd is not installed (pip install 'reberth[lxd]')")
-    suffix = {"lxd": "x", "incus": "y"}[part]
+    suffix = {"lxd": "l", "incus": "i"}[part] if kind == VM else {"lxd": "x", "incus": "y"}[part]
     lab = Lab(f"{(os.environ.get('REBERTH_LAB_NAME') or 'live')[:8]}{suffix}", say=lambda _: None)
     if not KEEP:
         lab.down()
@@ -47,7 +47,7 @@ def lab_with_lxd(part: str = "lxd") -> Iterator[Lab]:
         with contextlib.ExitStack() as way_back:
             if not KEEP:
                 way_back.callback(lab.down)
-            lab.up(2, with_parts=(part,))
+            lab.up(2, kind=kind, with_parts=(part, *more))
             yield lab
     except LabError as error:
         if rootfs.cached(lab.site.cache) is not None:
@@ -121,6 +121,14 @@ def healthy(node: Node, name: str, before: dict[str, Any] | None = None, *, late
     if before:
         assert said["pid"] == before["pid"] and said["beats"] > before["beats"], (before, said)
     return said
+
+
+def check_rounds(report: dict[str, Any], most: int) -> None:
+    """The rounds before the last one: real ones, at least three, no more than asked for."""
+    rounds: list[dict[str, Any]] = report["rounds"][:-1]
+    assert 3 <= len(rounds) <= most, report["rounds"]
+    assert rounds[0]["pages_skipped_parent"] == 0 < rounds[0]["pages_written"], rounds
+    assert all(one["pages_skipped_parent"] > 0 and one["bytes"] > 0 for one in rounds[1:]), rounds
 
 
 def traces(nodes: Sequence[Node]) -> list[str]:

@@ -106,6 +106,12 @@ def remove_empty_cgroups(node: Node) -> None:
         time.sleep(0.1)
 
 
+def small_pages(nodes: Sequence[Node]) -> None:
+    """With transparent huge pages one written byte makes 2 MiB dirty, and no round is smaller than the first."""
+    for node in nodes:
+        node.run(["sh", "-c", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"])
+
+
 def keep_pids_apart(nodes: Sequence[Node]) -> None:
     """Let each node give out pids of its own range, anew for each test: a moved process must find its pid free."""
     offset = next(_tests) * 97 % 11000
