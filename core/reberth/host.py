@@ -11,23 +11,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from reberth import journal as journals
-from reberth import newrun, outcome
-from reberth.api import ApiShell
-from reberth.catalog import Catalog
-from reberth.config import Config
-from reberth.engine import Engine
-from reberth.helper import Answer, HelperShell
-from reberth.journal import Journal
-from reberth.names import parse_source, parse_target
-from reberth.plain import PlainShell, require_helper
-from reberth.planner import make_plan
-from reberth.prune import limit_logs
-from reberth.report import Report
-from reberth.request import Request
-from reberth.session import Session
-from reberth.stage import Stage
-from reberth.wishes import Wishes
+from reberth.commands.retention import limit_logs
+from reberth.config.config import Config
+from reberth.config.names import parse_source, parse_target
+from reberth.config.request import Request
+from reberth.connect.api import ApiShell
+from reberth.connect.helper import Answer, HelperShell
+from reberth.connect.plain import PlainShell, require_helper
+from reberth.plan.planner import make_plan
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
+from reberth.report.report import Report
+from reberth.run import begin, outcome
+from reberth.run import journal as journals
+from reberth.run.control import Wishes
+from reberth.run.engine import Engine
+from reberth.run.journal import Journal
+from reberth.run.session import Session
 from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError
 
 
@@ -124,7 +124,7 @@ class Host:
     def move(self, plan: Plan) -> Report:
         """Run a plan; a failure is in the report."""
         self.observe()
-        plan, journal = newrun.begin(plan)
+        plan, journal = begin.begin(plan)
         shells = (self.shell(plan.source.name), self.shell(plan.target.name))
         for name in (plan.source.name, plan.target.name):
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
@@ -140,13 +140,13 @@ class Host:
 
     def checkpoint(self, request: Request, directory: Path) -> Report:
         """The first half of a move, into a directory of this machine."""
-        from reberth.halves import checkpoint
+        from reberth.commands.checkpoint import checkpoint
 
         return checkpoint(self, request, directory)
 
     def restore(self, directory: Path, target: str, options: Options) -> Report:
         """The second half, out of such a directory."""
-        from reberth.halves import restore
+        from reberth.commands.checkpoint import restore
 
         return restore(self, directory, target, options)
 
@@ -154,7 +154,7 @@ class Host:
 
     def recover(self, run_id: str | None, how: str = "auto", dry_run: bool = False) -> list[Any]:
         """Bring open runs to an end from the journals alone: the one named, or all that have none."""
-        from reberth.recover import recover
+        from reberth.commands.recover import recover
 
         return recover(self, run_id, how, dry_run)
 
@@ -185,7 +185,7 @@ class Host:
 
     def change(self, run_id: str, values: dict[str, Any]) -> dict[str, Any]:
         """Leave a wish for the process that drives a run; UsageError when none does, or when none would hear it."""
-        from reberth.recover import plan_from
+        from reberth.commands.recover import plan_from
 
         journal = Journal(journals.run_dir(run_id).name)
         if not journal.controller() or journal.last("end") is not None:

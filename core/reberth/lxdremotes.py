@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reberth.names import is_name
-from reberth.shell import run_local
+from reberth.config.names import is_name
+from reberth.connect.process import run_local
 from reberth_hooks import CommandError, Node, UsageError
 
 CLIENTS = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reberth_android.route import reberth_connect
 from reberth_hooks import Channel, Declaration, Mode, Move, Receipt, Role, Round, Tree, hookimpl
-from reberth_hooks.openssh import carry_tree
+from reberth_hooks.ssh import carry_tree
 
 if TYPE_CHECKING:
     import typer

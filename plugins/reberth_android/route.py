@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from reberth_hooks import Node, Route, UsageError, hookimpl
-from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE
+from reberth_hooks.ssh import BULK_CIPHERS, PATIENT, SAFE
 
 USER = "shell"
 # A session of a phone's sshd gets PATH=/usr/bin:/bin, where a phone has nothing, and there is no /tmp.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from reberth_hooks import Checkpoint, Move, Receipt, Restored, Round, Tree, hookimpl, paging
-from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
-from reberth_hooks.supervisors import hold_unit
-from reberth_hooks.tasks import memory_ahead
+from reberth_hooks import Checkpoint, Move, Receipt, Restored, Round, Tree, hookimpl
+from reberth_hooks.criu import paging
+from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
+from reberth_hooks.criu.preflight import memory_ahead
+from reberth_hooks.criu.systemd import hold_unit
 
 # --manage-cgroups=ignore: the tree lives in a cgroup of this run on both nodes; restored tasks stay in criu's.
 COMMON = ("--no-default-config", "-v2", "--manage-cgroups=ignore", "--action-script", "@hook@")

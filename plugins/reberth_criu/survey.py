@@ -19,10 +19,9 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.modes import unfit_modes
-from reberth_hooks.objects import object_checks, some, terminals_outside
-from reberth_hooks.supervisors import supervisor_checks, unit_details
-from reberth_hooks.tasks import (
+from reberth_hooks.criu.modes import unfit_modes
+from reberth_hooks.criu.objects import object_checks, some, terminals_outside
+from reberth_hooks.criu.preflight import (
     both_ends,
     criu_faults,
     has_feature,
@@ -32,6 +31,7 @@ from reberth_hooks.tasks import (
     tcp_words,
     version_of,
 )
+from reberth_hooks.criu.systemd import supervisor_checks, unit_details
 
 # Action scripts while another program drives CRIU (runc) came with 3.19; one floor for both backends.
 LEAST = (3, 19)

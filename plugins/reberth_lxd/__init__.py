@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reberth_hooks import Controller, Declaration, Mode, Role, hookimpl
-from reberth_lxd.https import reberth_connect
-from reberth_lxd.survey import reberth_list, reberth_probe
-from reberth_lxd.ways import (
+from reberth_lxd.dispatch import (
     reberth_answer,
     reberth_checkpoint,
     reberth_commit,
@@ -18,6 +16,8 @@ from reberth_lxd.ways import (
     reberth_sync,
     reberth_transfer,
 )
+from reberth_lxd.held.survey import reberth_list, reberth_probe
+from reberth_lxd.https.connect import reberth_connect
 
 if TYPE_CHECKING:
     import typer
@@ -48,7 +48,7 @@ __all__ = [
 @hookimpl
 def reberth_commands(app: typer.Typer, controller: Controller) -> None:
     """Adds `reberth lxd`."""
-    from reberth_lxd.alias import commands
+    from reberth_lxd.client.alias import commands
 
     app.add_typer(commands(controller), name="lxd")
 

@@ -8,8 +8,8 @@ through ssh. Nothing of memory is ever written on the source, and nothing of eit
 from __future__ import annotations
 
 from reberth_hooks import Channel, Declaration, Mode, Move, Role, Round, hookimpl
-from reberth_hooks.modes import criu_version, header_bytes, parent_of
-from reberth_hooks.paging import place_of
+from reberth_hooks.criu.modes import criu_version, header_bytes, parent_of
+from reberth_hooks.criu.paging import place_of
 
 
 @hookimpl

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 
-from reberth_hooks import (
-    Checkpoint,
-    HelperError,
-    Move,
-    Receipt,
-    RefusedError,
-    Restored,
-    Round,
-    Tree,
-    hookimpl,
-    paging,
-)
-from reberth_hooks.modes import final_place, lazy_words, link_final, parent_of
-from reberth_hooks.supervisors import hold_unit
-from reberth_hooks.tasks import memory_ahead
+from reberth_hooks import Checkpoint, HelperError, Move, Receipt, RefusedError, Restored, Round, Tree, hookimpl
+from reberth_hooks.criu import paging
+from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
+from reberth_hooks.criu.preflight import memory_ahead
+from reberth_hooks.criu.systemd import hold_unit
 from reberth_runc.survey import runc, runc_root
 
 PAGED = ("--page-server", "@pages@")

@@ -21,10 +21,9 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.modes import unfit_modes
-from reberth_hooks.objects import object_checks, terminals_outside
-from reberth_hooks.supervisors import supervisor_checks, unit_details
-from reberth_hooks.tasks import (
+from reberth_hooks.criu.modes import unfit_modes
+from reberth_hooks.criu.objects import object_checks, terminals_outside
+from reberth_hooks.criu.preflight import (
     both_ends,
     criu_faults,
     has_feature,
@@ -34,6 +33,7 @@ from reberth_hooks.tasks import (
     tcp_words,
     version_of,
 )
+from reberth_hooks.criu.systemd import supervisor_checks, unit_details
 from reberth_runc.bundle import config_checks, joined_namespaces, outside_mounts
 
 LEAST_RUNC, LEAST_CRIU = (1, 0), (3, 19)

@@ -23,7 +23,7 @@ from reberth_hooks import (
     UsageError,
     hookimpl,
 )
-from reberth_hooks.openssh import BULK_CIPHERS, PATIENT, SAFE, carry_tree, join_straight
+from reberth_hooks.ssh import BULK_CIPHERS, PATIENT, SAFE, carry_tree, join_straight
 
 BECOME = {"none": (), "sudo": ("sudo", "-n", "--")}
 

@@ -2,9 +2,9 @@
 
     python tests/bench/policies.py [--links RATE...]
 
-A model, not a measurement: no page moves. `reberth.rounds` walks as in a move, and each round costs what the figures
-say (memory M, written set W, dirty rate D, link B): all of it first, then what was written while the round before
-travelled. The same figures are behind the predictions of `reberth plan` (core/reberth/predict.py).
+A model, not a measurement: no page moves. `reberth.run.rounds` walks as in a move, and each round costs what the
+figures say (memory M, written set W, dirty rate D, link B): all of it first, then what was written while the round
+before travelled. The same figures are behind the predictions of `reberth plan` (core/reberth/plan/predict.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reberth import rounds
-from reberth.predict import FIXED_S, ROUND_S, dirty_bytes
+from reberth.plan.predict import FIXED_S, ROUND_S, dirty_bytes
+from reberth.run import rounds
 from reberth_hooks import Iteration, Mode, Options
 
 PAGE, MIB = 4096, 1 << 20

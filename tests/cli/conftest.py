@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 import reberth.cli.app
-from reberth.catalog import Catalog
 from reberth.cli import common
-from reberth.report import Report
-from reberth.stage import Stage
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
+from reberth.report.report import Report
 from reberth_hooks import Check, Found, Level, Mode, Node, Options, Plan, Workload
 
 HELLO = {

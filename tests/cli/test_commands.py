@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.report import Report
+from reberth.report.report import Report
 from reberth_hooks import Owner, UnreachableError
 
 

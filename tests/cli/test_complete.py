@@ -12,7 +12,7 @@ import pytest
 
 from reberth.cli.app import COMMANDS as LISTED
 from reberth.complete import cache, local, main, refresh, table, texts, values, words
-from reberth.config import BUNDLED_BACKENDS
+from reberth.config.config import BUNDLED_BACKENDS
 from reberth_hooks import Found, Mode
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from reberth import config, nodeadd
+from reberth.commands import add_node
+from reberth.config import config
 from reberth_hooks import Declaration, Mode, Role, UnreachableError, hookimpl
 
 # A throw-away key made for this test; the fingerprint is that of `ssh-keygen -lf`.
@@ -44,7 +45,7 @@ def ssh(world, make, monkeypatch):
         ran.append(list(argv))
         return SimpleNamespace(code=0, out=answers[argv[0]], err="# banner\nconnect: no route")
 
-    monkeypatch.setattr(nodeadd, "run_local", run_local)
+    monkeypatch.setattr(add_node, "run_local", run_local)
     world.answers = {
         "plugins": {"runc": backend({"usable": True}), "criu": backend({"usable": False, "reason": "no criu there"})},
         "shell": {"pi2": make.hello},
@@ -71,7 +72,7 @@ def test_add_enables_the_wrappers_that_say_they_are_usable(ssh):
 
 
 def fingerprint(line=f"x ssh-ed25519 {KEY}"):
-    return nodeadd._key(line).fingerprint
+    return add_node._key(line).fingerprint
 
 
 def test_add_pins_probes_and_stores(ssh):

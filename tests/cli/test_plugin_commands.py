@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import typer
 
-import reberth.catalog
+import reberth.plugin.catalog
 from reberth_hooks import Declaration, Role, hookimpl
 
 
@@ -34,7 +34,7 @@ def a_plugin(roles=frozenset({Role.COMMANDS})):
 @pytest.fixture
 def points(monkeypatch):
     found = []
-    monkeypatch.setattr(reberth.catalog, "entry_points", lambda group: found)
+    monkeypatch.setattr(reberth.plugin.catalog, "entry_points", lambda group: found)
 
     def add(name, module):
         if module is not None:

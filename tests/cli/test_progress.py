@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import reberth_progress
-from reberth.catalog import Catalog
-from reberth.stage import Stage
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
 from reberth_hooks import Event
 from reberth_progress import plain
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reberth.report import Report, render_text
-from reberth.report_html import render_html
+from reberth.report.html import render_html
+from reberth.report.report import Report, render_text
 from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import UsageError
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth.catalog import Catalog
-from reberth.config import BUNDLED_BACKENDS
-from reberth.options import WORDS
+from reberth.config.config import BUNDLED_BACKENDS
+from reberth.config.options import WORDS
+from reberth.plugin.catalog import Catalog
 from reberth_hooks import Channel, Declaration, Role, specs
 
 ROOT = Path(__file__).parents[2]

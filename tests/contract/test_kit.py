@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node import hello, ops, survey
+from reberth.node.operations import hello, table
+from reberth.node.survey import process_tree
 from reberth.testing.lab import Lab
 from reberth.testing.shell import LabShell
 from reberth_hooks import Node
@@ -98,8 +99,8 @@ def test_own_operations_take_what_the_helpers_take():
     assert own
     for name in own:
         op = name.removeprefix("_op_")
-        assert op in ops.OPS, op
-        real = getattr(ops, names.get(op, op), ops.OPS[op])
+        assert op in table.OPS, op
+        real = getattr(table, names.get(op, op), table.OPS[op])
         mine = parameters(getattr(LabShell, name), ("self",))
         assert mine == parameters(real, ("daemon", "progress")), op
 
@@ -107,8 +108,8 @@ def test_own_operations_take_what_the_helpers_take():
 def test_own_answers_have_the_keys_of_the_helpers(reberth_lab: Lab):
     shell = LabShell(Node("node1"), reberth_lab.machines["node1"])
     started = reberth_lab.process()
-    assert shell.call("describe", pid=started.pid).keys() == survey.describe(None, None, pid=os.getpid()).keys()
+    assert shell.call("describe", pid=started.pid).keys() == process_tree.describe(None, None, pid=os.getpid()).keys()
     assert shell.call("hello").keys() == hello.hello(None, None).keys()
-    real = survey.processes(None, None)
+    real = process_tree.processes(None, None)
     if real:
         assert shell.call("processes")[0].keys() == real[0].keys()

@@ -19,7 +19,7 @@ import reberth_local
 import reberth_page_server
 import reberth_runc
 import reberth_ssh
-from reberth import boot, shell
+from reberth.connect import boot, process
 from reberth_hooks import Mode, Node, Options, Plan, ReberthError, RefusedError, Round, UsageError, Workload
 
 HERE = Path(__file__).parent
@@ -266,8 +266,8 @@ ODD = ["printf", "%s", "a b", "$(id)", "'", '"', "; reboot", "*", "\n", "é", ""
 def test_ssh(name):
     route = reberth_ssh.reberth_connect(SSH[name])
     found = {
-        "control": shell.route_argv(route, ["true"]),
-        "bulk": shell.route_argv(route, boot.bulk_argv("/run/reberth/h 1/ctl"), bulk=True)[:-1],
+        "control": process.route_argv(route, ["true"]),
+        "bulk": process.route_argv(route, boot.bulk_argv("/run/reberth/h 1/ctl"), bulk=True)[:-1],
         "become": route.become,
         "hint": route.hint,
     }
@@ -278,7 +278,7 @@ def test_ssh(name):
 @pytest.mark.parametrize("bulk", [False, True])
 def test_the_host_stands_behind_two_dashes_and_the_command_is_one_word(name, bulk):
     route = reberth_ssh.reberth_connect(SSH[name])
-    words = shell.route_argv(route, ODD, bulk=bulk)
+    words = process.route_argv(route, ODD, bulk=bulk)
     host = SSH[name].address or SSH[name].name
     assert words[-3:-1] == ["--", host]
     assert shlex.split(words[-1]) == [*route.become, *ODD]
@@ -306,9 +306,9 @@ def test_a_port_is_a_number(port):
 
 def test_local_needs_no_shell():
     route = reberth_local.reberth_connect(Node("local"))
-    assert shell.route_argv(route, ODD) == ODD
+    assert process.route_argv(route, ODD) == ODD
     route = reberth_local.reberth_connect(Node("local", become="sudo"))
-    assert shell.route_argv(route, ODD) == ["sudo", "-n", "--", *ODD]
+    assert process.route_argv(route, ODD) == ["sudo", "-n", "--", *ODD]
 
 
 def test_every_golden_has_its_test():

@@ -12,7 +12,7 @@ from livekit.command import Command, journal_of
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 
-from reberth.choose import MUCH_SHORTER
+from reberth.plan.choose import MUCH_SHORTER
 from reberth_lab.node import Node
 
 AUTO = ("--mode", "auto")

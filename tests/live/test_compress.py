@@ -11,7 +11,7 @@ from livekit.filling import SLOW_BIT_S
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 
-from reberth.compress import FAST_BYTES_S
+from reberth.plan.compression import FAST_BYTES_S
 from reberth.text import human_bytes
 from reberth_lab.lab import Lab
 from reberth_lab.node import Node

@@ -47,19 +47,19 @@ LATE = '[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ]'
 UNFENCED = f"{LATE} || {FENCE}\n  {LATE} && frozen=1"
 TWINS = {
     "an-unfenced-source": (
-        [("node/jobs.py", FENCE, UNFENCED)],
+        [("node/criu/tool.py", FENCE, UNFENCED)],
         ("criu-source", "commit-source"),
         "who ran",
     ),
     "a-permit-before-ready": (
-        [("protocol.py", "return Decision(Step.ASK_READY,", "return Decision(Step.PERMIT,")],
+        [("run/decide.py", "return Decision(Step.ASK_READY,", "return Decision(Step.PERMIT,")],
         ("controller", "commit-source"),
         "who ran",
     ),
     "a-resumed-source-after-ready": (
         [
-            ("node/source.py", 'if self.run.vote() == "READY" and not', "if False and not"),
-            ("node/source.py", 'if vote == "READY" and not aborted', "if False"),
+            ("node/runs/source.py", 'if self.run.vote() == "READY" and not', "if False and not"),
+            ("node/runs/source.py", 'if vote == "READY" and not aborted', "if False"),
         ],
         ("controller", "commit-source"),
         "who ran",

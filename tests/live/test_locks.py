@@ -29,7 +29,13 @@ BESIDE = f"""#!/bin/sh
 [ "$1" != dump ] || nft add table inet {STRANGER}
 exec /usr/sbin/criu "$@"
 """
-NEWEST = [("node/source.py", "netlock.of_images(work, netlock.tables() - before)", "netlock.tables() - before")]
+NEWEST = [
+    (
+        "node/runs/source.py",
+        "network_lock.of_images(work, network_lock.tables() - before)",
+        "network_lock.tables() - before",
+    )
+]
 
 
 @pytest.fixture

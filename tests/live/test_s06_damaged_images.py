@@ -12,7 +12,7 @@ from livekit.damage import cases, damage_file
 from livekit.snapshot import Watch
 from livekit.stand import Stand, healthy, word_of
 
-from reberth import store
+from reberth.archive import directory
 from reberth_hooks import RefusedError
 from reberth_lab.node import Node
 
@@ -32,10 +32,10 @@ def test_s6_all_112_damages_of_real_images_are_refused(
     running = watch.again()
     refused = 0
     for number, (path, damage) in enumerate(cases(list((place / "images").iterdir()))):
-        assert store.read_signed(place)["plan"]  # whole, before each damage
+        assert directory.read_signed(place)["plan"]  # whole, before each damage
         whole = damage_file(path, damage)
         with pytest.raises(RefusedError):
-            store.read_signed(place)
+            directory.read_signed(place)
         if number % BY_COMMAND == 0:
             done = reberth.run("restore", str(place), f"{node2.name}:", "--json")
             assert (done.code, "not as they were written" in done.error) == (10, True), f"{path.name} {damage}: {done}"

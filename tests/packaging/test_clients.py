@@ -158,7 +158,8 @@ def test_the_alias_goes_without_a_trace(stocked):
 def test_the_bundled_library_is_for_the_plugin_alone_and_goes_with_the_package(stocked):
     """After the alias: the package is gone afterwards."""
     program = (
-        "from reberth_lxd import vendor; vendor.enable(); import pylxd, ws4py; print(pylxd.__version__, pylxd.__file__)"
+        "from reberth_lxd.api import vendor; vendor.enable(); import pylxd, ws4py; "
+        "print(pylxd.__version__, pylxd.__file__)"
     )
     assert inside(stocked, "python3", "-c", program).split() == ["2.4.2", "/usr/share/reberth/vendor/pylxd/__init__.py"]
     alone = "import importlib.util as u; print(u.find_spec('pylxd'), u.find_spec('ws4py'))"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from reberth.catalog import Catalog
-from reberth.config import Config
-from reberth.node import strays
-from reberth.planner import make_plan
-from reberth.request import Request
-from reberth.stage import Stage
+from reberth.config.config import Config
+from reberth.config.request import Request
+from reberth.node.system import orphans
+from reberth.plan.planner import make_plan
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
 from reberth_hooks import Node, Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # fakes.py is shared by several tests
@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # fakes.py is shared b
 @pytest.fixture(autouse=True)
 def own_mark(monkeypatch):
     """Tools of these tests carry a mark of this session: another suite on this machine uses the same ids of runs."""
-    mark = f"{strays.MARK}_{os.getpid()}"
-    monkeypatch.setattr(strays, "MARK", mark)
+    mark = f"{orphans.MARK}_{os.getpid()}"
+    monkeypatch.setattr(orphans, "MARK", mark)
     monkeypatch.setenv("TEST_MARK", mark)  # for helpers that are processes of their own
 
 

@@ -2,7 +2,7 @@
 
 Every operation is a generator that yields after each effect. Whoever drives it may stop in between: that is a helper
 that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
-`reberth.node.source`, `reberth.node.target` and the action script; a test compares the keys of the facts.
+`reberth.node.runs.source`, `reberth.node.runs.target` and the action script; a test compares the keys of the facts.
 """
 
 from __future__ import annotations

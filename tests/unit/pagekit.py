@@ -9,12 +9,12 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from reberth.node import tools
-from reberth.node.bucket import Bucket
 from reberth.node.errors import OpError
-from reberth.node.inflow import Inflow
-from reberth.node.outflow import Outflow
-from reberth.node.pages import HEADERS
+from reberth.node.pages.page_client import Outflow
+from reberth.node.pages.page_server import Inflow
+from reberth.node.pages.relay import HEADERS
+from reberth.node.system import spawn as tools
+from reberth.node.system.rate_limit import Bucket
 
 OPEN2, PARENT, ADD, HOLE, GET, CLOSE, FORCE_CLOSE = 4, 5, 4 << 16 | 6, 1 << 16 | 6, 7, 0x1023, 0x1024
 TASK = 7 << 8 | 1

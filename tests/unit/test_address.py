@@ -9,14 +9,15 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 import reberth_address
-from reberth.catalog import Catalog
-from reberth.node import address, netlink, run
+from reberth.config.options import make_options
 from reberth.node.errors import OpError
-from reberth.node.run import Run
-from reberth.node.source import Source
-from reberth.node.target import Target
-from reberth.options import make_options
-from reberth.stage import Stage
+from reberth.node.net import address, netlink
+from reberth.node.runs import run
+from reberth.node.runs.run import Run
+from reberth.node.runs.source import Source
+from reberth.node.runs.target import Target
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
 from reberth_hooks import (
     Channel,
     Checkpoint,
@@ -160,7 +161,7 @@ def test_an_address_that_is_there_already_is_not_ours_to_remove(done, monkeypatc
 
 
 def test_it_is_announced_before_the_copy_is_thawed(done, monkeypatch, tmp_path):
-    from reberth.node import cgroup
+    from reberth.node.freeze import cgroup
 
     end = Target(Run.open("r1", "target", "criu/7"))
     address.address_add(SimpleNamespace(end=end), None, PLACE)

@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
-from reberth.node import cgroup, run, strays
 from reberth.node.errors import OpError
-from reberth.node.run import Run
-from reberth.node.source import Source
-from reberth.node.target import Target, end_of_earlier_boots
-from reberth.protocol import Want, decide
+from reberth.node.freeze import cgroup
+from reberth.node.runs import run
+from reberth.node.runs.run import Run
+from reberth.node.runs.source import Source
+from reberth.node.runs.target import Target, end_of_earlier_boots
+from reberth.node.system import orphans
+from reberth.run.decide import Want, decide
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
 
@@ -23,7 +25,7 @@ SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep
 @pytest.fixture
 def tool():
     """A tool that works for run r1, of a helper that is no more."""
-    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE, env={**os.environ, strays.MARK: "r1"}) as process:
+    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE, env={**os.environ, orphans.MARK: "r1"}) as process:
         assert process.stdout.readline() == b"up\n"
         yield process
         process.kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from livekit.odd import ODD_WORDS
 
-from reberth.controller import Controller
+from reberth.commands.controller import Controller
 from reberth_android import adb, device, files, keys, quoting, status
 from reberth_android.device import Entry, State
 from reberth_android.route import reberth_connect

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import lxdremotes, outcome
-from reberth.api import ApiShell
-from reberth.journal import Journal
-from reberth.protocol import BACK
-from reberth.report import Report, render_text
-from reberth.shell import Finished
+from reberth import lxdremotes
+from reberth.connect.api import ApiShell
+from reberth.connect.process import Finished
+from reberth.report.report import Report, render_text
+from reberth.run import outcome
+from reberth.run.decide import BACK
+from reberth.run.journal import Journal
 from reberth_hooks import Exit, HelperError, Node, Owner, Route, UsageError
 
 

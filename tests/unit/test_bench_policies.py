@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth import rounds
+from reberth.run import rounds
 from reberth_hooks import Iteration, Options
 
 PATH = Path(__file__).parents[1] / "bench/policies.py"

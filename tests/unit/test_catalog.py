@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.catalog import Catalog, _installed
+from reberth.plugin.catalog import Catalog, _installed
 from reberth_hooks import Exit, PluginError, Role
 
 GOOD = """

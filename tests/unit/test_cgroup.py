@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from reberth.node import cgroup, procs
 from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup
+from reberth.node.system import procs
 
 
 def plain(path, *, frozen: int = 0, populated: int = 1, pids: str = "") -> str:
@@ -166,7 +167,7 @@ def test_wait_frozen_hears_of_it_at_once(real, sleeper):
 
 @pytest.mark.skipif(not usable(), reason="no cgroup v2 that may be written")
 def test_undo_brings_tasks_home_and_removes_the_cgroup(real, sleeper):
-    from reberth.node import run
+    from reberth.node.runs import run
 
     home = cgroup.of_pid(sleeper.pid)
     cgroup.enter(real, sleeper.pid)

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from reberth.node import chain
+from reberth.node.criu import parents
+from reberth.node.criu.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Extent, extents, lazy_pages, pack
 from reberth.node.errors import OpError
-from reberth.node.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Extent, extents, lazy_pages, pack
 
 PAGE = 4096
 BASE, FILE = 0x7F0000000000, 0x400000
@@ -61,7 +61,7 @@ def final(rounds, flags, **how):
 @pytest.mark.parametrize("old", [False, True])
 def test_each_page_is_found_in_the_round_that_wrote_it_last(rounds, old):
     directory = final(rounds, ANON, old=old)
-    local = chain.join(str(directory))
+    local = parents.join(str(directory))
     expected = {0: 0, 1: 0, 2: 0, 3: 1, 4: 2, 5: 0, 9: 0, 20: 2}
     for number, round_ in expected.items():
         address = BASE + number * PAGE
@@ -86,7 +86,7 @@ def test_each_page_is_found_in_the_round_that_wrote_it_last(rounds, old):
 
 def test_what_the_source_keeps_is_not_here(rounds):
     directory = final(rounds, PE_LAZY)
-    local = chain.join(str(directory))
+    local = parents.join(str(directory))
     assert at(local, BASE + 4 * PAGE) is None and at(local, BASE + 20 * PAGE) is None
     assert at(local, BASE + 5 * PAGE)[1] == 5
     assert lazy_pages(str(directory)) == {5: 11}
@@ -99,7 +99,7 @@ def test_what_the_source_keeps_is_not_here(rounds):
 def test_images_without_rounds_stay_as_they_are(tmp_path):
     write(tmp_path / "one", 0, [(BASE, 4, PE_LAZY), (FILE, 1, PE_PRESENT)])
     before = (tmp_path / "one/pagemap-5.img").read_bytes()
-    local = chain.join(str(tmp_path / "one"))
+    local = parents.join(str(tmp_path / "one"))
     assert (tmp_path / "one/pagemap-5.img").read_bytes() == before
     assert at(local, BASE) is None
 
@@ -107,21 +107,21 @@ def test_images_without_rounds_stay_as_they_are(tmp_path):
 def test_a_task_that_was_born_in_the_last_round(rounds):
     directory = final(rounds, ANON)
     write(directory, 0, [(BASE, 1, ANON)], pid=9)
-    local = chain.join(str(directory))
+    local = parents.join(str(directory))
     assert at(local, BASE, pid=9)[0] == content(0, BASE)
     local.close()
 
 
 def test_rounds_that_were_read_before_give_the_same(rounds):
     """While the workload runs each round is read as it comes, so that the restore has to read the last one alone."""
-    past = chain.Past()
+    past = parents.Past()
     assert {pid: len(found.rounds) for pid, found in past.layers(str(rounds / "round-0")).items()} == {5: 1}
     past.learn(str(rounds / "round-1"))
     found = past.layers(str(rounds / "round-1"))[5]
     assert len(found.rounds) == 2 and [run[:2] for run in found.cover.runs] == [(BASE, 10)]
     read_before = len(past.files)
     directory = final(rounds, ANON)
-    local = chain.join(str(directory), past)
+    local = parents.join(str(directory), past)
     assert len(local.files) == read_before + 1 and not past.files
     expected = {0: 0, 3: 1, 4: 2, 9: 0}
     assert {number: at(local, BASE + number * PAGE)[0] for number in expected} == {
@@ -132,19 +132,19 @@ def test_rounds_that_were_read_before_give_the_same(rounds):
 
 def test_python_3_9_is_enough(rounds, monkeypatch):
     """Its bisect knows no `key`."""
-    monkeypatch.setattr(chain.bisect, "bisect_right", lambda a, x, lo=0, hi=None: sum(one <= x for one in a))
-    local = chain.join(str(final(rounds, ANON)))
+    monkeypatch.setattr(parents.bisect, "bisect_right", lambda a, x, lo=0, hi=None: sum(one <= x for one in a))
+    local = parents.join(str(final(rounds, ANON)))
     assert at(local, BASE + 4 * PAGE)[0] == content(2, BASE + 4 * PAGE)
     local.close()
 
 
 def test_a_round_that_cannot_be_read_is_told_by_the_restore(rounds):
-    past = chain.Past()
+    past = parents.Past()
     (rounds / "round-0/pagemap-5.img").write_bytes(MAGIC + b"rubbish")
     past.learn(str(rounds / "round-1"))
     directory = final(rounds, ANON)
     with pytest.raises(OpError, match="cannot be read"):
-        chain.join(str(directory), past)
+        parents.join(str(directory), past)
 
 
 @pytest.mark.parametrize("count", [11, 40])
@@ -153,7 +153,7 @@ def test_pages_that_no_round_has_are_refused(rounds, count):
     write(directory, 2, [(BASE, count, PE_PARENT)])
     before = (directory / "pagemap-5.img").read_bytes()
     with pytest.raises(OpError, match="no round has the page"):
-        chain.join(str(directory))
+        parents.join(str(directory))
     assert (directory / "pagemap-5.img").read_bytes() == before
 
 
@@ -161,4 +161,4 @@ def test_a_chain_without_its_first_round_is_refused(rounds):
     directory = final(rounds, ANON)
     (rounds / "round-0/pagemap-5.img").unlink()
     with pytest.raises(OpError, match="no round has the page"):
-        chain.join(str(directory))
+        parents.join(str(directory))

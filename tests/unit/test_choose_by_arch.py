@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import choose
-from reberth.request import Request
+from reberth.config.request import Request
+from reberth.plan import choose
 from reberth_hooks import Declaration, Mode, Options, Role, Survey
-from reberth_hooks.modes import unfit_modes
+from reberth_hooks.criu.modes import unfit_modes
 
 MIB = 1 << 20
 PROBES = json.loads(Path(__file__).parent.with_name("fixtures").joinpath("probes.json").read_text(encoding="utf-8"))

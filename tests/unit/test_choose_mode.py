@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import choose
-from reberth.request import Request
+from reberth.config.request import Request
+from reberth.plan import choose
 from reberth_hooks import Check, Declaration, Level, Mode, Options, Role, Survey, UsageError
-from reberth_hooks.modes import header_bytes, unfit_modes
+from reberth_hooks.criu.modes import header_bytes, unfit_modes
 
 MIB = 1 << 20
 ALL = frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID})

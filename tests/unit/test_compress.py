@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from theatre import Theatre, own_state  # noqa: F401
 
-from reberth import choose, compress, measure, predict
-from reberth.helper import HelperShell
-from reberth.node import measuring, packing
+from reberth.connect.helper import HelperShell
+from reberth.node.survey import measure as measuring
+from reberth.node.tree import compression as packing
+from reberth.plan import choose, compression, measure, predict
 from reberth_hooks import Check, Level, Mode, Options, Receipt
 
 MIB = 1 << 20
@@ -42,20 +43,20 @@ SLOW_NODE = {"zstd": {"ratio": 0.4, "bytes_s": 20e6}}
     ],
 )
 def test_what_is_decided(wanted, figures, link_bytes_s, method, why):
-    found = compress.decide(wanted, figures, link_bytes_s)
+    found = compression.decide(wanted, figures, link_bytes_s)
     assert found[0] == method and why in found[1]
 
 
 def test_memory_that_another_carrier_takes_is_none_of_it():
-    assert compress.decide("auto", GOOD, 12e6, "page-server") == ("none", "page-server carries memory as it is")
-    assert compress.decide("zstd", {}, 0, "page-server")[0] == "zstd"
+    assert compression.decide("auto", GOOD, 12e6, "page-server") == ("none", "page-server carries memory as it is")
+    assert compression.decide("zstd", {}, 0, "page-server")[0] == "zstd"
 
 
 def test_the_plan_says_what_goes_as_it_is():
     measured = {"compress": {"method": "zstd", "why": "as asked"}}
-    assert compress.told(measured, Mode.STOP_AND_COPY) == measured
-    assert "pages that follow the copy go as they are" in compress.told(measured, Mode.HYBRID)["compress"]["why"]
-    assert compress.told({}, Mode.POST_COPY) == {}
+    assert compression.told(measured, Mode.STOP_AND_COPY) == measured
+    assert "pages that follow the copy go as they are" in compression.told(measured, Mode.HYBRID)["compress"]["why"]
+    assert compression.told({}, Mode.POST_COPY) == {}
 
 
 def end(mocker, name, methods):
@@ -67,27 +68,27 @@ def end(mocker, name, methods):
 
 def test_only_what_both_have_is_taken_and_what_was_asked_for_must_be_there(mocker):
     ends = [end(mocker, "a", GOOD), end(mocker, "b", {"zlib": {}})]
-    found = compress.look(Options(), ends, 7, {"link_bytes_s": 12e6})
+    found = compression.look(Options(), ends, 7, {"link_bytes_s": 12e6})
     assert (found["method"], found["can"], found["lacks"]) == ("zlib", ["zlib"], [])
-    assert list(compress.checks({"compress": found}, Options())) == []
+    assert list(compression.checks({"compress": found}, Options())) == []
     asked = Options(compress="zstd")
-    found = compress.look(asked, ends, 7, {})
-    assert list(compress.checks({"compress": found}, asked)) == [
-        Check("compress", Level.FAIL, "it cannot compress by zstd", compress.REMEDY, "b")
+    found = compression.look(asked, ends, 7, {})
+    assert list(compression.checks({"compress": found}, asked)) == [
+        Check("compress", Level.FAIL, "it cannot compress by zstd", compression.REMEDY, "b")
     ]
 
 
 def test_a_limit_counts_as_the_link(mocker):
     ends = [end(mocker, name, {"zstd": GOOD["zstd"]}) for name in "ab"]
     fast = {"link_bytes_s": 1e9}
-    assert compress.look(Options(), ends, 7, fast)["method"] == "none"
-    assert compress.look(Options(bandwidth_bytes_s=3_000_000), ends, 7, fast)["method"] == "zstd"
+    assert compression.look(Options(), ends, 7, fast)["method"] == "none"
+    assert compression.look(Options(bandwidth_bytes_s=3_000_000), ends, 7, fast)["method"] == "zstd"
 
 
 @pytest.mark.parametrize("options", [Options(compress="none"), Options()])
 def test_no_memory_is_sampled_for_nothing(mocker, options):
     ends = [end(mocker, name, GOOD) for name in "ab"]
-    found = compress.look(options, ends, 7, {})
+    found = compression.look(options, ends, 7, {})
     assert found["method"] == "none" and found["can"] == ["zstd", "zlib"]
     assert ends[0].call.call_args.kwargs == {"pid": 0}
 
@@ -119,7 +120,7 @@ def test_a_move_measures_the_link_only_for_a_choice(mocker, memory_mib, mode, wo
     link = mocker.patch.object(measure, "link_bytes_s", autospec=True, return_value=12e6)
     mocker.patch.object(measure, "straight_bytes_s", autospec=True, return_value=None)
     ends = [mocker.create_autospec(HelperShell, instance=True) for _ in range(2)]
-    mocker.patch.object(compress, "look", autospec=True, return_value={"method": "zstd"})
+    mocker.patch.object(compression, "look", autospec=True, return_value={"method": "zstd"})
     for one in ends:
         one.call.return_value = {"copy_bytes_s": 1e9}
     request = SimpleNamespace(options=Options(mode=mode, compress=word), figures=False)

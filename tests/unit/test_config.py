@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth import config, inventory, paths
+from reberth.config import config, inventory, paths
 from reberth_hooks import Exit, Mode, Node, UsageError
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reberth import nodeadd, shell
-from reberth.controller import Controller
+from reberth.commands import add_node
+from reberth.commands.controller import Controller
+from reberth.connect import process
 from reberth_hooks import CommandError, Node, UnreachableError
 
 PHONE = Node("phone", "127.0.0.1", "android", options={"android": {"port": 1}})
@@ -29,12 +30,12 @@ def test_programs_end_with_their_words():
 
 def test_a_program_that_takes_too_long_is_ended(tmp_path):
     with pytest.raises(CommandError, match="did not end"):
-        shell.run_local(["sh", "-c", 'sleep 1; touch "$1"', "sh", str(tmp_path / "trace")], timeout_s=0.1)
+        process.run_local(["sh", "-c", 'sleep 1; touch "$1"', "sh", str(tmp_path / "trace")], timeout_s=0.1)
 
 
 def test_a_node_is_pinned_probed_and_written(config, monkeypatch):
     seen = []
-    monkeypatch.setattr(nodeadd, "probe", lambda node, *_: (seen.append(node), (node, {"criu": "no root"}))[1])
+    monkeypatch.setattr(add_node, "probe", lambda node, *_: (seen.append(node), (node, {"criu": "no root"}))[1])
     node, unusable = Controller().add_node(PHONE, "phone ssh-ed25519 AAAA")
     pinned = config.parent / "known_hosts.d/phone"
     assert pinned.read_text() == "phone ssh-ed25519 AAAA\n"
@@ -51,7 +52,7 @@ def test_a_node_that_cannot_be_reached_leaves_all_as_it_was(config, monkeypatch,
     def unreachable(*_):
         raise UnreachableError("gone")
 
-    monkeypatch.setattr(nodeadd, "probe", unreachable)
+    monkeypatch.setattr(add_node, "probe", unreachable)
     pinned = config.parent / "known_hosts.d/phone"
     if before:
         pinned.parent.mkdir()

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 PROGRAM = """
-from reberth.journal import Journal
+from reberth.run.journal import Journal
 journal = Journal("20261125-000000-abcd")
 for event in ("plan", "phase", "phase", "end"):
     journal.write(event)

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from reberth import options
 from reberth.cli.app import COMMANDS, OF_PLUGINS
-from reberth.node import ops
-from reberth.node.source import Source
-from reberth.node.target import Target
+from reberth.config import options
+from reberth.node.operations import table as ops
+from reberth.node.runs.source import Source
+from reberth.node.runs.target import Target
 from reberth_hooks import Node, Options, specs
 
 ROOT = Path(__file__).parents[2]
@@ -61,14 +61,14 @@ def test_every_operation_of_the_helper_is_documented():
             found.append(signature(name, getattr(ends[0], name), "self"))
             continue
         if function.__module__ == ops.__name__ and function.__closure__:  # loads the module of the function first
-            module = importlib.import_module(f"reberth.node.{name.partition('_')[0]}")
+            module = importlib.import_module("reberth.node.net.tls")
             function = getattr(module, inspect.getclosurevars(function).nonlocals["name"])
         found.append(signature(name, function, "daemon", "progress"))
     assert differences("docs/helper.md", found) == NONE
 
 
 def test_every_undo_is_documented():
-    from reberth.node.run import OCCASIONS, UNDO
+    from reberth.node.runs.run import OCCASIONS, UNDO
 
     text = read("docs/helper.md").partition("#### `undo(")[2].partition("####")[0]
     assert set(re.findall(r"`(\w+)`", text)) == {*UNDO, *OCCASIONS, "on", "do"}
@@ -80,7 +80,7 @@ def test_every_hook_is_documented():
 
 
 def test_what_a_role_must_have_is_documented():
-    from reberth.catalog import _NEEDED
+    from reberth.plugin.catalog import _NEEDED
 
     table = {row[0]: row[1] for row in rows("docs/hooks.md", "role")}
     for role, needed in _NEEDED.items():
@@ -124,7 +124,7 @@ def test_documented_defaults_are_those_of_the_code():
 
 def test_what_is_said_to_have_no_effect_yet_has_none():
     """And what is said to have one is at least looked at."""
-    hidden = {ROOT / "core/reberth/options.py", ROOT / "hooks/reberth_hooks/types.py"}
+    hidden = {ROOT / "core/reberth/config/options.py", ROOT / "hooks/reberth_hooks/types.py"}
     sources = [p for f in ("core", "plugins", "hooks") for p in (ROOT / f).rglob("*.py") if p not in hidden]
     text = "\n".join(p.read_text("utf-8") for p in sources if p.parent != ROOT / "core/reberth/cli")
     names = {field.name for field in dataclasses.fields(Options)}
@@ -145,7 +145,7 @@ def test_every_variable_of_the_environment_is_documented():
 def test_the_readme_names_the_floors_of_the_code():
     table = {row[0]: " ".join(row[1:]) for row in rows("README.md", "")}
     criu, runc = importlib.import_module("reberth_criu.survey"), importlib.import_module("reberth_runc.survey")
-    tasks = importlib.import_module("reberth_hooks.tasks")
+    tasks = importlib.import_module("reberth_hooks.criu.preflight")
     assert f"{dotted(criu.LEAST)} to" in table["criu"] and f"below {dotted(tasks.LEAST_SOCKETS)}" in table["criu"]
     assert criu.LEAST == runc.LEAST_CRIU
     assert f"kernel {dotted(tasks.KERNEL_SOCKETS)}" in table["criu"]
@@ -180,7 +180,7 @@ def test_the_picture_of_the_architecture_shows_what_is_there():
     words = set(re.findall(r"[a-z]+(?:[_-][a-z]+)*", picture))
     assert set(PROJECT["entry-points"]["reberth"]) <= words
     modules = re.findall(r"│ ([a-z]+(?:, [a-z]+)*)  ", picture.replace("│   │", "│"))
-    here = {path.stem for path in ROOT.glob("core/reberth/*")} | {path.stem for path in ROOT.glob("hooks/*/*.py")}
+    here = {path.stem for path in ROOT.glob("core/reberth/**/*")} | {path.stem for path in ROOT.glob("hooks/*/*.py")}
     here |= {"backends", "transport", "connectors", "wrapper", *PROJECT["entry-points"]["reberth"]}
     assert {word for names in modules for word in names.split(", ")} <= here
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node import durable
-from reberth.node.durable import Journal, decide_once, decided, lay_ballots, read_text, write_whole
 from reberth.node.errors import OpError
+from reberth.node.system import durable
+from reberth.node.system.durable import Journal, decide_once, decided, lay_ballots, read_text, write_whole
 
 VALUES = ("PERMIT", "ABORT")
 
@@ -56,7 +56,7 @@ def test_threads_that_race_all_read_the_same(place):
 
 RACER = """
 import sys
-from reberth.node.durable import decide_once
+from reberth.node.system.durable import decide_once
 sys.stdin.readline()
 for place in sys.argv[2:]:
     print(decide_once(place, "verdict", sys.argv[1], ("PERMIT", "ABORT")))

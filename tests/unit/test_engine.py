@@ -9,9 +9,9 @@ import time
 import pytest
 from theatre import Theatre, own_state  # noqa: F401
 
-from reberth.engine import Engine
-from reberth.protocol import Want
-from reberth.report import Report
+from reberth.report.report import Report
+from reberth.run.decide import Want
+from reberth.run.engine import Engine
 from reberth_hooks import ConnectionLostError, HelperError, ReberthError
 
 

@@ -20,9 +20,9 @@ from types import SimpleNamespace
 import pytest
 from theatre import PLAN, Theatre, own_state  # noqa: F401
 
-from reberth import engine, travel
-from reberth.protocol import Step, decide
-from reberth.recover import recover
+from reberth.commands.recover import recover
+from reberth.run import engine, memory
+from reberth.run.decide import Step, decide
 from reberth_hooks import ReberthError
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +106,8 @@ def test_every_phase_with_every_trouble(make_plugin, where, trouble):
 
 def announced() -> set[str]:
     """Every name that the engine gives to a phase."""
-    found = set(travel.PHASE_OF.values())
-    trees = [ast.parse((ROOT / f"core/reberth/{name}.py").read_text("utf-8")) for name in ("engine", "travel")]
+    found = set(memory.PHASE_OF.values())
+    trees = [ast.parse((ROOT / f"core/reberth/{name}.py").read_text("utf-8")) for name in ("run/engine", "run/memory")]
     for node in (node for tree in trees for node in ast.walk(tree)):
         name = getattr(getattr(node, "func", None), "attr", "") or getattr(getattr(node, "func", None), "id", "")
         if isinstance(node, ast.Call) and name in ("phase", "_end") and node.args:

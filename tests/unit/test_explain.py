@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reberth.explain import Explanation, error_lines, explain
-from reberth.explain_rules import RULES
+from reberth.report.explain import Explanation, error_lines, explain
+from reberth.report.explain_rules import RULES
 
 LOGS = sorted((Path(__file__).parents[1] / "fixtures" / "logs").glob("*.log"))
 HEAD = re.compile(r"# command: (?P<command>.+) \| (?P<tool>.+) \| (?P<date>\d{4}-\d\d-\d\d) \| cause: (?P<cause>\S+)")

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from reberth.node import lazy
 from reberth.node.errors import OpError
+from reberth.node.pages import fill
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def copy(tmp_path):
 @pytest.fixture
 def filling(tmp_path, monkeypatch):
     """A fill whose daemon is any program."""
-    monkeypatch.setattr(lazy, "NOBODY_S", 0.3)
+    monkeypatch.setattr(fill, "NOBODY_S", 0.3)
     started = []
 
     def start(*argv):
-        one = lazy.Filler(str(tmp_path))
+        one = fill.Filler(str(tmp_path))
         one.process = subprocess.Popen(argv, start_new_session=True)
         started.append(one)
         return one

@@ -13,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import cgroup, gate, gated, procs, run
+from reberth.node import gate, gated
+from reberth.node.criu.pagemap import pack
 from reberth.node.errors import OpError
-from reberth.node.pagemap import pack
+from reberth.node.freeze import cgroup
+from reberth.node.runs import run
+from reberth.node.system import procs
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0 or not cgroup.mount_point(), reason="needs root and cgroup v2")
 LEAF = f"lxc.payload.gate-test-{os.getpid()}"

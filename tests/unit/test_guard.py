@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from reberth.node import guard
+from reberth.node.freeze import refreeze
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def wait_frozen(fence, limit_s):
 
 def test_it_freezes_when_the_process_dies(fence):
     with subprocess.Popen(["sleep", "60"]) as process:
-        guard.Guard(str(fence), process.pid)
+        refreeze.Guard(str(fence), process.pid)
         assert not wait_frozen(fence, 0.1)
         process.kill()
         assert wait_frozen(fence, 10)
@@ -39,7 +39,7 @@ def test_it_freezes_when_the_process_dies(fence):
 
 def test_once_it_is_off_nothing_is_frozen(fence):
     with subprocess.Popen(["sleep", "60"]) as process:
-        one = guard.Guard(str(fence), process.pid)
+        one = refreeze.Guard(str(fence), process.pid)
         one.off()
         process.kill()
     assert not wait_frozen(fence, 0.3)
@@ -52,7 +52,7 @@ def test_it_is_set_over_the_criu_above_a_script_only(fence, tmp_path):
         program = str(tmp_path / "criu") if name == "criu" else "/bin/sh"
         with subprocess.Popen([program, "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as tool:
             script = int(tool.stdout.readline())
-            one = guard.of_script(str(fence), script)
+            one = refreeze.of_script(str(fence), script)
             assert (one is not None) is found
             os.kill(script, 9)
     assert wait_frozen(fence, 10)

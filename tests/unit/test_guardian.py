@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from reberth.node import guardian
-from reberth.node.lazy import Guardian
+from reberth.node.pages import uffd_holder as guardian
+from reberth.node.pages.fill import Guardian
 
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(os.uname().machine, 0)
 DAEMON = """

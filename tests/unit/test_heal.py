@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from reberth.node import heal
+from reberth.node.criu import tcp_repair
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="repair mode needs CAP_NET_ADMIN")
 
@@ -51,8 +51,8 @@ def said(process):
 
 def test_a_socket_in_repair_mode_talks_again():
     process = child("repair")
-    assert heal.sockets([process.pid]) == 1
-    assert heal.sockets([process.pid]) == 0
+    assert tcp_repair.sockets([process.pid]) == 1
+    assert tcp_repair.sockets([process.pid]) == 0
     assert said(process) == ["talks 1", "talks 0"]
 
 
@@ -63,5 +63,5 @@ def test_without_the_heal_it_does_not():
 
 def test_other_sockets_are_left_alone():
     process = child()
-    assert heal.sockets([process.pid, process.pid, 2**22 + 1]) == 0
+    assert tcp_repair.sockets([process.pid, process.pid, 2**22 + 1]) == 0
     assert said(process) == ["talks 0", "talks 0"]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth import boot
-from reberth.helper import HelperShell
-from reberth.node import procs
+from reberth.connect import boot
+from reberth.connect.helper import HelperShell
+from reberth.node.system import procs
 from reberth_hooks import CommandError, ConnectionLostError, HelperError, Node, Route, UnreachableError
 
 SYSTEM = Path("/usr/bin/python3")
@@ -109,7 +109,7 @@ def test_errors_keep_their_kind(shell):
 
 
 def test_progress_comes_before_the_answer(shell, tmp_path):
-    from reberth.helper import Asked
+    from reberth.connect.helper import Asked
 
     told = []
     asked = shell.begin("ping", on_progress=lambda **data: told.append(data))
@@ -204,7 +204,7 @@ def test_the_program_is_stdlib_only():
     assert int(data[:10]) == len(data) - 10
     with zipfile.ZipFile(io.BytesIO(data[10:])) as archive:
         names = archive.namelist()
-        assert "reberth/node/serve.py" in names
+        assert "reberth/node/daemon/loop.py" in names
         for name in names:
             for node in ast.walk(ast.parse(archive.read(name))):
                 found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -215,7 +215,7 @@ def test_the_program_is_stdlib_only():
                     assert (
                         top in sys.stdlib_module_names
                         or f"{module.replace('.', '/')}.py" in names
-                        or (module == "reberth.node")
+                        or f"{module.replace('.', '/')}/__init__.py" in names
                     ), (name, module)
 
 
@@ -319,7 +319,7 @@ def test_after_its_helper_was_killed_another_takes_the_run_from_the_journal(plac
     again.call("release", how="resume", aborted=True)
     again.call("end", outcome="rolled-back")
     assert not directory.exists()
-    from reberth.node import cgroup
+    from reberth.node.freeze import cgroup
 
     mount = cgroup.mount_point()
     assert not mount or not os.path.exists(os.path.join(mount, f"reberth-helper-{run_id}"))

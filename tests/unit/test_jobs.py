@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from reberth.node import run
+from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
-from reberth.node.jobs import Job
+from reberth.node.runs import run
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
 
@@ -27,8 +27,8 @@ done
 """
 HELPER = """
 import os, sys, time
-from reberth.node import run, strays
-from reberth.node.jobs import Job
+from reberth.node.runs import run; from reberth.node.system import orphans as strays
+from reberth.node.criu.tool import Job
 strays.MARK = os.environ["TEST_MARK"]
 run.STATE, run_id, work, fence, name, others, last = sys.argv[1:8]
 opened = run.Run.load(run_id)

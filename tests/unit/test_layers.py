@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE, NODE = ROOT / "core" / "reberth", ROOT / "core" / "reberth" / "node"
-HOST = ("catalog", "planner", "rounds", "stage", "engine", "journal", "report", "shell", "config")
+HOST = (
+    "plugin/catalog",
+    "plan/planner",
+    "run/rounds",
+    "plugin/stage",
+    "run/engine",
+    "run/journal",
+    "report/report",
+    "connect/process",
+    "config/config",
+)
 HOST_LINES, FILE_LINES = 1200, 400
 REASON = "Reason for its length"
 PROCESSES = {"sh", "subprocess", "pty", "multiprocessing"}
@@ -50,7 +60,7 @@ def forbidden(path: Path, top: str, name: str) -> bool:
         return top not in sys.stdlib_module_names and not f"{name}.".startswith("reberth.node.")
     if path.is_relative_to(CORE):
         plugin = top.startswith("reberth_") and top != "reberth_hooks"
-        started_here = path == CORE / "shell.py" or path.is_relative_to(CORE / "testing")  # the kit plays the nodes
+        started_here = path == CORE / "connect/process.py" or path.is_relative_to(CORE / "testing")  # it plays nodes
         return plugin or (top in PROCESSES and not started_here)
     if path.is_relative_to(ROOT / "hooks"):
         return top.startswith("reberth") and top != "reberth_hooks"
@@ -68,22 +78,26 @@ def test_every_import_keeps_its_layer():
     ("path", "text", "caught"),
     [
         ("plugins/reberth_x/a.py", "import reberth", True),
-        ("plugins/reberth_x/a.py", "def f():\n    from reberth.config import load", True),
-        ("plugins/reberth_x/a.py", "import importlib\nimportlib.import_module('reberth.stage')", True),
+        ("plugins/reberth_x/a.py", "def f():\n    from reberth.config.config import load", True),
+        ("plugins/reberth_x/a.py", "import importlib\nimportlib.import_module('reberth.plugin.stage')", True),
         ("plugins/reberth_x/a.py", "from reberth_runc import find", True),
         ("plugins/reberth_x/a.py", "from reberth_x import b\nfrom reberth_hooks import Node\nimport subprocess", False),
-        ("hooks/reberth_hooks/a.py", "from reberth import stage", True),
+        ("hooks/reberth_hooks/a.py", "from reberth.plugin import stage", True),
         ("hooks/reberth_hooks/a.py", "import reberth_runc", True),
         ("hooks/reberth_hooks/a.py", "from reberth_hooks import types", False),
         ("core/reberth/a.py", "import reberth_runc", True),
         ("core/reberth/a.py", "import subprocess", True),
         ("core/reberth/cli/a.py", "def f():\n    import sh", True),
-        ("core/reberth/shell.py", "import sh, subprocess", False),
-        ("core/reberth/a.py", "from reberth_hooks import Node\nfrom reberth.node import ops", False),
-        ("core/reberth/node/a.py", "from reberth import config", True),
+        ("core/reberth/connect/process.py", "import sh, subprocess", False),
+        (
+            "core/reberth/a.py",
+            "from reberth_hooks import Node\nfrom reberth.node.operations import table as ops",
+            False,
+        ),
+        ("core/reberth/node/a.py", "from reberth.config import config", True),
         ("core/reberth/node/a.py", "import pluggy", True),
         ("core/reberth/node/a.py", "from reberth_hooks import Node", True),
-        ("core/reberth/node/a.py", "import subprocess\nfrom reberth.node import run", False),
+        ("core/reberth/node/a.py", "import subprocess\nfrom reberth.node.runs import run", False),
         ("core/reberth/a.py", "from core.reberth import stage", True),
     ],
 )

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth.helper import HelperShell
-from reberth.node.line import Listener, Teller, what_follows
-from reberth.protocol import Step, Want, decide
+from reberth.connect.helper import HelperShell
+from reberth.node.runs.peer import Listener, Teller, what_follows
+from reberth.run.decide import Step, Want, decide
 from reberth_hooks import HelperError, Node, Route
 
 SOURCE = {"role": "source", "vote": "READY", "holding": True, "held": True}

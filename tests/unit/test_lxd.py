@@ -9,9 +9,12 @@ import pytest
 
 from reberth.complete import client as complete
 from reberth_hooks import Level, Mode, Options, UsageError, Workload
-from reberth_lxd import checks, keys, native, shim, ways
-from reberth_lxd.explain import KNOWN, explain
-from reberth_lxd.request import for_source, for_target
+from reberth_lxd import dispatch
+from reberth_lxd.api import keys
+from reberth_lxd.api.explain import KNOWN, explain
+from reberth_lxd.api.request import for_source, for_target
+from reberth_lxd.client import native, shim
+from reberth_lxd.held import checks
 
 K, ROUNDS, G = keys.KEY, keys.ITERATIONS, keys.GOAL
 
@@ -76,7 +79,7 @@ def test_why_the_daemon_went_no_further_round(rounds, why):
 def test_a_policy_that_the_daemons_do_not_have_is_refused():
     asked = Options(policy="fixed", given=("policy",))
     with pytest.raises(UsageError, match="--policy fixed"):
-        ways.reberth_survey(Workload("a", "lxd", "c1"), "c1", None, None, {}, asked)
+        dispatch.reberth_survey(Workload("a", "lxd", "c1"), "c1", None, None, {}, asked)
 
 
 INSTANCE = {

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
-from reberth import planner
-from reberth.config import Config
+from reberth.config.config import Config
+from reberth.config.request import Request
 from reberth.host import Host
-from reberth.journal import Journal
-from reberth.request import Request
+from reberth.plan import planner
+from reberth.run.journal import Journal
 from reberth_hooks import CommandError, Node, Options, RefusedError, UnreachableError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import apimove, apisurvey, kinds, ledger, phases, survey
-from reberth_lxd.client import RUNNING, STOPPED
+from reberth_lxd.api import kinds
+from reberth_lxd.api.client import RUNNING, STOPPED
+from reberth_lxd.held import phases, survey
+from reberth_lxd.https import facts
+from reberth_lxd.https import phases as apimove
+from reberth_lxd.https import survey as apisurvey
 
 KEY = "migration.incremental.memory"
 HERE, THERE = "n1", "n2"
@@ -188,7 +192,7 @@ class Quiet:
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for module in (apisurvey, ledger, phases, survey):
+    for module in (apisurvey, facts, phases, survey):
         monkeypatch.setattr(module, "Daemon", Played)
     real, slept = time.monotonic, [0.0]
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.__setitem__(0, slept[0] + max(seconds, 0.05)))
@@ -197,7 +201,7 @@ def world(tmp_path, monkeypatch):
     number = itertools.count()  # hundreds of runs in some seconds: four random digits would meet one another
     monkeypatch.setattr(planner.make_plan, "__defaults__", (lambda: f"run-{next(number)}",))
     monkeypatch.setattr(Journal, "controller", lambda self: 0)
-    monkeypatch.setattr(ledger, "NOTICE_S", 0.0)
+    monkeypatch.setattr(facts, "NOTICE_S", 0.0)
 
     def make(how="moves"):
         Played.world = World(how)
@@ -280,17 +284,17 @@ def test_the_old_one_is_kept_on_request(world):
 def test_a_daemon_that_is_silent_at_the_end(world, monkeypatch, silent, home):
     """Held, or moved with something left, until `recover` can ask it."""
     made = world("fails" if home == HERE else "moves")
-    monkeypatch.setattr("reberth.session.GIVE_UP_S", 0.0)
-    look = ledger.look
+    monkeypatch.setattr("reberth.run.session.GIVE_UP_S", 0.0)
+    look = facts.look
 
     def deaf(found):
         made.silent.add(silent)
         return look(found)
 
-    monkeypatch.setattr(ledger, "look", deaf)
+    monkeypatch.setattr(facts, "look", deaf)
     report = move()
     assert report.exit_code in (20, 41), report
-    monkeypatch.setattr(ledger, "look", look)
+    monkeypatch.setattr(facts, "look", look)
     made.silent.clear()
     with host() as one:
         one.recover(None)

@@ -15,8 +15,9 @@ from reberth.node.errors import OpError
 from reberth_hooks import CommandError, HelperError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import client, meeting, phases, survey
-from reberth_lxd.client import Daemon, MissingError
+from reberth_lxd.api import client, rendezvous
+from reberth_lxd.api.client import Daemon, MissingError
+from reberth_lxd.held import phases, survey
 
 
 class Played(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -251,6 +252,6 @@ def test_emulated_a_copy_does_not_start_with_its_daemon_before_it_is_the_only_on
     monkeypatch.setattr(phases, "daemon", lambda move, side: ends[side])
     monkeypatch.setattr(phases, "_settled", lambda *_: {})
     monkeypatch.setattr(phases, "TWICE_S", 0.0)
-    assert meeting.on_target(move) == {"boot.autostart": "false", "migration.incremental.memory": "true"}
+    assert rendezvous.on_target(move) == {"boot.autostart": "false", "migration.incremental.memory": "true"}
     assert phases.reberth_commit(move)
     assert asked == [("target", {"boot.autostart": ""}), ("source", "deleted")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reberth_hooks import CommandError
-from reberth_lxd import dated
+from reberth_lxd.held import backdate
 
 ROOT = "/proc/7/root/var/lib/lxd/storage-pools/fast/containers/c1/rootfs"
 
@@ -43,38 +43,38 @@ class Side:
 
 
 def test_the_copy_is_found_where_its_daemon_sees_it():
-    assert dated.state_dir("/var/lib/lxd/unix.socket") == "/var/lib/lxd"
-    assert dated.state_dir("/run/incus/unix.socket") == "/var/lib/incus"
-    assert dated.state_dir("/var/snap/lxd/common/lxd/unix.socket") == "/var/snap/lxd/common/lxd"
+    assert backdate.state_dir("/var/lib/lxd/unix.socket") == "/var/lib/lxd"
+    assert backdate.state_dir("/run/incus/unix.socket") == "/var/lib/incus"
+    assert backdate.state_dir("/var/snap/lxd/common/lxd/unix.socket") == "/var/snap/lxd/common/lxd"
 
 
 def test_files_of_the_seconds_around_the_first_sync_are_aged():
     """rsync would take one that is written again in the second in which it was copied for unchanged."""
     move = Run()
-    assert dated.date_back(move, Side(), 1000.0)
+    assert backdate.date_back(move, Side(), 1000.0)
     assert move.target.asked[1][:2] == ["find", ROOT] and {"@880", "--date=@0"} < set(move.target.asked[1])
 
 
 def test_a_copy_that_is_not_mounted_is_said():
     move = Run()
-    assert not dated.date_back(move, Side(8), 1000.0) and move.target.asked == ["stats"]
-    assert not dated.date_back(move, Side(0), 1000.0)
+    assert not backdate.date_back(move, Side(8), 1000.0) and move.target.asked == ["stats"]
+    assert not backdate.date_back(move, Side(0), 1000.0)
 
 
 def test_nothing_is_done_before_criu_waits():
     move = Run(paused=False)
-    assert not dated.before_dump(move, Side(), 1000.0)
+    assert not backdate.before_dump(move, Side(), 1000.0)
     assert (move.source.asked, move.target.asked) == (["gate_paused"], [])
 
 
 def test_criu_begins_when_the_copy_is_dated_back():
     move = Run()
-    assert dated.before_dump(move, Side(), 1000.0)
+    assert backdate.before_dump(move, Side(), 1000.0)
     assert move.source.asked == ["gate_paused", "gate_begin"] and len(move.target.asked) == 2
 
 
 def test_criu_never_begins_where_the_copy_cannot_be_reached():
     move = Run()
     with pytest.raises(CommandError, match="overlook") as refused:
-        dated.before_dump(move, Side(8), 1000.0)
+        backdate.before_dump(move, Side(8), 1000.0)
     assert move.source.asked == ["gate_paused"] and "near-live" in refused.value.hint

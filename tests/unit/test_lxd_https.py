@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.protocol import Step, Want, decide
+from reberth.run.decide import Step, Want, decide
 from reberth_hooks import Node, Owner, UnreachableError, UntrustedError, UsageError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd import events, https, ledger
-from reberth_lxd.client import Daemon
+from reberth_lxd.api.client import Daemon
+from reberth_lxd.https import connect, events, facts
 
-RUNS, RESTS, MISSING, UNCLEAR, SILENT = ledger.RUNS, ledger.RESTS, ledger.MISSING, ledger.UNCLEAR, ledger.SILENT
+RUNS, RESTS, MISSING, UNCLEAR, SILENT = facts.RUNS, facts.RESTS, facts.MISSING, facts.UNCLEAR, facts.SILENT
 
 
 class Run:
@@ -38,11 +38,11 @@ class Run:
 
 def looked(monkeypatch, source, target, **notes):
     """Facts of both ends for these states."""
-    monkeypatch.setattr(ledger, "_states", lambda move: (source, target))
-    monkeypatch.setattr(ledger.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(ledger, "NOTICE_S", 0.0)
-    monkeypatch.setattr(ledger, "PATIENCE_S", 0.0)
-    return ledger.look(Run(**notes))
+    monkeypatch.setattr(facts, "_states", lambda move: (source, target))
+    monkeypatch.setattr(facts.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(facts, "NOTICE_S", 0.0)
+    monkeypatch.setattr(facts, "PATIENCE_S", 0.0)
+    return facts.look(Run(**notes))
 
 
 DONE = {"ended_source": {"status_code": 200}}
@@ -83,14 +83,14 @@ def test_where_a_run_ends(monkeypatch, want, source, target, notes, end):
 def test_nothing_was_begun(monkeypatch):
     run = Run()
     run.notes.clear()
-    assert decide(*ledger.look(run), Want.BACK).outcome == "rolled-back"
+    assert decide(*facts.look(run), Want.BACK).outcome == "rolled-back"
 
 
 def test_a_copy_that_is_gone_at_the_second_look_is_none(monkeypatch):
     said = iter([(RESTS, RUNS), (RESTS, RESTS)])
-    monkeypatch.setattr(ledger, "_states", lambda move: next(said))
-    monkeypatch.setattr(ledger.time, "sleep", lambda seconds: None)
-    assert decide(*ledger.look(Run()), Want.FORWARD).step is Step.RESUME
+    monkeypatch.setattr(facts, "_states", lambda move: next(said))
+    monkeypatch.setattr(facts.time, "sleep", lambda seconds: None)
+    assert decide(*facts.look(Run()), Want.FORWARD).step is Step.RESUME
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_copy_that_is_gone_at_the_second_look_is_none(monkeypatch):
 )
 def test_operations_that_move_it(description, code, kind, name, moves):
     said = {"description": description, "status_code": code, "resources": {kind: [f"/1.0/{kind}/{name}"]}}
-    assert ledger._moves(said, "c1") is moves
-    assert not ledger._moves({**said, "resources": None}, "c1")
+    assert facts._moves(said, "c1") is moves
+    assert not facts._moves({**said, "resources": None}, "c1")
 
 
 # With whom the client speaks
@@ -204,7 +204,7 @@ def test_the_client_of_incus_is_named_by_its_folder(daemon, folder, tmp_path):
     with pytest.raises(UntrustedError, match="no certificate of its own") as error:
         Daemon(node(daemon, folder, **pinned), None)
     assert error.value.hint.startswith("incus remote add makes it")
-    assert https.reberth_connect(node(daemon, folder, **pinned)).hint.startswith("try: incus info n1:")
+    assert connect.reberth_connect(node(daemon, folder, **pinned)).hint.startswith("try: incus info n1:")
     daemon.auth, daemon.extensions = "untrusted", ["restrict_dev_incus"]
     with pytest.raises(UntrustedError) as error:
         Daemon(node(daemon, folder, certificate=str(folder / "server.crt")), None)
@@ -220,7 +220,7 @@ def test_nobody_listens(folder):
 @pytest.mark.parametrize("url", ["", "http://192.0.2.1", "https://", "unix://", "-oProxy"])
 def test_an_address_that_is_none(url):
     with pytest.raises(UsageError, match="no daemon's address"):
-        https.url_of(Node("n1", connector="lxd", options={"lxd": {"url": url}}))
+        connect.url_of(Node("n1", connector="lxd", options={"lxd": {"url": url}}))
 
 
 def test_events_come_from_the_pinned_daemon_alone(daemon, folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reberth_hooks import Check, Level
-from reberth_lxd import kinds
+from reberth_lxd.api import kinds
 
 
 @pytest.mark.parametrize(

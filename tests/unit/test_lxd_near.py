@@ -10,12 +10,17 @@ import pytest
 pytest.importorskip("pylxd", reason="pylxd is not installed")
 from test_lxd_alone import HERE, THERE, Died, Played, World, host, where
 
-from reberth import planner
-from reberth.journal import Journal
-from reberth.request import Request
+from reberth.config.request import Request
+from reberth.plan import planner
+from reberth.run.journal import Journal
 from reberth_hooks import CommandError, Mode, Options, UsageError
-from reberth_lxd import apisurvey, ledger, near, nearfacts, nearsurvey, phases, survey
-from reberth_lxd.client import RUNNING, STOPPED
+from reberth_lxd.api.client import RUNNING, STOPPED
+from reberth_lxd.held import phases, survey
+from reberth_lxd.https import facts
+from reberth_lxd.https import survey as apisurvey
+from reberth_lxd.near_live import facts as nearfacts
+from reberth_lxd.near_live import phases as near
+from reberth_lxd.near_live import survey as nearsurvey
 
 NEVER, ONCE = "1970-01-01T00:00:00Z", "2026-11-28T21:49:20Z"
 
@@ -68,7 +73,7 @@ class NearPlayed(Played):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for module in (apisurvey, ledger, nearsurvey, phases, survey):
+    for module in (apisurvey, facts, nearsurvey, phases, survey):
         monkeypatch.setattr(module, "Daemon", NearPlayed)
     real, slept = time.monotonic, [0.0]
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.__setitem__(0, slept[0] + max(seconds, 0.05)))

@@ -11,7 +11,7 @@ import pytest
 from reberth_hooks import CommandError, Node
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
-from reberth_lxd.relay import Heads, Relay
+from reberth_lxd.api.relay import Heads, Relay
 
 SIZES = (0, 1, 125, 126, 65535, 65536, 200_000)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth_lxd import vendor
+from reberth_lxd.api import vendor
 
 ROOT = Path(__file__).parents[2]
 

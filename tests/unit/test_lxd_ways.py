@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from reberth.request import Request
-from reberth.session import Session
+from reberth.config.request import Request
+from reberth.run.session import Session
 from reberth_hooks import Mode, Options, UsageError
 
 pytest.importorskip("pylxd", reason="pylxd is not installed")
 import test_lxd_alone
 from test_lxd_alone import CASES, HERE, KEY, THERE, Quiet, host, move, where
 
-from reberth_lxd import apimove, meeting
+from reberth_lxd.api import rendezvous
+from reberth_lxd.https import phases
 
 world = test_lxd_alone.world
 
@@ -55,8 +56,8 @@ def test_the_way_that_the_daemons_can_go(world, monkeypatch, blind, asked, way):
         text = 'Failed to connect to LXD server "https://192.0.2.1:8443": connect: connection refused'
         made.probe[name] = {**made.probe[name], "err": text}
     relays: list[Any] = []
-    monkeypatch.setattr(meeting, "Relay", lambda *words: relays.append(words) or contextlib.nullcontext(words))
-    monkeypatch.setattr(meeting, "closing", lambda relay: relay)
+    monkeypatch.setattr(rendezvous, "Relay", lambda *words: relays.append(words) or contextlib.nullcontext(words))
+    monkeypatch.setattr(rendezvous, "closing", lambda relay: relay)
     with host() as one:
         plan = one.plan(Request(f"{HERE}:c1", f"{THERE}:", Options(backend_args={"lxd_mode": asked} if asked else {})))
         if not way:
@@ -79,10 +80,10 @@ def test_rounds_of_pre_copy_are_told_by_events(world, monkeypatch):
 
     class Told(Quiet):
         def said(self, word):
-            rows = pages if word == apimove.PAGES else []
+            rows = pages if word == phases.PAGES else []
             return [(1.0, {"pages": written, "skipped": skipped}) for written, skipped in rows]
 
-    monkeypatch.setattr(apimove, "Events", Told)
+    monkeypatch.setattr(phases, "Events", Told)
     told: list[tuple[str, str]] = []
     monkeypatch.setattr(Session, "emit", lambda self, kind, text="", **_: told.append((kind, text)))
     options = Options(mode=Mode.PRE_COPY, iterations=3, goal=80, given=("goal", "iterations", "mode"))

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import measure
-from reberth.helper import HelperShell
+from reberth.connect.helper import HelperShell
+from reberth.plan import measure
 from reberth_hooks import Mode
 
 MIB = 1 << 20

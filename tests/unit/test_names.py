@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reberth import names
-from reberth.config import Config
+from reberth.config import names
+from reberth.config.config import Config
 from reberth_hooks import Exit, Node, UsageError, Workload
 
 CONFIG = Config(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import neighbours, netlink
+from reberth.node.net import neighbours, netlink
 
 MAC = bytes.fromhex("027262c63365")
 WORDS = "02:72:62:c6:33:65"

@@ -7,7 +7,9 @@ import socket
 
 import pytest
 
-from reberth.node import heal, netlock, procs, run, tools
+from reberth.node.criu import network_lock, tcp_repair
+from reberth.node.runs import run
+from reberth.node.system import procs, spawn
 
 # As criu 4.2.1 names them (seen 2026-11-28): the buffer cuts the id off.
 MINE = "9a7246d8-fa65-4b5d-a87b-12f36f78c14e"
@@ -30,7 +32,7 @@ esac
 def nft(tmp_path, monkeypatch):
     (tmp_path / "nft").write_text(NFT)
     (tmp_path / "nft").chmod(0o755)
-    monkeypatch.setattr(tools, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(spawn, "PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
 @pytest.fixture
@@ -40,20 +42,20 @@ def criu_works(monkeypatch):
 
 
 def test_only_tables_of_criu_are_known():
-    assert netlock.tables() == NAMES
+    assert network_lock.tables() == NAMES
 
 
 def test_the_images_tell_which_is_theirs(tmp_path):
     (tmp_path / "inventory.img").write_bytes(b"\x1611XN\x00\x00\x00\x08\x02b\x00j$" + MINE.encode())
-    assert netlock.of_images(str(tmp_path), NAMES) == {"CRIU-9a7246d8-fa65-4b5d-a8"}
-    assert netlock.of_images(str(tmp_path), {"CRIU-4711", "CRIU-"}) == set()
+    assert network_lock.of_images(str(tmp_path), NAMES) == {"CRIU-9a7246d8-fa65-4b5d-a8"}
+    assert network_lock.of_images(str(tmp_path), {"CRIU-4711", "CRIU-"}) == set()
 
 
 @pytest.mark.parametrize("images", [None, b"\x1611XN\x00\x00\x00\x08\x02"])
 def test_images_of_an_older_criu_do_not(images, tmp_path):
     if images is not None:
         (tmp_path / "inventory.img").write_bytes(images)
-    assert netlock.of_images(str(tmp_path), NAMES) == NAMES
+    assert network_lock.of_images(str(tmp_path), NAMES) == NAMES
 
 
 @pytest.mark.parametrize(
@@ -66,12 +68,12 @@ def test_images_of_an_older_criu_do_not(images, tmp_path):
     ],
 )
 def test_connections_tell_while_a_criu_works(pair, name, criu_works):
-    assert netlock.of_connections(NAMES, {pair}) == ({name} if name else set())
+    assert network_lock.of_connections(NAMES, {pair}) == ({name} if name else set())
 
 
 def test_where_no_criu_works_nobody_needs_them(monkeypatch):
     monkeypatch.setattr(procs, "all_tasks", list)
-    assert netlock.of_connections(NAMES, set()) == NAMES
+    assert network_lock.of_connections(NAMES, set()) == NAMES
 
 
 def test_the_connections_of_a_process():
@@ -79,7 +81,7 @@ def test_the_connections_of_a_process():
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0]:
             here = f"127.0.0.1:{client.getsockname()[1]}"
-            found = heal.connections([os.getpid(), 1 << 22])
+            found = tcp_repair.connections([os.getpid(), 1 << 22])
     assert {(here, f"127.0.0.1:{port}"), (f"127.0.0.1:{port}", here)} <= found
 
 

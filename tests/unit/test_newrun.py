@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reberth import newrun
-from reberth.journal import Journal, runs
+from reberth.run import begin
+from reberth.run.journal import Journal, runs
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +16,9 @@ def own_state(tmp_path, monkeypatch):
 def test_an_id_that_is_taken_is_drawn_again(world, monkeypatch):
     drawn = world.plan()
     drawn_again = iter([drawn.id, "20261128-172811-0002"])
-    monkeypatch.setattr(newrun, "run_id", lambda: next(drawn_again))
-    first, journal = newrun.begin(drawn)
-    second, other = newrun.begin(drawn)
+    monkeypatch.setattr(begin, "run_id", lambda: next(drawn_again))
+    first, journal = begin.begin(drawn)
+    second, other = begin.begin(drawn)
     assert (first, second.id) == (drawn, "20261128-172811-0002")
     assert sorted(runs()) == sorted([first.id, second.id])
     for plan, its in ((first, journal), (second, other)):

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from reberth import options
+from reberth.config import options
 from reberth_hooks import Mode, Options, UsageError
 
 

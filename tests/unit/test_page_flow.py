@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 from pagekit import ADD, BASE, CLOSE, FORCE_CLOSE, GET, OPEN2, TASK, Stage
 
-from reberth.node import inflow, outflow
-from reberth.node.bucket import Bucket
 from reberth.node.errors import OpError
-from reberth.node.outflow import Outflow
-from reberth.node.pages import HEADERS
-from reberth.node.pagewire import MESSAGE_BYTES, Counts, Message, checked, unpack
-from reberth.node.treehash import HashLane
+from reberth.node.pages import page_client, page_server
+from reberth.node.pages.page_client import Outflow
+from reberth.node.pages.relay import HEADERS
+from reberth.node.pages.wire import MESSAGE_BYTES, Counts, Message, checked, unpack
+from reberth.node.system.rate_limit import Bucket
+from reberth.node.tree.hash import HashLane
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_criu_of_another_form_is_found_out_at_its_first_message(stage):
 
 @pytest.mark.parametrize(("theirs", "ours"), [(24, 32), (32, 24)])
 def test_a_page_server_of_another_form_than_we_think_writes_no_page(stage, monkeypatch, theirs, ours):
-    monkeypatch.setattr(inflow, "ANSWER_S", 0.5)
+    monkeypatch.setattr(page_server, "ANSWER_S", 0.5)
     stage.criu(theirs)
     _, dump = stage.source()
     result = stage.take(stage.target(header_bytes=ours))
@@ -245,9 +245,9 @@ def test_only_the_tools_own_process_gets_through_the_port(stage):
 
 def test_a_peer_is_known_by_the_process_that_holds_its_socket():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as mine:
-        assert outflow.is_of(mine.getsockname(), os.getpid())
+        assert page_client.is_of(mine.getsockname(), os.getpid())
         begun = time.monotonic()
-        assert not outflow.is_of(mine.getsockname(), 1 << 22, patience_s=0.05)
+        assert not page_client.is_of(mine.getsockname(), 1 << 22, patience_s=0.05)
         assert time.monotonic() - begun < 10
 
 

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from reberth.node import lazy
+from reberth.node.criu.pagemap import Extent, extents, lazy_pages
 from reberth.node.errors import OpError
-from reberth.node.pagemap import Extent, extents, lazy_pages
-from reberth.node.pages import Channel, Flow
+from reberth.node.pages import fill
+from reberth.node.pages.relay import Channel, Flow
 
 PAGE = b"x" * 4096
 
@@ -156,7 +156,7 @@ def test_pages_that_were_given_back(tmp_path):
         "(00.35) uffd: 30-12: REMOVE: 7fd1d9000000(3000)\n"
         "(00.36) uffd: 30-12: UNMAP: 7fd1d8000000(10000)\n"
     )
-    assert lazy.dropped_pages(str(log)) == 19
+    assert fill.dropped_pages(str(log)) == 19
     with log.open("a") as more:
         more.write("(00.37) uffd: 31-13: EXIT\n")
-    assert lazy.dropped_pages(str(log)) > 1 << 60
+    assert fill.dropped_pages(str(log)) > 1 << 60

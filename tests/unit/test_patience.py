@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 import reberth_ssh
-from reberth import shell
-from reberth.node.lazy import STALL_S
+from reberth.connect import process
+from reberth.node.pages.fill import STALL_S
 from reberth_android import route as reberth_android
 from reberth_hooks import Node, Route
 
@@ -27,10 +27,10 @@ def patience_s(argv: Sequence[str]) -> int:
 @pytest.mark.parametrize(("connector", "node"), NODES, ids=["ssh", "android"])
 def test_pages_wait_for_a_link_that_comes_back(connector, node):
     route = connector.reberth_connect(node=node)
-    assert patience_s(shell.route_argv(route, ["x"], pages=True)) > STALL_S
-    assert patience_s(shell.route_argv(route, ["x"], bulk=True)) < STALL_S
-    assert patience_s(shell.route_argv(route, ["x"])) < STALL_S
+    assert patience_s(process.route_argv(route, ["x"], pages=True)) > STALL_S
+    assert patience_s(process.route_argv(route, ["x"], bulk=True)) < STALL_S
+    assert patience_s(process.route_argv(route, ["x"])) < STALL_S
 
 
 def test_a_connector_that_knows_no_such_words_carries_pages_as_all_data():
-    assert shell.route_argv(Route(control=("a",), bulk=("b",)), ["x"], pages=True) == ["b", "x"]
+    assert process.route_argv(Route(control=("a",), bulk=("b",)), ["x"], pages=True) == ["b", "x"]

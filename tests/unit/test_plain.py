@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth import places, store
-from reberth.places import Carrier, Place, parse_place
-from reberth.plain import PlainShell, require_helper
+from reberth.archive import directory, remote
+from reberth.archive.remote import Carrier, Place, parse_place
+from reberth.connect.plain import PlainShell, require_helper
 from reberth_hooks import (
     CommandError,
     ConnectionLostError,
@@ -125,16 +125,16 @@ def test_a_place_that_cannot_take_it_says_so(carrier, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     with pytest.raises(UsageError, match="not empty"):
-        places.new_place(Place("phone", str(tmp_path / "full")), carrier)
-    places.new_place(Place("phone", str(tmp_path / "new/er")), carrier)
+        remote.new_place(Place("phone", str(tmp_path / "full")), carrier)
+    remote.new_place(Place("phone", str(tmp_path / "new/er")), carrier)
     assert (tmp_path / "new/er").is_dir()
 
 
 def test_a_stall_ends_the_wait(monkeypatch):
-    monkeypatch.setattr(places, "STALL_S", 0.1)
+    monkeypatch.setattr(remote, "STALL_S", 0.1)
     process = subprocess.Popen(["sleep", "60"])
     with pytest.raises(ConnectionLostError, match="no byte"):
-        places.wait_moving(process, lambda: 0, lambda: None)
+        remote.wait_moving(process, lambda: 0, lambda: None)
     assert process.wait(5) != 0
 
 
@@ -148,8 +148,8 @@ def kept(tmp_path, monkeypatch, carrier):
     (here / "bundle/program").chmod(0o4755)
     (here / "bundle/link").symlink_to("program")
     place = Place("phone", str(tmp_path / "there"))
-    places.new_place(place, carrier)
-    far = places.FarDirectory.__new__(places.FarDirectory)  # without a helper: nothing of it is asked here
+    remote.new_place(place, carrier)
+    far = remote.FarDirectory.__new__(remote.FarDirectory)  # without a helper: nothing of it is asked here
     far.path, far.place, far.carrier, far.stranded = here, place, carrier, None
     far.state, far.kept, far.about, far.on_wait = {}, {}, lambda: {"plan": "one"}, lambda: None
     far.carrier.on_wait = lambda: None
@@ -159,11 +159,11 @@ def kept(tmp_path, monkeypatch, carrier):
 
 def test_it_has_its_name_only_after_permit(kept, carrier, tmp_path):
     with pytest.raises(UsageError, match="no checkpoint"):
-        places.fetch(kept.place, carrier, tmp_path / "back")
+        remote.fetch(kept.place, carrier, tmp_path / "back")
     kept._op_decide("PERMIT")
     (tmp_path / "back").mkdir()
-    places.fetch(kept.place, carrier, tmp_path / "back")
-    assert store.read_signed(tmp_path / "back")["plan"] == "one"
+    remote.fetch(kept.place, carrier, tmp_path / "back")
+    assert directory.read_signed(tmp_path / "back")["plan"] == "one"
     assert (tmp_path / "back/bundle/program").stat().st_mode & 0o7777 == 0o4755
     assert (tmp_path / "back/bundle/link").readlink() == Path("program")
 
@@ -176,13 +176,13 @@ def test_abort_leaves_nothing_there(kept):
 @pytest.mark.parametrize("spoil", ["archive", "document"])
 def test_what_was_changed_there_is_never_unpacked(kept, carrier, tmp_path, spoil):
     kept._op_decide("PERMIT")
-    path = Path(kept.place.file(places.ARCHIVE if spoil == "archive" else store.SIGNED))
+    path = Path(kept.place.file(remote.ARCHIVE if spoil == "archive" else directory.SIGNED))
     data = bytearray(path.read_bytes())
     data[-20 if spoil == "archive" else data.index(b"one")] ^= 1
     path.write_bytes(data)
     (tmp_path / "back").mkdir()
     with pytest.raises(RefusedError):
-        places.fetch(kept.place, carrier, tmp_path / "back")
+        remote.fetch(kept.place, carrier, tmp_path / "back")
     assert list((tmp_path / "back").iterdir()) == []
 
 
@@ -190,10 +190,10 @@ def test_when_the_last_step_fails_the_copy_here_counts(kept, carrier, tmp_path):
     shutil.rmtree(kept.place.path)
     kept._op_decide("PERMIT")
     assert kept.stranded is not None
-    assert store.read_signed(kept.path)["plan"] == "one"
+    assert directory.read_signed(kept.path)["plan"] == "one"
 
 
 def test_what_tar_says_is_passed_on(tmp_path):
     with pytest.raises(CommandError) as caught:
-        places.tar(["--extract", f"--directory={tmp_path}"], tmp_path / "missing", lambda: None)
+        remote.tar(["--extract", f"--directory={tmp_path}"], tmp_path / "missing", lambda: None)
     assert "missing" in caught.value.tail

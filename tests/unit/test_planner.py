@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reberth import names, planner
-from reberth.catalog import Catalog
-from reberth.config import Config
-from reberth.request import Request
-from reberth.stage import Stage
+from reberth.config import names
+from reberth.config.config import Config
+from reberth.config.request import Request
+from reberth.plan import planner
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
 from reberth_hooks import (
     BusyError,
     Channel,

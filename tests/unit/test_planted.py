@@ -13,7 +13,7 @@ import test_protocol
 from fakes import FakeSource, FakeTarget
 from test_protocol import FAULTS, World, tells_the_truth
 
-from reberth.protocol import Step, Want, decide
+from reberth.run.decide import Step, Want, decide
 
 TRIES = 4000
 

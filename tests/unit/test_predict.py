@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from reberth import predict
-from reberth.node import measuring
-from reberth.node.bucket import Bucket
-from reberth.node.measuring import fit, tracked_bytes
-from reberth.node.serve import Daemon
-from reberth.wishes import Wishes
+from reberth.node.daemon.loop import Daemon
+from reberth.node.survey import measure
+from reberth.node.survey.measure import fit, tracked_bytes
+from reberth.node.system.rate_limit import Bucket
+from reberth.plan import predict
+from reberth.run.control import Wishes
 from reberth_hooks import Mode, Options
 
 MIB = 1 << 20
@@ -144,18 +144,18 @@ def test_the_link_is_as_fast_as_its_bytes_and_not_as_its_end(mocker):
     daemon = mocker.create_autospec(Daemon, instance=True)
     daemon.probe, daemon.probe_ready, daemon.probe_over = os.pipe(), threading.Event(), threading.Event()
     daemon.probe_ready.set()
-    mocker.patch.object(measuring.os, "read", autospec=True, side_effect=[b"x" * 100, b"x" * 100, b""])
-    mocker.patch.object(measuring.time, "monotonic", autospec=True, side_effect=[1.0, 2.0, 60.0])
-    assert measuring.link_recv(daemon, None) == {"bytes": 100, "seconds": 1.0}
+    mocker.patch.object(measure.os, "read", autospec=True, side_effect=[b"x" * 100, b"x" * 100, b""])
+    mocker.patch.object(measure.time, "monotonic", autospec=True, side_effect=[1.0, 2.0, 60.0])
+    assert measure.link_recv(daemon, None) == {"bytes": 100, "seconds": 1.0}
 
 
 def test_of_a_link_counts_what_comes_when_it_has_found_its_pace():
     """A burst that buffers had held ready, and a connection whose window still grows, are no pace."""
     burst = [(0.0, 30), *((tenth / 10, 30 + tenth) for tenth in range(1, 11))]
-    assert measuring.steady(burst) == pytest.approx({"bytes": 6, "seconds": 0.6})
+    assert measure.steady(burst) == pytest.approx({"bytes": 6, "seconds": 0.6})
     slow_start = [(tenth / 10, tenth if tenth < 4 else 4 + 10 * (tenth - 4)) for tenth in range(11)]
-    found = measuring.steady(slow_start)
+    found = measure.steady(slow_start)
     assert found["bytes"] / found["seconds"] == pytest.approx(100)
-    assert measuring.steady([]) == {"bytes": 0, "seconds": 0.0}
-    assert measuring.steady([(1.0, 5)]) == {"bytes": 5, "seconds": 0.0}
-    assert measuring.steady([(1.0, 5), (1.0, 9)]) == {"bytes": 4, "seconds": 0.0}
+    assert measure.steady([]) == {"bytes": 0, "seconds": 0.0}
+    assert measure.steady([(1.0, 5)]) == {"bytes": 5, "seconds": 0.0}
+    assert measure.steady([(1.0, 5), (1.0, 9)]) == {"bytes": 4, "seconds": 0.0}

@@ -9,11 +9,11 @@ import threading
 
 import pytest
 
-from reberth.node import prefetch
-from reberth.node.chain import Layers, Local, Rows, Run
-from reberth.node.ledger import HERE, Area, Ledger, Place
-from reberth.node.pages import HEADERS, Channel
-from reberth.node.prefetch import Prefetch
+from reberth.node.criu.parents import Layers, Local, Rows, Run
+from reberth.node.pages import prefetch
+from reberth.node.pages.prefetch import Prefetch
+from reberth.node.pages.relay import HEADERS, Channel
+from reberth.node.pages.tracker import HERE, Area, Ledger, Place
 
 BASE, OTHER = 0x7F0000000000, 0x7F0000800000
 GET, ADD, FORCE_CLOSE = 7, 0x40006, 0x1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reberth import preflight
+from reberth.plan import preflight
 from reberth_hooks import Level, Node, UsageError
 
 

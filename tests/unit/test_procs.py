@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from reberth.node import procs
+from reberth.node.system import procs
 
 NESTED = """
 import subprocess, sys, time

@@ -16,7 +16,7 @@ from fakes import FakeSource, FakeTarget, RefusedByEndError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reberth.protocol import Decision, Step, Want, decide
+from reberth.run.decide import Decision, Step, Want, decide
 from reberth_hooks import Exit, Owner
 
 BOOLS = (False, True)
@@ -238,9 +238,9 @@ def test_every_step_is_in_the_model():
 
 
 def test_the_model_tells_the_facts_that_the_helper_tells(monkeypatch, tmp_path):
-    from reberth.node import run
-    from reberth.node.source import Source
-    from reberth.node.target import Target
+    from reberth.node.runs import run
+    from reberth.node.runs.source import Source
+    from reberth.node.runs.target import Target
 
     monkeypatch.setattr(run, "STATE", str(tmp_path / "s"))
     real = Source(run.Run.open("r1", "source", "x/1")), Target(run.Run.open("r2", "target", "x/2"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reberth.protocol import Step, Want, decide
+from reberth.run.decide import Step, Want, decide
 
 
 @pytest.mark.parametrize("want", Want)

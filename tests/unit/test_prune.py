@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import prune
-from reberth.journal import Journal, runs_dir
+from reberth.commands import retention
+from reberth.run.journal import Journal, runs_dir
 from reberth_hooks import ConnectionLostError
 
 DAY_S = 86400
@@ -43,16 +43,16 @@ def test_only_runs_with_an_end_are_past():
     make("r2", outcome="")
     make("r3", outcome="held", exit_code=40)
     make("r4", exit_code=41)
-    assert ids(prune.past_runs()) == ["r1"]
+    assert ids(retention.past_runs()) == ["r1"]
 
 
 def test_old_ones_beyond_the_newest_are_chosen():
     for number, days in enumerate((50, 40, 31, 29, 0)):
         make(f"r{number}", days=days)
-    past = prune.past_runs()
-    assert ids(prune.chosen(past, 0, 30 * DAY_S)) == ["r2", "r1", "r0"]
-    assert ids(prune.chosen(past, 4, 30 * DAY_S)) == ["r0"]
-    assert ids(prune.chosen(past, 9, 0)) == []
+    past = retention.past_runs()
+    assert ids(retention.chosen(past, 0, 30 * DAY_S)) == ["r2", "r1", "r0"]
+    assert ids(retention.chosen(past, 4, 30 * DAY_S)) == ["r0"]
+    assert ids(retention.chosen(past, 9, 0)) == []
 
 
 class Nodes:
@@ -74,7 +74,7 @@ def test_kept_images_go_with_their_run():
     good = {"source": "/dev/shm/reberth-r1-images-0123456789ab", "target": "/run/reberth-r1-images-0123456789ab"}
     make("r1", images=good)
     nodes = Nodes()
-    assert prune.remove(nodes, prune.past_runs()) == []
+    assert retention.remove(nodes, retention.past_runs()) == []
     assert nodes.ran == [(node, ["rm", "-rf", "--", path]) for node, path in zip("ab", good.values(), strict=True)]
     assert not (runs_dir() / "r1").exists()
 
@@ -86,19 +86,19 @@ def test_kept_images_go_with_their_run():
 def test_a_journal_cannot_name_anything_else(path):
     make("r1", images={"source": path})
     nodes = Nodes()
-    assert prune.remove(nodes, prune.past_runs()) == []
+    assert retention.remove(nodes, retention.past_runs()) == []
     assert nodes.ran == []
 
 
 def test_a_run_whose_images_cannot_be_removed_stays():
     make("r1", images={"source": "/dev/shm/reberth-r1-images-0123456789ab"})
-    (problem,) = prune.remove(Nodes(away=("a",)), prune.past_runs())
+    (problem,) = retention.remove(Nodes(away=("a",)), retention.past_runs())
     assert "a is away" in problem and (runs_dir() / "r1").exists()
 
 
 def test_the_oldest_logs_go_first_when_they_are_too_many():
     for number in range(4):
         make(f"r{number}")
-    assert prune.limit_logs(2500) == ["r1", "r0"]
+    assert retention.limit_logs(2500) == ["r1", "r0"]
     assert (runs_dir() / "r3" / "logs").exists() and (runs_dir() / "r0" / "journal.jsonl").exists()
-    assert prune.limit_logs(2500) == []
+    assert retention.limit_logs(2500) == []

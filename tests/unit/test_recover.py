@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from theatre import PLAN, Theatre, own_state  # noqa: F401
 
-from reberth.journal import Journal
-from reberth.recover import plan_from, recover
+from reberth.commands.recover import plan_from, recover
+from reberth.run.journal import Journal
 from reberth_hooks import HelperError, Mode, Options, UsageError, plain
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from reberth import boot
-from reberth.helper import HelperShell
-from reberth.node import procs, remains
+from reberth.connect import boot
+from reberth.connect.helper import HelperShell
+from reberth.node.daemon import stale
+from reberth.node.system import procs
 from reberth_hooks import Node, Route
 
 
@@ -70,10 +71,10 @@ def test_those_of_live_young_and_unfinished_ones_stay(start, tmp_path):
     link.symlink_to(tmp_path / "elsewhere")
     for folder in (live, empty, tmp_path / "elsewhere"):
         age(folder)
-    remains.sweep(str(base / "h-mine"))
+    stale.sweep(str(base / "h-mine"))
     assert all(path.exists() for path in (live / "ctl", young, empty, link, tmp_path / "elsewhere" / "helper.zip"))
     age(young)
-    remains.sweep(str(base / "h-mine"))  # the twin
+    stale.sweep(str(base / "h-mine"))  # the twin
     assert not young.exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reberth import rounds as r
+from reberth.run import rounds as r
 from reberth_hooks import Iteration, Mode, Options, Round
 
 PAGE = 4096

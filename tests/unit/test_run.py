@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from reberth.node import run
 from reberth.node.errors import OpError
-from reberth.node.run import Run
+from reberth.node.runs import run
+from reberth.node.runs.run import Run
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
 
@@ -220,12 +220,12 @@ def test_what_was_set_aside_comes_back_and_never_over_anything(opened, tmp_path)
 def test_directories_made_for_a_copy_go_again_without_what_others_put_there(opened, tmp_path):
     from types import SimpleNamespace
 
-    from reberth.node import ops
+    from reberth.node.operations import table
 
     daemon = SimpleNamespace(end=SimpleNamespace(run=opened))
     place = tmp_path / "srv" / "boxes" / "web"
-    assert ops.make_dirs(daemon, None, path=str(place)) is True
-    assert ops.make_dirs(daemon, None, path=str(place)) is False
+    assert table.make_dirs(daemon, None, path=str(place)) is True
+    assert table.make_dirs(daemon, None, path=str(place)) is False
     (place / "rootfs").mkdir()
     (tmp_path / "srv" / "boxes" / "mail").mkdir()  # another move's
     opened.undo("abort")
@@ -235,13 +235,13 @@ def test_directories_made_for_a_copy_go_again_without_what_others_put_there(open
 def test_setting_aside_is_undone_or_removed(opened, tmp_path):
     from types import SimpleNamespace
 
-    from reberth.node import ops
+    from reberth.node.operations import table
 
     daemon = SimpleNamespace(end=SimpleNamespace(run=opened))
     bundle = tmp_path / "web"
     bundle.mkdir()
     (bundle / "old").write_text("x")
-    aside = ops.set_aside(daemon, None, path=str(bundle))
+    aside = table.set_aside(daemon, None, path=str(bundle))
     assert os.path.isdir(aside) and not bundle.exists()
     assert opened.undo("abort") == [] and (bundle / "old").exists()
     assert opened.undo("commit") == [] and (bundle / "old").exists()

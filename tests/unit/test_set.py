@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from theatre import PLAN
 
-from reberth.config import Config
+from reberth.config.config import Config
 from reberth.host import Host
-from reberth.journal import Journal
+from reberth.run.journal import Journal
 from reberth_hooks import UsageError, plain
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.catalog import Catalog
-from reberth.stage import Stage
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
 from reberth_hooks import (
     Channel,
     Checkpoint,

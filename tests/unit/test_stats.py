@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from reberth.node.stats import read_dump_stats
+from reberth.node.criu.stats import read_dump_stats
 
 MAGIC = struct.pack("<II", 0x57093306, 0x57093306)
 

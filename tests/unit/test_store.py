@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reberth.store import Directory, _key
+from reberth.archive.directory import Directory, _key
 from reberth_hooks import HelperError
 
 

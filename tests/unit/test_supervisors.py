@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.preflight import unit_checks
+from reberth.plan.preflight import unit_checks
 from reberth_hooks import Level, Options, Survey
-from reberth_hooks.supervisors import hold_unit, supervisor_checks, supervisor_of, unit_details
+from reberth_hooks.criu.systemd import hold_unit, supervisor_checks, supervisor_of, unit_details
 
 PLAIN = {"cgroup": "/sys/fs/cgroup/user.slice/session-3.scope", "parents": []}
 CALM = {

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import elf, ipc, sockets, survey
 from reberth.node.errors import OpError
+from reberth.node.net import ipc, sockets
+from reberth.node.survey import elf, process_tree
 
 HOLDER = """
 import os, select, socket, subprocess, sys, time
@@ -50,7 +51,7 @@ def holder(tmp_path):
 
 
 def test_describe_a_real_tree(holder, tmp_path):
-    found = survey.describe(None, None, holder.pid)
+    found = process_tree.describe(None, None, holder.pid)
     assert [t["pid"] for t in found["tasks"]] == [holder.pid, holder.child]
     assert found["uids"] == [os.getuid()]
     paths = {f["path"] for f in found["files"]}
@@ -72,7 +73,7 @@ def test_a_terminal_is_seen():
     leader, follower = pty.openpty()
     try:
         with subprocess.Popen(["sleep", "60"], stdin=follower, stdout=follower, stderr=follower) as process:
-            found = survey.describe(None, None, process.pid)
+            found = process_tree.describe(None, None, process.pid)
             process.kill()
         assert found["terminals"] == [os.ttyname(follower)]
     finally:
@@ -84,7 +85,7 @@ def test_a_process_that_has_ended_is_an_error():
     with subprocess.Popen(["true"]) as process:
         process.wait()
         with pytest.raises(OpError) as caught:
-            survey.describe(None, None, process.pid)
+            process_tree.describe(None, None, process.pid)
     assert caught.value.kind == "ended"
 
 
@@ -140,11 +141,11 @@ def test_compare_files_says_what_criu_would_say(tmp_path):
     for path in (good, small, script):
         path.write_text("12345")
     wanted = [{"path": str(p), "mode": p.stat().st_mode, "size": 5} for p in (good, small, script)]
-    assert survey.compare_files(None, None, wanted) == []
+    assert process_tree.compare_files(None, None, wanted) == []
     small.write_text("1")
     script.chmod(0o755)
     wanted.append({"path": str(tmp_path / "none"), "mode": 0o100644, "size": 0})
-    found = {os.path.basename(p["path"]): p["problem"] for p in survey.compare_files(None, None, wanted)}
+    found = {os.path.basename(p["path"]): p["problem"] for p in process_tree.compare_files(None, None, wanted)}
     assert found["small"] == "size 1, not 5"
     assert found["script"].startswith("mode -rwxr-xr-x")
     assert found["none"].startswith("No such file")
@@ -155,7 +156,7 @@ def test_candidates_are_session_leaders_without_a_terminal():
         subprocess.Popen(["sleep", "60"], start_new_session=True) as process,
         subprocess.Popen(["sleep", "60"]) as plain,
     ):
-        found = {p["pid"]: p for p in survey.processes(None, None)}
+        found = {p["pid"]: p for p in process_tree.processes(None, None)}
         process.kill()
         plain.kill()
     assert found[process.pid]["comm"] == "sleep"
@@ -201,7 +202,7 @@ def test_ties_to_the_outside_are_seen(tmp_path):
         ) as process:
             queue, terminal = process.stdout.readline().decode().split()
             accepted, _ = server.accept()
-            found = survey.describe(None, None, process.pid)
+            found = process_tree.describe(None, None, process.pid)
             process.stdin.close()
             accepted.close()
     assert found["unix_outside"] == [str(tmp_path / "outside")]
@@ -234,11 +235,11 @@ def test_a_file_with_one_offset_here_and_outside_is_found_unless_it_is_appended_
     words = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     null = subprocess.DEVNULL
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=null, stderr=null, pass_fds=[fd]) as process:
-        shared = survey.describe(None, None, process.pid)["files_outside"]
+        shared = process_tree.describe(None, None, process.pid)["files_outside"]
         os.close(fd)
-        alone = survey.describe(None, None, process.pid)["files_outside"]
+        alone = process_tree.describe(None, None, process.pid)["files_outside"]
         other = os.open(path, flags)  # the twin: the same file by another description
-        same_file = survey.describe(None, None, process.pid)["files_outside"]
+        same_file = process_tree.describe(None, None, process.pid)["files_outside"]
         os.close(other)
     assert len(shared) == (0 if flags & os.O_APPEND else 1)
     assert all(name.startswith(f"{path} with ") and name.endswith(f"({os.getpid()})") for name in shared)
@@ -257,10 +258,10 @@ def test_another_build_is_no_equal_file(tmp_path):
     path = tmp_path / "library"
     path.write_bytes(b"text")
     entry = {"path": str(path), "size": 4, "mode": path.stat().st_mode, "build_id": "ab" * 20}
-    (problem,) = survey.compare_files(None, None, [entry])
+    (problem,) = process_tree.compare_files(None, None, [entry])
     assert problem["problem"].startswith("another build-id")
 
 
 def test_what_is_taken_here():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert f"127.0.0.1:{server.getsockname()[1]}" in survey.taken(None, None)["tcp"]
+        assert f"127.0.0.1:{server.getsockname()[1]}" in process_tree.taken(None, None)["tcp"]

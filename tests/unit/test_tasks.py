@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from reberth_hooks import HelperError, Level, Mode, Node, Options, Plan, Workload
-from reberth_hooks.objects import CAP_SYS_RESOURCE, GHOST_LIMIT_BYTES, RULES, object_checks, terminals_outside
-from reberth_hooks.tasks import (
+from reberth_hooks.criu.objects import CAP_SYS_RESOURCE, GHOST_LIMIT_BYTES, RULES, object_checks, terminals_outside
+from reberth_hooks.criu.preflight import (
     LAZY_FROM_BYTES,
     cpu_checks,
     criu_faults,

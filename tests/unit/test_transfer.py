@@ -9,9 +9,10 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from reberth.node import ahead, transfer
-from reberth.node.bucket import Bucket
-from reberth.node.packing import Packer
+from reberth.node.operations import trees
+from reberth.node.system.rate_limit import Bucket
+from reberth.node.tree import presend
+from reberth.node.tree.compression import Packer
 
 
 @pytest.mark.parametrize("kind", ["filesystem", "images", "memory"])
@@ -26,7 +27,7 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
             out.write(os.urandom(size))
         return []
 
-    monkeypatch.setattr(ahead, "capture", create_autospec(ahead.capture, side_effect=capture))
+    monkeypatch.setattr(presend, "capture", create_autospec(presend.capture, side_effect=capture))
     out, into = os.pipe()
     got = []
 
@@ -36,13 +37,13 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
 
     reader = threading.Thread(target=drain)
     reader.start()
-    monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, into)))
+    monkeypatch.setattr(trees, "data_pipe", create_autospec(trees.data_pipe, return_value=(-1, into)))
     bucket = create_autospec(Bucket, instance=True)
     stop = threading.Event()
     known = {"guess": None, "ahead_bytes": 0, "snapshots": {}, "packer": Packer()}
     daemon = SimpleNamespace(bucket=bucket, stop_transfers=stop, **known)
     try:
-        found = transfer.tree_send(daemon, lambda **_: None, str(tmp_path), kind)
+        found = trees.tree_send(daemon, lambda **_: None, str(tmp_path), kind)
     finally:
         os.close(into)
         reader.join()
@@ -54,7 +55,7 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
 def test_whoever_waits_hears_of_a_capture_that_takes_long(tmp_path, monkeypatch):
     """64 GiB are a minute in which nothing is sent: the controller gives up a node that is silent for 15 s."""
     told, stop, clock = [], threading.Event(), iter(range(0, 1000, 7))
-    monkeypatch.setattr(transfer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(trees, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     def capture(pids, name, tick):
         for _ in range(3):
@@ -63,17 +64,17 @@ def test_whoever_waits_hears_of_a_capture_that_takes_long(tmp_path, monkeypatch)
         stop.set()
         tick()
 
-    monkeypatch.setattr(ahead, "capture", create_autospec(ahead.capture, side_effect=capture))
-    monkeypatch.setattr(transfer, "data_pipe", create_autospec(transfer.data_pipe, return_value=(-1, -1)))
+    monkeypatch.setattr(presend, "capture", create_autospec(presend.capture, side_effect=capture))
+    monkeypatch.setattr(trees, "data_pipe", create_autospec(trees.data_pipe, return_value=(-1, -1)))
     known = {"guess": None, "ahead_bytes": 0, "snapshots": {}, "packer": Packer()}
     daemon = SimpleNamespace(bucket=None, stop_transfers=stop, **known)
-    with pytest.raises(transfer.OpError) as caught:
-        transfer.tree_send(daemon, lambda **words: told.append(words), str(tmp_path), "memory")
+    with pytest.raises(trees.OpError) as caught:
+        trees.tree_send(daemon, lambda **words: told.append(words), str(tmp_path), "memory")
     assert caught.value.kind == "transfer"
 
 
 def test_a_capture_ticks_for_each_piece(tmp_path):
     ticks = []
-    found = ahead.capture([os.getpid()], str(tmp_path / "memory"), lambda: ticks.append(1))
+    found = presend.capture([os.getpid()], str(tmp_path / "memory"), lambda: ticks.append(1))
     size = sum(place.length for place in found)
-    assert len(ticks) >= size // ahead.READ_BYTES and len(ticks) >= len(found) > 0
+    assert len(ticks) >= size // presend.READ_BYTES and len(ticks) >= len(found) > 0

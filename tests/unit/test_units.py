@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import cgroup, run, tools, units
 from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup, systemd
+from reberth.node.runs import run
+from reberth.node.system import spawn
 
 # `loaded` is what systemd has read; daemon-reload reads the drop-ins again.
 SYSTEMCTL = """#!/bin/sh
@@ -42,10 +44,10 @@ def web(tmp_path, monkeypatch):
     (tmp_path / "bin/systemctl").chmod(0o755)
     (tmp_path / "web").mkdir()
     (tmp_path / "web/cgroup.procs").write_text(f"{os.getpid()}\n")
-    monkeypatch.setattr(tools, "PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setattr(units, "DROP_INS", str(tmp_path / "drop-ins"))
-    monkeypatch.setattr(units, "BOOTED", str(tmp_path))
-    monkeypatch.setattr(units, "END_S", 0.3)
+    monkeypatch.setattr(spawn, "PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(systemd, "DROP_INS", str(tmp_path / "drop-ins"))
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(systemd, "END_S", 0.3)
     monkeypatch.setattr(run, "STATE", str(tmp_path / "state"))
     monkeypatch.setattr(cgroup, "mount_point", lambda: str(tmp_path))
 
@@ -59,25 +61,25 @@ def web(tmp_path, monkeypatch):
 
 
 def loaded(web, key):
-    return units.show("web.service")[0][key]
+    return systemd.show("web.service")[0][key]
 
 
 def test_it_is_found_by_its_main_process(web):
-    found = units.of_tree([os.getpid()])
+    found = systemd.of_tree([os.getpid()])
     assert (found["name"], found["main"], found["strangers"], found["error"]) == ("web.service", True, [], "")
-    assert units.of_tree([1 << 22]) == {}
+    assert systemd.of_tree([1 << 22]) == {}
 
 
 def test_it_is_found_by_its_cgroup_and_others_are_named(web, monkeypatch):
     monkeypatch.setattr(cgroup, "of_pid", lambda pid: str(web.place / "web/sub"))
     (web.place / "web/cgroup.procs").write_text(f"{os.getpid()}\n{os.getppid()}\n")
-    found = units.of_tree([os.getppid()])
+    found = systemd.of_tree([os.getppid()])
     assert (found["name"], found["main"], found["strangers"]) == ("web.service", False, [os.getpid()])
 
 
 def test_without_systemd_nobody_is_asked(web, monkeypatch):
-    monkeypatch.setattr(units, "BOOTED", "/nowhere")
-    assert units.of_tree([os.getpid()]) == {}
+    monkeypatch.setattr(systemd, "BOOTED", "/nowhere")
+    assert systemd.of_tree([os.getpid()]) == {}
     assert not (web.place / "asked").exists()
 
 
@@ -88,14 +90,14 @@ def test_a_cgroup_that_tells_of_a_unit_is_not_passed_over(trouble, web, monkeypa
         (web.place / "bin/systemctl").unlink()
     else:
         (web.place / "broken").touch()
-    found = units.of_tree([os.getpid()])
+    found = systemd.of_tree([os.getpid()])
     assert found["name"] == "web.service" and "systemctl" in found["error"]
 
 
 @pytest.mark.parametrize("name", ["ssh.service", "sshd.service", "user@7.service"])
 def test_who_hosts_others_is_not_their_unit(name, web, monkeypatch):
     monkeypatch.setattr(cgroup, "of_pid", lambda pid: f"/x/system.slice/{name}")
-    assert units.of_tree([os.getppid()]) == {}
+    assert systemd.of_tree([os.getppid()]) == {}
 
 
 root = pytest.mark.skipif(os.getuid() != 0, reason="a node's state belongs to root")
@@ -108,7 +110,7 @@ def opened(web):
 
 @root
 def test_held_it_does_not_restart_and_does_not_start(web, opened):
-    units.hold(opened, "web.service", os.getpid())
+    systemd.hold(opened, "web.service", os.getpid())
     assert (loaded(web, "Restart"), loaded(web, "RestartForceExitStatus")) == ("no", "")
     (file,) = web.path.iterdir()
     assert f"ConditionPathExists=!{opened.journal.path}" in file.read_text()
@@ -118,7 +120,7 @@ def test_held_it_does_not_restart_and_does_not_start(web, opened):
 @root
 @pytest.mark.parametrize("occasion", ["abort", "commit"])
 def test_it_is_given_back_once_and_again(occasion, web, opened):
-    units.hold(opened, "web.service", os.getpid())
+    systemd.hold(opened, "web.service", os.getpid())
     if occasion == "commit":
         web.says(ActiveState="failed")
     for _ in range(2):
@@ -131,7 +133,7 @@ def test_it_is_given_back_once_and_again(occasion, web, opened):
 def test_other_drop_ins_stay(web, opened):
     web.path.mkdir(parents=True)
     (web.path / "mine.conf").write_text("[Service]\n")
-    units.hold(opened, "web.service", os.getpid())
+    systemd.hold(opened, "web.service", os.getpid())
     opened.undo("abort")
     assert [path.name for path in web.path.iterdir()] == ["mine.conf"]
 
@@ -139,7 +141,7 @@ def test_other_drop_ins_stay(web, opened):
 @root
 def test_after_a_commit_it_is_kept_until_it_has_ended(web, opened):
     """Given back earlier systemd would still start it again; what is left then is tried again at the run's end."""
-    units.hold(opened, "web.service", os.getpid())
+    systemd.hold(opened, "web.service", os.getpid())
     (left,) = opened.undo("commit")
     assert "web.service" in left and "still active" in left
     assert web.path.exists() and loaded(web, "Restart") == "no"
@@ -149,7 +151,7 @@ def test_after_a_commit_it_is_kept_until_it_has_ended(web, opened):
 
 @root
 def test_one_that_has_ended_meanwhile_is_named(web, opened):
-    units.hold(opened, "web.service", os.getpid())
+    systemd.hold(opened, "web.service", os.getpid())
     web.says(ActiveState="failed")
     (left,) = opened.undo("abort")
     assert "was not started again" in left and not web.path.exists()
@@ -167,7 +169,7 @@ def test_one_that_has_ended_meanwhile_is_named(web, opened):
 def test_what_cannot_be_held_is_refused_and_given_back(properties, word, web, opened):
     web.says(**properties)
     with pytest.raises(OpError, match=word):
-        units.hold(opened, "web.service", os.getpid())
+        systemd.hold(opened, "web.service", os.getpid())
     opened.undo("abort")
     assert not web.path.exists()
 
@@ -177,18 +179,18 @@ def test_another_drop_in_may_win(web, opened):
     web.path.mkdir(parents=True)
     (web.path / "zzzz.conf").write_text("[Service]\nRestart=always\n")
     with pytest.raises(OpError, match="Restart=always"):
-        units.hold(opened, "web.service", os.getpid())
+        systemd.hold(opened, "web.service", os.getpid())
 
 
 @root
 def test_a_systemctl_that_fails_is_a_reason(web, opened):
     (web.place / "broken").touch()
     with pytest.raises(OpError, match="daemon-reload ended with 1"):
-        units.hold(opened, "web.service", os.getpid())
+        systemd.hold(opened, "web.service", os.getpid())
 
 
 @root
 @pytest.mark.parametrize("name", ["../../x.service", "web.socket", ""])
 def test_only_services_are_held(name, opened):
     with pytest.raises(OpError, match="is no service"):
-        units.hold(opened, name, os.getpid())
+        systemd.hold(opened, name, os.getpid())

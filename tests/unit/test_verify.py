@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 from theatre import PLAN, Theatre, own_state  # noqa: F401
 
-from reberth import verify
-from reberth.engine import Engine
-from reberth.node import probe
 from reberth.node.errors import OpError
-from reberth.node.target import Target
-from reberth.protocol import Want
-from reberth.report import Report
-from reberth.verify import parse_probe
+from reberth.node.runs.target import Target
+from reberth.node.survey import health
+from reberth.report.report import Report
+from reberth.run import verify
+from reberth.run.decide import Want
+from reberth.run.engine import Engine
+from reberth.run.verify import parse_probe
 from reberth_hooks import UsageError
 
 BAD = {"good": False, "problem": "answered 503"}
@@ -131,12 +131,12 @@ def copy(monkeypatch):
     journal = SimpleNamespace(last=records.get, has=lambda event: event == "running")
     end = object.__new__(Target)
     end.run, end.cgroup = SimpleNamespace(journal=journal), "/sys/fs/cgroup/x"
-    monkeypatch.setattr(probe.loopback, "inside", lambda pid, action: action())
+    monkeypatch.setattr(health.loopback, "inside", lambda pid, action: action())
     return SimpleNamespace(end=end)
 
 
 def look(daemon, kind, *words):
-    return probe.verify(daemon, None, kind, list(words), limit_s=0)
+    return health.verify(daemon, None, kind, list(words), limit_s=0)
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -166,21 +166,21 @@ def test_probes_over_the_network(copy):
 def test_a_command_is_run_inside_the_copy_and_no_shell_sees_it(copy, monkeypatch):
     ran = []
     answers = [{"code": 0, "out": "", "err": ""}, {"code": 3, "out": "", "err": "no\nwhy\n"}]
-    monkeypatch.setattr(probe.tools, "run", lambda argv, **_: ran.append(argv) or answers.pop(0))
+    monkeypatch.setattr(health.spawn, "run", lambda argv, **_: ran.append(argv) or answers.pop(0))
     assert look(copy, "exec", "check", "$(reboot)")["good"]
     assert ran[0][0] == "nsenter" and ran[0][-3:] == ["--", "check", "$(reboot)"] and str(os.getpid()) in ran[0]
     assert look(copy, "exec", "check") == {"good": False, "problem": "check ended with 3: why"}
 
 
 def test_processes_are_counted(copy, monkeypatch):
-    monkeypatch.setattr(probe.cgroup, "pids", lambda group: [os.getpid(), 1 << 29])
+    monkeypatch.setattr(health.cgroup, "pids", lambda group: [os.getpid(), 1 << 29])
     assert look(copy, "processes", "1")["good"]
     assert look(copy, "processes", "2")["problem"] == "1 processes run, 2 are expected"
 
 
 def test_only_a_running_copy_can_be_verified(copy):
     with pytest.raises(OpError):
-        probe.verify(SimpleNamespace(end=None), None, "tcp", ["x", "1"])
+        health.verify(SimpleNamespace(end=None), None, "tcp", ["x", "1"])
     with pytest.raises(OpError):
         look(copy, "shell", "x")
     copy.end.run.journal.has = lambda event: False

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
+from reberth.node.criu.complete import lacking
+from reberth.node.criu.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, pack
 from reberth.node.errors import OpError
-from reberth.node.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, pack
-from reberth.node.whole import lacking
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MAGIC = b"\x01\x02\x03\x04\x05\x06\x07\x08"

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from reberth.node import run, yards
+from reberth.node.criu import leftovers
 from reberth.node.errors import OpError
-from reberth.node.run import Run
+from reberth.node.runs import run
+from reberth.node.runs.run import Run
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
 
@@ -39,9 +40,9 @@ def test_mounts_of_a_killed_criu_are_taken_away_first(tmp_path, monkeypatch, mou
     one.push_undo("always", "rmtree", path=str(images))
     mount(mount(images / ".criu.cgyard.abc") / "unified")
     mount(images / "criu-root")
-    assert len(yards.mounts_below(str(images))) == 3
+    assert len(leftovers.mounts_below(str(images))) == 3
     assert one.undo("always") == []
-    assert not images.exists() and yards.mounts_below(str(images)) == []
+    assert not images.exists() and leftovers.mounts_below(str(images)) == []
 
 
 def test_the_mount_of_somebody_else_stays(tmp_path, monkeypatch, mount):
@@ -53,19 +54,19 @@ def test_the_mount_of_somebody_else_stays(tmp_path, monkeypatch, mount):
     assert "is a mount" in one.undo("always")[0]
     assert (theirs / "precious").read_text() == "x"
     with pytest.raises(OpError):
-        yards.clear(str(images))
+        leftovers.clear(str(images))
 
 
 def test_only_new_roots_go_and_none_while_a_criu_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(yards, "ROOTS", str(tmp_path / ".criu.mntns.*"))
+    monkeypatch.setattr(leftovers, "ROOTS", str(tmp_path / ".criu.mntns.*"))
     old, new = tmp_path / ".criu.mntns.old", tmp_path / ".criu.mntns.new"
     old.mkdir()
-    known = yards.roots()
+    known = leftovers.roots()
     new.mkdir()
-    task = yards.procs.task(os.getpid())
-    monkeypatch.setattr(yards.procs, "all_tasks", lambda: [task._replace(comm="criu")])
-    yards.sweep(known)
+    task = leftovers.procs.task(os.getpid())
+    monkeypatch.setattr(leftovers.procs, "all_tasks", lambda: [task._replace(comm="criu")])
+    leftovers.sweep(known)
     assert new.is_dir()
-    monkeypatch.setattr(yards.procs, "all_tasks", lambda: [task])
-    yards.sweep(known)
+    monkeypatch.setattr(leftovers.procs, "all_tasks", lambda: [task])
+    leftovers.sweep(known)
     assert old.is_dir() and not new.exists()

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from fakes import FakeShell, FakeSource, FakeTarget
 
-from reberth import session as session_module
-from reberth.catalog import Catalog
-from reberth.engine import Engine
-from reberth.journal import Journal
-from reberth.report import Report
-from reberth.session import Session
-from reberth.stage import Stage
+from reberth.plugin.catalog import Catalog
+from reberth.plugin.stage import Stage
+from reberth.report.report import Report
+from reberth.run import session as session_module
+from reberth.run.engine import Engine
+from reberth.run.journal import Journal
+from reberth.run.session import Session
 from reberth_hooks import Channel, Exit, Mode, Node, Options, Plan, UnreachableError, Workload, plain
 
 BACKEND = """

@@ -7,7 +7,7 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.facts import fact_lines
 from reberth.cli.output import write, write_json
-from reberth.names import check_name
+from reberth.config.names import check_name
 
 
 def command(run_id: params.RunId, json: params.Json = False) -> None:

@@ -9,7 +9,7 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.output import write, write_json
 from reberth.cli.plan_text import check_lines
-from reberth.nodecheck import check_nodes
+from reberth.commands.check_nodes import check_nodes
 from reberth_hooks import Exit, Level, plain
 
 First = Annotated[str, typer.Argument(metavar="NODE", help="A node.", show_default=False)]

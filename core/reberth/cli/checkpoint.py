@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from reberth.cli import common, params
-from reberth.request import Request
+from reberth.config.request import Request
 
 Directory = Annotated[
     Path, typer.Argument(metavar="DIR", help="A new or empty directory here, or NODE:/DIR.", show_default=False)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from reberth import config as configuration
 from reberth.cli.output import note, write, write_json
-from reberth.config import Config
-from reberth.options import make_options
-from reberth.report import Report, render_text
+from reberth.config import config as configuration
+from reberth.config.config import Config
+from reberth.config.options import make_options
+from reberth.report.report import Report, render_text
 from reberth.text import safe
 from reberth_hooks import Options, ReberthError
 

@@ -11,7 +11,7 @@ import typer
 
 from reberth.cli import params
 from reberth.cli.output import write, write_json
-from reberth.explain import MOST_BYTES, Explanation, explain
+from reberth.report.explain import MOST_BYTES, Explanation, explain
 from reberth.text import safe
 from reberth_hooks import UsageError
 

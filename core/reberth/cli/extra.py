@@ -16,8 +16,8 @@ def plugin_command(name: str) -> Any:
 
     Raises PluginError for a plugin that is broken, and for a bundled one that is not installed.
     """
-    from reberth.catalog import Catalog
-    from reberth.controller import Controller
+    from reberth.commands.controller import Controller
+    from reberth.plugin.catalog import Catalog
 
     catalog = Catalog()
     if name not in catalog.names():

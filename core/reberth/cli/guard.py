@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from reberth.cli.output import note, write_json
-from reberth.report_text import TAIL_LINES, UNTOUCHED
+from reberth.report.text import TAIL_LINES, UNTOUCHED
 from reberth.text import safe, safe_lines
 from reberth_hooks import Exit, ReberthError
 
@@ -87,7 +87,7 @@ def _keep_traceback() -> str:
     import tempfile
 
     try:
-        from reberth.paths import state_dir
+        from reberth.config.paths import state_dir
 
         directory = state_dir()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

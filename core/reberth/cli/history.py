@@ -9,7 +9,7 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.output import note, write, write_json
 from reberth.cli.runs import load_report, run_ids
-from reberth.report import Report
+from reberth.report.report import Report
 from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import Exit, ReberthError
 
@@ -58,7 +58,7 @@ def prune(keep: Keep = 20, days: Days = 30, dry_run: DryRun = False, json: param
     reberth history prune --dry-run
     reberth history prune --keep 0 --older-than 0
     """
-    from reberth import prune as work
+    from reberth.commands import retention as work
 
     chosen = work.chosen(work.past_runs(), keep, days * work.DAY_S)
     failed: list[str] = []

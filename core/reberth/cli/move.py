@@ -9,7 +9,7 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.output import note, write, write_json
 from reberth.cli.plan_text import plan_document, plan_lines, refusal
-from reberth.request import Request
+from reberth.config.request import Request
 from reberth_hooks import Exit, Plan
 
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="As `reberth plan`.", show_default=False)]

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from reberth import inventory
-from reberth.catalog import Catalog
 from reberth.cli import common, params
 from reberth.cli.facts import fact_lines
 from reberth.cli.output import note, write, write_json
-from reberth.names import check_name
+from reberth.config import inventory
+from reberth.config.names import check_name
+from reberth.plugin.catalog import Catalog
 from reberth.text import safe, table
 from reberth_hooks import Node, PluginError, Role, UnreachableError, UntrustedError, UsageError, plain
 
@@ -63,20 +63,20 @@ def _add(
     """Pin, probe, store and tell; `tables` are further plugins' tables of the node."""
     from dataclasses import replace
 
-    from reberth import nodeadd
+    from reberth.commands import add_node
 
     config = common.load_config()
-    node = nodeadd.new_node(config, name, address, become, ssh)
+    node = add_node.new_node(config, name, address, become, ssh)
     node = replace(node, options={**node.options, **tables})
-    key = nodeadd.choose_key(nodeadd.fetch_keys(node.address, int(ssh["port"])), fingerprint)
+    key = add_node.choose_key(add_node.fetch_keys(node.address, int(ssh["port"])), fingerprint)
     if not fingerprint:
         _confirm(node, key.kind, key.fingerprint, yes=yes)
-    node = nodeadd.pin(node, key.line)
+    node = add_node.pin(node, key.line)
     try:
-        node, unusable = nodeadd.probe(node, config, lambda with_it: common.open_host(with_it, quiet=True, json=json))
-        path = nodeadd.store(node)
+        node, unusable = add_node.probe(node, config, lambda with_it: common.open_host(with_it, quiet=True, json=json))
+        path = add_node.store(node)
     except BaseException:
-        nodeadd.unpin(name)
+        add_node.unpin(name)
         raise
     if json:
         write_json({"schema": 1, "node": plain(node), "unusable": unusable, "file": str(path)})
@@ -130,7 +130,7 @@ def _add_api(node: Node) -> None:
     """Ask a node's daemon what it is, store and tell."""
     from dataclasses import replace
 
-    from reberth import nodeadd
+    from reberth.commands import add_node
 
     config = common.load_config()
     if node.name in config.nodes:
@@ -140,7 +140,7 @@ def _add_api(node: Node) -> None:
     if not facts.get("usable"):
         note(f"{safe(node.name)} is not added: {safe(str(facts.get('reason')))}")
         return
-    path = nodeadd.store(node)
+    path = add_node.store(node)
     write([f"node {node.name} is in {safe(path)}", "  enabled      lxd, over HTTPS alone"])
 
 
@@ -159,7 +159,7 @@ def _confirm(node: Node, kind: str, fingerprint: str, *, yes: bool) -> None:
 @app.command("rm")
 def rm(name: Name) -> None:
     """Remove a node from the inventory, with its pinned key."""
-    from reberth.nodeadd import unpin
+    from reberth.commands.add_node import unpin
 
     path = inventory.remove_node(check_name(name, "node name"))
     unpin(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reberth.report import Report
+from reberth.report.report import Report
 from reberth.text import human_bytes, human_seconds, safe, table
 from reberth_hooks import Check, Exit, Level, Plan, plain
 

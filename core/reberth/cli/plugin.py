@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from reberth.catalog import Catalog, Plugin
 from reberth.cli import params
 from reberth.cli.facts import fact_lines
 from reberth.cli.output import note, write, write_json
-from reberth.names import check_name
+from reberth.config.names import check_name
+from reberth.plugin.catalog import Catalog, Plugin
 from reberth.text import safe, table
 from reberth_hooks import plain
 

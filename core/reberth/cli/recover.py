@@ -10,8 +10,8 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.facts import fact_lines
 from reberth.cli.output import write, write_json
-from reberth.names import check_name
-from reberth.report import Report, render_text
+from reberth.config.names import check_name
+from reberth.report.report import Report, render_text
 from reberth_hooks import Exit, UsageError
 
 DryRun = Annotated[

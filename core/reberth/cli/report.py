@@ -10,10 +10,10 @@ import typer
 from reberth.cli import params
 from reberth.cli.output import write, write_json
 from reberth.cli.runs import load_report, run_ids
-from reberth.names import check_name
-from reberth.options import near
-from reberth.report import render_text
-from reberth.report_html import render_html
+from reberth.config.names import check_name
+from reberth.config.options import near
+from reberth.report.html import render_html
+from reberth.report.report import render_text
 from reberth_hooks import UsageError
 
 Html = Annotated[

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reberth.names import is_name
-from reberth.paths import state_dir
-from reberth.report import Report
+from reberth.config.names import is_name
+from reberth.config.paths import state_dir
+from reberth.report.report import Report
 
 
 def runs_dir() -> Path:

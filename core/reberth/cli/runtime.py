@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reberth.cli.common import load_config
-from reberth.config import LOCAL
+from reberth.config.config import LOCAL
 from reberth_hooks import UsageError
 
 WITH_VALUE = ("--root", "--log", "--log-format", "--log-level", "--criu", "--rootless", "--cgroup-manager")

@@ -9,8 +9,8 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.facts import fact_lines
 from reberth.cli.output import write, write_json
-from reberth.names import check_name
-from reberth.options import read
+from reberth.config.names import check_name
+from reberth.config.options import read
 from reberth_hooks import Mode, UsageError
 
 Changes = Annotated[

@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from reberth.paths import cache_dir
+from reberth.config.paths import cache_dir
 from reberth.text import is_name, safe
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from reberth.complete import cache
-from reberth.paths import config_files, home_dir, state_dir
+from reberth.config.paths import config_files, home_dir, state_dir
 from reberth.text import is_name
 
 TYPE_CHECKING = False

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node import gated, unixhttp
-from reberth.node.ends import end_of, source_of, target_of
-from reberth.node.source import Source
+from reberth.node.operations.context import end_of, source_of, target_of
+from reberth.node.runs.source import Source
 
 if TYPE_CHECKING:
-    from reberth.node.serve import Daemon
+    from reberth.node.daemon.loop import Daemon
 
 
 def unix_request(

@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from reberth.node import procs
-from reberth.node.durable import boottime_ns, read_text, write_whole
+from reberth.node.criu.complete import lacking
+from reberth.node.criu.stats import read_dump_stats
+from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
-from reberth.node.jobs import Job
-from reberth.node.stats import read_dump_stats
-from reberth.node.whole import lacking
+from reberth.node.system import procs
+from reberth.node.system.durable import boottime_ns, read_text, write_whole
 
 CONFIG = "/etc/criu/default.conf"
 IDLE_LOOKS, SLOW_LOOKS = 3, 100  # without a criu once it has begun its log, and before: half a minute, on slow machines

@@ -6,14 +6,16 @@ import os
 from typing import Any
 from urllib.parse import quote
 
-from reberth.node import cgroup, procs, unixhttp
-from reberth.node.durable import boottime_ns
+from reberth.node import unixhttp
 from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup
 from reberth.node.gate import Gate, dumped, plant
-from reberth.node.run import locked
-from reberth.node.source import Source
-from reberth.node.target import Target
-from reberth.node.tools import first_errors
+from reberth.node.runs.run import locked
+from reberth.node.runs.source import Source
+from reberth.node.runs.target import Target
+from reberth.node.system import procs
+from reberth.node.system.durable import boottime_ns
+from reberth.node.system.spawn import first_errors
 
 INSTANCE_RUNS, OVER = 103, 200  # status codes of LXD and Incus; up to 200 an operation has not failed
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reberth.helper import HelperShell
+from reberth.connect.helper import HelperShell
 from reberth.testing.lab import Lab, as_plain
 from reberth.testing.plain import PluginContract
 from reberth_hooks import Declaration, HelperError, Node, ReberthError, Role, Route, UnreachableError, UsageError

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from reberth.journal import Journal
-from reberth.report import Report
-from reberth.request import Request
+from reberth.config.request import Request
+from reberth.report.report import Report
+from reberth.run.journal import Journal
 from reberth.testing.kernel import matches
 from reberth.testing.lab import Lab, LabHost, Started, as_plain
 from reberth.testing.saboteur import ControllerDiedError, Saboteur, Witness

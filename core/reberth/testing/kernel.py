@@ -1,7 +1,7 @@
 """A kernel for a node that is a directory: what the helper asks of cgroups and processes, answered from files.
 
 The helper's own code runs above it unchanged, with its votes, verdicts, journals, undo and held tools; `replaced` puts
-these in place of `reberth.node.cgroup` and `reberth.node.procs` where that code looks for them.
+these in place of `reberth.node.freeze.cgroup` and `reberth.node.system.procs` where that code looks for them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from reberth.node import cgroup as real_cgroup
-from reberth.node import run, source, target
-from reberth.node.procs import Task
+from reberth.node.freeze import cgroup as real_cgroup
+from reberth.node.runs import run, source, target
+from reberth.node.system.procs import Task
 from reberth.testing.machine import CGROUPS, Machine
 
 START_TICKS = 100
 
 
 class Cgroups:
-    """`reberth.node.cgroup` for one node; paths are where the files really are."""
+    """`reberth.node.freeze.cgroup` for one node; paths are where the files really are."""
 
     inside = staticmethod(real_cgroup.inside)
     is_asked_to_freeze = staticmethod(real_cgroup.is_asked_to_freeze)
@@ -95,7 +95,7 @@ class Cgroups:
 
 
 class Procs:
-    """`reberth.node.procs` for one node: every process is a tree of its own."""
+    """`reberth.node.system.procs` for one node: every process is a tree of its own."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

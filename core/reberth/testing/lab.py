@@ -19,13 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reberth.catalog import Catalog
-from reberth.config import Config
-from reberth.engine import Engine
-from reberth.helper import HelperShell
+from reberth.config.config import Config
+from reberth.connect.helper import HelperShell
 from reberth.host import Host
-from reberth.journal import Journal
-from reberth.report import Report
+from reberth.plugin.catalog import Catalog
+from reberth.report.report import Report
+from reberth.run.engine import Engine
+from reberth.run.journal import Journal
 from reberth.testing import kernel, saboteur
 from reberth.testing.machine import Machine
 from reberth.testing.session import LabSession, Wire

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from reberth.catalog import Catalog
+from reberth.plugin.catalog import Catalog
 from reberth_hooks import PROJECT, Declaration, specs
 
 HEAVY = ("typer", "sh", "rich", "pylxd", "tomlkit", "pytest", "requests")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from reberth.helper import HelperShell
-from reberth.journal import Journal
-from reberth.session import Session
+from reberth.connect.helper import HelperShell
+from reberth.run.journal import Journal
+from reberth.run.session import Session
 from reberth.testing.shell import LabShell
 from reberth_hooks import Event, Plan
 

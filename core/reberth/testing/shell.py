@@ -14,13 +14,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from reberth.helper import Asked, HelperShell
-from reberth.node import hello, ops, run
-from reberth.node.durable import lay_ballots
+from reberth.connect.helper import Asked, HelperShell
+from reberth.node.daemon.loop import Daemon
 from reberth.node.errors import OpError
-from reberth.node.serve import Daemon
-from reberth.node.source import Source
-from reberth.node.target import Target
+from reberth.node.operations import hello, table
+from reberth.node.runs import run
+from reberth.node.runs.source import Source
+from reberth.node.runs.target import Target
+from reberth.node.system.durable import lay_ballots
 from reberth.testing.kernel import START_TICKS, as_task
 from reberth.testing.machine import CGROUPS, Machine
 from reberth.testing.tool import perform
@@ -89,7 +90,7 @@ class LabShell(HelperShell):
     def _do(self, op: str, args: dict[str, Any], progress: Callable[..., None]) -> Any:
         moved = self._moved(op, args)
         own = getattr(self, f"_op_{op}", None)
-        return own(**moved) if own else ops.call(self.daemon, op, moved, progress)
+        return own(**moved) if own else table.call(self.daemon, op, moved, progress)
 
     # Paths and programs of the node are below its directory
 

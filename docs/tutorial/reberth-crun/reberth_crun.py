@@ -32,7 +32,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
-from reberth_hooks.tasks import object_checks, space_checks, tcp_words
+from reberth_hooks.criu.preflight import object_checks, space_checks, tcp_words
 
 SPARE_BYTES = 64 << 20
 # crun makes the container's cgroup itself. Were CRIU to do it, it would take the source's other cgroups of version 1

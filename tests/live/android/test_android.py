@@ -13,7 +13,7 @@ from livekit.phones import MARKS, Adb, Mortal, make_key, snapshot, ssh, undo
 from livekit.snapshot import Watch
 from livekit.stand import Stand, gone, healthy, word_of
 
-from reberth.controller import Controller
+from reberth.commands.controller import Controller
 from reberth_android import adb as adbs
 from reberth_android import cli, device, files
 from reberth_android.status import status

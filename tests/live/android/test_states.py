@@ -13,7 +13,7 @@ from livekit.odd import ODD_WORDS
 from livekit.phones import MARKS, Adb, Mortal, authenticate, make_key, offline, snapshot, ssh, undo
 from livekit.stand import Stand, gone, healthy, word_of
 
-from reberth.controller import Controller
+from reberth.commands.controller import Controller
 from reberth_android import adb as adbs
 from reberth_android import cli, device, files, keys
 from reberth_android.status import status

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reberth.node.pages import HEADERS, PAGE_BYTES
+from reberth.node.pages.relay import HEADERS, PAGE_BYTES
 from reberth_lab.node import Node
 
 COUNT = 100

@@ -33,7 +33,7 @@ from reberth_lab.node import Node
 
 CONNECTIONS = 20
 MOST_DELAY_S = 0.12
-HEAL = [("node/source.py", "self._heal()", "pass")]
+HEAL = [("node/runs/source.py", "self._heal()", "pass")]
 
 
 def kill_once(field: Field, works: Stand, node: Node, env: dict[str, str], with_helper: bool = False) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from reberth.controller import Controller
+from reberth.commands.controller import Controller
 from reberth_android import cli, device
 from reberth_hooks import Node
 from reberth_lab.android import Phone

@@ -44,7 +44,7 @@ def wait(path: str, there: bool = True) -> None:
 
 def split(directory: str, earlier: str) -> None:
     """What CRIU marked lazy becomes the round before; the rest stays, and names it as its parent."""
-    from reberth.node.pagemap import FLAGS, NAME, PE_LAZY, PE_PARENT, messages, pack
+    from reberth.node.criu.pagemap import FLAGS, NAME, PE_LAZY, PE_PARENT, messages, pack
 
     os.symlink(f"../{os.path.basename(earlier)}", f"{directory}/parent")
     for name in filter(NAME.match, os.listdir(directory)):
@@ -74,7 +74,8 @@ def criu(word: str, *words: str) -> None:
 def main() -> None:
     """Dump, split, join, restore, ask."""
     sys.path.insert(0, sys.argv[1])
-    from reberth.node import chain, prefetch
+    from reberth.node.criu import parents
+    from reberth.node.pages import prefetch
 
     shutil.rmtree(WORK, ignore_errors=True)
     for name in ("final", "round-0"):
@@ -87,7 +88,7 @@ def main() -> None:
     criu("dump", "--tree", str(process.pid))
     process.wait()
     split(f"{WORK}/final", f"{WORK}/round-0")
-    flow = prefetch.Prefetch(None, 32, chain.join(f"{WORK}/final"))
+    flow = prefetch.Prefetch(None, 32, parents.join(f"{WORK}/final"))
     number = flow.theirs.fileno()
     words = [
         "criu",

@@ -14,9 +14,9 @@ LISTENING = ("--page-server", "--port", "--address", "page-server", "service")
 # The places that listen: one address and peer, by certificate, where the owner allows it; a private socket; and for one
 # connection of runc's own criu over the loopback (tests/unit/test_page_flow.py: nobody else is heard).
 KNOWN = {
-    "core/reberth/node/direct.py": {"create_server"},
-    "core/reberth/node/outflow.py": {"create_server"},
-    "core/reberth/node/serve.py": {"listen"},
+    "core/reberth/node/net/tls.py": {"create_server"},
+    "core/reberth/node/pages/page_client.py": {"create_server"},
+    "core/reberth/node/daemon/loop.py": {"listen"},
 }
 
 

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import direct, measuring
 from reberth.node.errors import OpError
+from reberth.node.net import tls
+from reberth.node.survey import measure
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -27,7 +28,7 @@ def peers(tmp_path):
         place = tmp_path / name
         place.mkdir(mode=0o700)
         daemon = SimpleNamespace(dir=str(place))
-        found.append((daemon, direct.identity(daemon, None)))
+        found.append((daemon, tls.identity(daemon, None)))
     return found
 
 
@@ -38,7 +39,7 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
 
     def serve():
         try:
-            with direct._greet(server, here, True) as one:
+            with tls._greet(server, here, True) as one:
                 said.append(one.recv(8).decode())
         except OSError as error:
             said.append(type(error).__name__)
@@ -47,7 +48,7 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
     thread.start()
     try:
         known = client.verify_mode is ssl.CERT_REQUIRED  # else it is nobody, and greets nobody
-        with direct._greet(client, there, False) if known else client.wrap_socket(there) as one:
+        with tls._greet(client, there, False) if known else client.wrap_socket(there) as one:
             one.sendall(b"pages")
     except OSError as error:
         said.append(type(error).__name__)
@@ -57,18 +58,18 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
 
 def test_the_two_ends_of_a_run_know_each_other(peers):
     (source, its), (target, other), _ = peers
-    assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
+    assert shake(tls._context(target, True, its), tls._context(source, False, other)) == "pages"
 
 
 @pytest.mark.parametrize(("server", "client"), [("target", "stranger"), ("stranger", "source"), ("target", "nobody")])
 def test_a_stranger_is_refused_on_either_side(peers, server, client):
     (source, its), (target, other), (stranger, _) = peers
-    serving = direct._context({"target": target, "stranger": stranger}[server], True, its)
+    serving = tls._context({"target": target, "stranger": stranger}[server], True, its)
     if client == "nobody":  # without a certificate
         asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
     else:
-        asking = direct._context({"source": source, "stranger": stranger}[client], False, other)
+        asking = tls._context({"source": source, "stranger": stranger}[client], False, other)
     assert shake(serving, asking) != "pages"
 
 
@@ -77,9 +78,9 @@ def test_one_of_another_run_is_refused(peers, tmp_path):
     (source, its), (target, other), _ = peers
     (tmp_path / "before").mkdir(mode=0o700)
     before = SimpleNamespace(dir=str(tmp_path / "before"))
-    direct.identity(before, None)
-    assert shake(direct._context(target, True, its), direct._context(before, False, other)) != "pages"
-    assert shake(direct._context(before, True, its), direct._context(source, False, other)) != "pages"
+    tls.identity(before, None)
+    assert shake(tls._context(target, True, its), tls._context(before, False, other)) != "pages"
+    assert shake(tls._context(before, True, its), tls._context(source, False, other)) != "pages"
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -91,7 +92,7 @@ def test_an_expired_one_is_refused_on_either_side(peers, side, tmp_path):
         other = expired
     else:
         its = expired
-    assert shake(direct._context(target, True, its), direct._context(source, False, other)) != "pages"
+    assert shake(tls._context(target, True, its), tls._context(source, False, other)) != "pages"
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -100,16 +101,16 @@ def test_a_clock_that_is_behind_takes_one_that_was_just_made(peers, side, tmp_pa
     (source, its), (target, other), _ = peers
     early = expire({"server": target, "client": source}[side].dir, tmp_path, "20980101000000Z", "20990101000000Z")
     its, other = (its, early) if side == "server" else (early, other)
-    assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
+    assert shake(tls._context(target, True, its), tls._context(source, False, other)) == "pages"
 
 
 def test_who_is_refused_knows_it_at_once(peers):
     """In TLS 1.3 a client has shaken hands before the server has looked at its certificate."""
     (source, _), (target, other), (_, strange) = peers
     target.bulk_ready = threading.Event()
-    place = direct.listen(target, None, strange, "127.0.0.1", "data")
+    place = tls.listen(target, None, strange, "127.0.0.1", "data")
     with pytest.raises(OpError, match="does not answer") as caught:
-        direct.connect(source, None, other, **place)
+        tls.connect(source, None, other, **place)
     assert caught.value.kind == "direct" and not target.bulk_ready.is_set()
 
 
@@ -135,7 +136,7 @@ def test_the_twin_of_an_expired_one_is_taken(peers, tmp_path):
     """The same way of signing with dates of today: so it is the date that is refused above."""
     (source, its), (target, _), _ = peers
     other = expire(target.dir, tmp_path, end="20990101000000Z")
-    assert shake(direct._context(target, True, its), direct._context(source, False, other)) == "pages"
+    assert shake(tls._context(target, True, its), tls._context(source, False, other)) == "pages"
 
 
 def test_the_key_is_for_its_owner_alone(peers):
@@ -156,13 +157,13 @@ def test_a_link_is_looked_at_by_such_a_connection(peers):
     (source, its), (target, other), _ = peers
     for end in (source, target):
         end.bulk_ready, end.probe_ready, end.probe = threading.Event(), threading.Event(), None
-    place = direct.listen(target, None, its, "127.0.0.1", "probe")
-    direct.connect(source, None, other, **place, use="probe")
+    place = tls.listen(target, None, its, "127.0.0.1", "probe")
+    tls.connect(source, None, other, **place, use="probe")
     assert target.probe_ready.wait(10)
     found = []
-    thread = threading.Thread(target=lambda: found.append(measuring.link_recv(target, None)))
+    thread = threading.Thread(target=lambda: found.append(measure.link_recv(target, None)))
     thread.start()
-    sent = measuring.link_send(source, None, 10.0, 4 << 20)
+    sent = measure.link_send(source, None, 10.0, 4 << 20)
     thread.join(10)
     assert sent == 4 << 20 and 0 < found[0]["bytes"] <= sent
     assert not source.bulk_ready.is_set() and not target.bulk_ready.is_set()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth import nodeadd
+from reberth.commands import add_node
 from reberth_hooks import UntrustedError
 
 GOLDENS = sorted((Path(__file__).parents[2] / "goldens").glob("ssh-*.json"))
@@ -43,11 +43,11 @@ def test_a_connection_that_lost_one_is_seen():
     assert missing(words) == {"StrictHostKeyChecking=yes"}
 
 
-KEYS = [nodeadd.HostKey("a ssh-ed25519 AAAA", "ssh-ed25519", "SHA256:right")]
+KEYS = [add_node.HostKey("a ssh-ed25519 AAAA", "ssh-ed25519", "SHA256:right")]
 
 
 def test_only_the_expected_key_is_pinned():
-    assert nodeadd.choose_key(KEYS, "SHA256:right") is KEYS[0]
+    assert add_node.choose_key(KEYS, "SHA256:right") is KEYS[0]
     with pytest.raises(UntrustedError) as caught:
-        nodeadd.choose_key(KEYS, "SHA256:wrong")
+        add_node.choose_key(KEYS, "SHA256:wrong")
     assert "SHA256:right" in caught.value.tail

@@ -8,9 +8,9 @@ import shlex
 
 import pytest
 
-from reberth import shell
 from reberth.cli.app import root
-from reberth.names import is_name
+from reberth.config.names import is_name
+from reberth.connect import process
 from reberth_hooks import Route
 
 STRINGS = [
@@ -103,5 +103,5 @@ def test_a_good_word_starts_a_connection(started, config):
 @pytest.mark.parametrize("text", [text for text in STRINGS if "\0" not in text], ids=ascii)
 def test_a_login_shell_gets_quoted_words(text):
     route = Route(control=("ssh", "--", "host"), quoted=True)
-    *_, line = shell.route_argv(route, ["tool", "--", text])
+    *_, line = process.route_argv(route, ["tool", "--", text])
     assert shlex.split(line) == ["tool", "--", text]

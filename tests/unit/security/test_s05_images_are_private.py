@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import ops, run
 from reberth.node.errors import OpError
-from reberth.node.treerecv import recv_tree
+from reberth.node.operations import table
+from reberth.node.runs import run
+from reberth.node.tree.receive import recv_tree
 
 
 @pytest.fixture
@@ -23,12 +24,12 @@ def daemon(tmp_path, monkeypatch):
     end = SimpleNamespace(run=SimpleNamespace(id="r1", push_undo=lambda on, do, **data: pushed.append((on, do, data))))
     real_join = os.path.join
     join = lambda first, *rest: real_join(str(places.get(first, first)), *rest)  # noqa: E731
-    monkeypatch.setattr(ops.os.path, "join", join)
+    monkeypatch.setattr(table.os.path, "join", join)
     return SimpleNamespace(end=end, pushed=pushed, places=places)
 
 
 def test_the_directory_is_private_random_and_journaled_first(daemon):
-    found = [ops.workdir(daemon, None, need_bytes=1)["path"] for _ in range(2)]
+    found = [table.workdir(daemon, None, need_bytes=1)["path"] for _ in range(2)]
     assert found[0] != found[1]
     for path in found:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
@@ -37,13 +38,13 @@ def test_the_directory_is_private_random_and_journaled_first(daemon):
 
 @pytest.mark.parametrize("kind", ["link", "folder", "file", "pipe"])
 def test_s5_a_name_that_is_there_already_is_not_used(daemon, monkeypatch, kind):
-    monkeypatch.setattr(ops.os, "urandom", lambda count: b"\0" * count)
+    monkeypatch.setattr(table.os, "urandom", lambda count: b"\0" * count)
     trap = daemon.places["/dev/shm"] / f"reberth-r1-images-{'00' * 6}"
     outside = daemon.places["/run"] / "outside"
     outside.mkdir()
     plant = {"link": lambda: trap.symlink_to(outside), "folder": trap.mkdir, "file": trap.touch}
     plant.get(kind, lambda: os.mkfifo(trap))()
-    path = ops.workdir(daemon, None, need_bytes=1)["path"]
+    path = table.workdir(daemon, None, need_bytes=1)["path"]
     assert os.path.dirname(path) == str(daemon.places["/run"])  # the next place
     assert list(outside.iterdir()) == []
 
@@ -67,7 +68,7 @@ def as_nobody(action) -> int:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
 def test_s5_another_user_can_neither_list_nor_read(daemon):
-    path = ops.workdir(daemon, None, need_bytes=1)["path"]
+    path = table.workdir(daemon, None, need_bytes=1)["path"]
     with open(f"{path}/pages-1.img", "w") as file:  # 0644, as criu writes it
         file.write("secret")
     os.chmod(f"{path}/pages-1.img", 0o644)
@@ -120,7 +121,7 @@ def test_received_images_are_for_their_owner_alone(tmp_path, record):
 
 @pytest.fixture
 def record():
-    from reberth.node.treesend import send_tree
+    from reberth.node.tree.send import send_tree
 
     def record(source, **options):
         reader, writer = os.pipe()

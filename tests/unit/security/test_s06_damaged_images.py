@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 from livekit.damage import DAMAGES, cases, damage_file
 
-from reberth import store
-from reberth.node import treerecv, treesend
+from reberth.archive import directory
+from reberth.node.tree import receive as treerecv
+from reberth.node.tree import send
 from reberth_hooks import ReberthError, RefusedError, Tree
-from reberth_hooks.openssh import carry_tree
+from reberth_hooks.ssh import carry_tree
 
 IMAGES = (
     *("inventory", "core-1", "mm-1", "pagemap-1", "pages-1", "pstree", "files", "fdinfo-2", "fs-1", "ids-1", "seccomp"),
@@ -41,10 +42,10 @@ def cross(source: Path, target: Path) -> tuple[str, str]:
 
     thread = threading.Thread(target=receive)
     thread.start()
-    sent = treesend.send_tree(str(source), writer, flat=True)
+    sent = send.send_tree(str(source), writer, flat=True)
     os.close(writer)
     thread.join(30)
-    return treesend.digest_of_sent(sent), treerecv.digest_of(found["manifest"])
+    return send.digest_of_sent(sent), treerecv.digest_of(found["manifest"])
 
 
 def carry(sent: str, got: str) -> str:
@@ -90,13 +91,13 @@ def test_s6_a_kept_image_that_was_damaged_is_refused_112_of_112(tmp_path):
     """Of a checkpoint, whose images lie about for longer: its document is sealed and names every byte."""
     place = tmp_path / "kept"
     write(place / "images")
-    store.write_signed(place, {"plan": {}})
+    directory.write_signed(place, {"plan": {}})
     refused = 0
     for path, damage in cases(list((place / "images").iterdir())):
-        assert store.read_signed(place)["plan"] == {}  # the twin: whole, before each damage
+        assert directory.read_signed(place)["plan"] == {}  # the twin: whole, before each damage
         whole = damage_file(path, damage)
         with pytest.raises(RefusedError):
-            store.read_signed(place)
+            directory.read_signed(place)
         whole()
         refused += 1
     assert refused == 112

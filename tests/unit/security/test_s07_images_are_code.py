@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth import halves, store
+from reberth.archive import directory
+from reberth.commands import checkpoint as halves
 from reberth_hooks import Level, Options, RefusedError, UsageError
 from reberth_runc.bundle import config_checks
 
@@ -22,7 +23,7 @@ def checkpoint(tmp_path):
     (place / "images" / "core-1.img").write_bytes(b"core")
     (place / "images" / "pages-1.img").write_bytes(b"pages" * 100)
     (place / "bundle" / "config.json").write_text("{}")
-    store.write_signed(place, {"plan": {"workload": {}}})
+    directory.write_signed(place, {"plan": {"workload": {}}})
     return place
 
 
@@ -36,7 +37,7 @@ class Nobody:
 
 
 def edit(place, change):
-    path = place / store.SIGNED
+    path = place / directory.SIGNED
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
@@ -55,12 +56,12 @@ CHANGES = {
     "the document": lambda place: edit(place, lambda d: d.update(checkpoint=d["checkpoint"].replace("core", "more"))),
     "the seal": lambda place: edit(place, lambda d: d.update(seal="0" * 64)),
     "no seal": lambda place: edit(place, lambda d: d.pop("seal")),
-    "no document": lambda place: (place / store.SIGNED).unlink(),
+    "no document": lambda place: (place / directory.SIGNED).unlink(),
 }
 
 
 def test_what_was_written_is_read(checkpoint):
-    assert store.read_signed(checkpoint)["plan"] == {"workload": {}}
+    assert directory.read_signed(checkpoint)["plan"] == {"workload": {}}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -74,17 +75,17 @@ def test_what_was_changed_is_refused_before_any_node_is_asked(checkpoint, change
 def test_what_another_controller_wrote_is_refused(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
     with pytest.raises(RefusedError):
-        store.read_signed(checkpoint)
+        directory.read_signed(checkpoint)
 
 
 def test_the_document_of_another_checkpoint_is_refused(checkpoint, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)
     (other / "images/core-1.img").write_bytes(b"else")
-    store.write_signed(other, {"plan": {"workload": {}}})
-    shutil.copy(other / store.SIGNED, checkpoint / store.SIGNED)
+    directory.write_signed(other, {"plan": {"workload": {}}})
+    shutil.copy(other / directory.SIGNED, checkpoint / directory.SIGNED)
     with pytest.raises(RefusedError):
-        store.read_signed(checkpoint)
+        directory.read_signed(checkpoint)
 
 
 CONFIGS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node import tools
+from reberth.node.system import spawn
 
 ROOT = Path(__file__).parents[3]
 PLANTED = {
@@ -28,12 +28,12 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_no_variable_reaches_a_tool(name, monkeypatch):
     monkeypatch.setenv(name, PLANTED[name])
-    out = tools.run(["env"])["out"]
+    out = spawn.run(["env"])["out"]
     assert PLANTED[name] not in out
 
 
 def test_a_variable_that_is_meant_does_reach_it():
-    assert "CRIU_CONFIG_FILE=/run/x\n" in tools.run(["env"], env={"CRIU_CONFIG_FILE": "/run/x"})["out"]
+    assert "CRIU_CONFIG_FILE=/run/x\n" in spawn.run(["env"], env={"CRIU_CONFIG_FILE": "/run/x"})["out"]
 
 
 def test_programs_are_found_on_a_fixed_path(tmp_path, monkeypatch):
@@ -41,8 +41,8 @@ def test_programs_are_found_on_a_fixed_path(tmp_path, monkeypatch):
     evil.write_text("#!/bin/sh\n")
     evil.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert tools.resolve(["env"])[0] not in (str(evil), "env")
-    assert os.path.isabs(tools.resolve(["env"])[0])
+    assert spawn.resolve(["env"])[0] not in (str(evil), "env")
+    assert os.path.isabs(spawn.resolve(["env"])[0])
 
 
 def bare(argvs: list[list[str]]) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reberth.options import make_options
+from reberth.config.options import make_options
 from reberth_hooks import UsageError
 
 

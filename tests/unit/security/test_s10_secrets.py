@@ -6,8 +6,8 @@ import json
 import os
 import stat
 
-from reberth.journal import Journal
-from reberth.node import tools
+from reberth.node.system import spawn
+from reberth.run.journal import Journal
 from reberth_hooks import Endpoint, plain
 
 SECRET = "hunter2-marker"
@@ -39,8 +39,8 @@ def test_logs_and_journals_are_for_their_owner_alone():
 
 def test_a_tools_output_goes_to_a_private_file_and_input_to_no_argument(tmp_path):
     output = tmp_path / "tool.out"
-    process = tools.spawn(["cat", "/dev/null"], output=str(output))
+    process = spawn.spawn(["cat", "/dev/null"], output=str(output))
     assert process.wait() == 0
     assert stat.S_IMODE(os.stat(output).st_mode) == 0o600
-    found = tools.run(["sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline; cat > /dev/null"], stdin=SECRET)
+    found = spawn.run(["sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline; cat > /dev/null"], stdin=SECRET)
     assert found["code"] == 0 and SECRET not in found["out"]

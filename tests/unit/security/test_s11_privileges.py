@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from reberth.node import ops, run
 from reberth.node.errors import OpError
+from reberth.node.operations import table
+from reberth.node.runs import run
 
 
 @pytest.fixture
@@ -18,30 +19,30 @@ def state(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("role", ["source", "target"])
 def test_a_run_is_not_opened_without_root(state, monkeypatch, role):
-    monkeypatch.setattr(ops.os, "getuid", lambda: 1000)
+    monkeypatch.setattr(table.os, "getuid", lambda: 1000)
     with pytest.raises(OpError) as caught:
-        ops.open_run(SimpleNamespace(end=None), None, run_id="r1", role=role, workload="criu/7")
+        table.open_run(SimpleNamespace(end=None), None, run_id="r1", role=role, workload="criu/7")
     assert (caught.value.kind, bool(caught.value.hint)) == ("not-root", True)
     assert not state.exists()
 
 
 def test_with_root_it_goes_on(state, monkeypatch):
     """The twin: the same call gets as far as the run's directory."""
-    monkeypatch.setattr(ops.os, "getuid", lambda: 0)
+    monkeypatch.setattr(table.os, "getuid", lambda: 0)
     monkeypatch.setattr(
         run.Run, "open", classmethod(lambda cls, *words, **facts: (_ for _ in ()).throw(KeyError("on")))
     )
     with pytest.raises(KeyError):
-        ops.open_run(SimpleNamespace(end=None, dir="/x"), None, run_id="r1", role="source", workload="criu/7")
+        table.open_run(SimpleNamespace(end=None, dir="/x"), None, run_id="r1", role="source", workload="criu/7")
 
 
 @pytest.mark.parametrize("run_id", ["", "../x", "a/b", "-x", "x\n", "x" * 64, "$(x)"])
 def test_a_run_cannot_be_named_out_of_its_place(state, run_id):
     with pytest.raises(OpError) as caught:
-        ops.open_run(SimpleNamespace(end=None), None, run_id=run_id, role="source", workload="criu/7")
+        table.open_run(SimpleNamespace(end=None), None, run_id=run_id, role="source", workload="criu/7")
     assert caught.value.kind == "bad-argument"
-    assert ops.live_socket(run_id) == ""
-    assert ops.leftovers(None, None, run_id) == []
+    assert table.live_socket(run_id) == ""
+    assert table.leftovers(None, None, run_id) == []
     assert not state.exists()
 
 

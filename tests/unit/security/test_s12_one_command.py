@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth import boot
+from reberth.connect import boot
 
 HELLO = boot.program()
 

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from reberth.cli.plan_text import check_lines
-from reberth.explain import explain
-from reberth.node import procs
+from reberth.node.system import procs
+from reberth.report.explain import explain
 from reberth.text import safe, safe_lines, table
 from reberth_hooks import Check, Level
-from reberth_hooks.objects import some
+from reberth_hooks.criu.objects import some
 
 RENAMED = "import sys; open('/proc/self/comm', 'w').write(sys.argv[1]); print(flush=True); sys.stdin.read()"
 NASTY = ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202ex", "\x9b31m", "a\tb", "\0"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.catalog import Catalog
+from reberth.plugin.catalog import Catalog
 from reberth_hooks import PluginError
 
 EVIL = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reberth.node.durable import Journal, decide_once, decided, lay_ballots, write_whole
 from reberth.node.errors import OpError
+from reberth.node.system.durable import Journal, decide_once, decided, lay_ballots, write_whole
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from reberth.node import treelist, treesend
-from reberth.node.treemeta import travels
-from reberth.node.treerecv import Manifest, digest_of, recv_tree
-from reberth.node.treesend import Snapshot, send_tree
-from reberth.node.treewire import Writer
+from reberth.node.tree import send
+from reberth.node.tree import snapshot as treelist
+from reberth.node.tree.metadata import travels
+from reberth.node.tree.receive import Manifest, digest_of, recv_tree
+from reberth.node.tree.send import Snapshot, send_tree
+from reberth.node.tree.wire import Writer
 
 OLD_NS = 1_600_000_000_123_456_789
 
@@ -88,8 +89,8 @@ def do_cross(source: str | Path, target: str | Path, **options: Any) -> tuple[Sn
     if failed is not None:
         raise failed
     manifest: Manifest = answer[0]
-    assert treelist.verify(treesend.manifest_of(snapshot), manifest.files) == []
-    assert treesend.digest_of_sent(snapshot) == digest_of(manifest)
+    assert treelist.verify(send.manifest_of(snapshot), manifest.files) == []
+    assert send.digest_of_sent(snapshot) == digest_of(manifest)
     return snapshot, manifest
 
 

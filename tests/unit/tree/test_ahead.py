@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node.ahead import PAGE_BYTES, Guess, Place, capture, places_of_images
-from reberth.node.treerecv import Earlier, recv_tree
-from reberth.node.treesend import send_tree
-from reberth.node.treewire import TreeError
+from reberth.node.tree.presend import PAGE_BYTES, Guess, Place, capture, places_of_images
+from reberth.node.tree.receive import Earlier, recv_tree
+from reberth.node.tree.send import send_tree
+from reberth.node.tree.wire import TreeError
 
 TASK = 7
 

@@ -8,13 +8,13 @@ import zlib
 
 import pytest
 
-from reberth.node import packing
 from reberth.node.errors import OpError
-from reberth.node.packing import Packer, Unpacker
-from reberth.node.treewire import CHUNK_BYTES, PACKED_ZLIB, PACKED_ZSTD, TreeError
+from reberth.node.tree import compression
+from reberth.node.tree.compression import Packer, Unpacker
+from reberth.node.tree.wire import CHUNK_BYTES, PACKED_ZLIB, PACKED_ZSTD, TreeError
 
 METHODS = [
-    pytest.param("zstd", marks=pytest.mark.skipif("zstd" not in packing.known(), reason="no libzstd.so.1 here")),
+    pytest.param("zstd", marks=pytest.mark.skipif("zstd" not in compression.known(), reason="no libzstd.so.1 here")),
     "zlib",
 ]
 KINDS = {"zstd": PACKED_ZSTD, "zlib": PACKED_ZLIB}
@@ -58,7 +58,7 @@ def test_a_tree_arrives_as_it_is_and_takes_less(cross, source, target, files, me
 
 
 def test_the_method_can_change_with_each_piece(cross, source, target, files):
-    packer, words = Packer(), iter(["zlib", "none", packing.known()[0]] * 9)
+    packer, words = Packer(), iter(["zlib", "none", compression.known()[0]] * 9)
     cross(source, target, packer=packer, on_progress=lambda *_: packer.use(next(words, "none")))
     assert {name: (target / name).read_bytes() for name in files} == files
     assert packer.wire_bytes < packer.raw_bytes
@@ -68,18 +68,18 @@ def test_the_method_can_change_with_each_piece(cross, source, target, files):
 def test_what_gains_nothing_is_tried_less_and_less_often(mocker, method):
     packer, tried = Packer(method), 0
     noise, text = (memoryview(bytearray(data)) for data in (os.urandom(1 << 16), few_symbols(1 << 16)))
-    spy = mocker.spy(packing.zlib, "compress") if method == "zlib" else mocker.spy(packer, "_zstd")
+    spy = mocker.spy(compression.zlib, "compress") if method == "zlib" else mocker.spy(packer, "_zstd")
     for _ in range(64):
         assert packer(noise) is None
     tried = spy.call_count
     assert 4 <= tried <= 8
-    assert any(packer(text) for _ in range(packing.MOST_SKIPPED + 1)), "it is never given up for good"
+    assert any(packer(text) for _ in range(compression.MOST_SKIPPED + 1)), "it is never given up for good"
     assert packer(text) is not None
 
 
 def test_a_method_that_is_not_here_is_refused(mocker):
-    mocker.patch.object(packing, "_library", autospec=True, return_value=None)
-    assert packing.known() == ("zlib",)
+    mocker.patch.object(compression, "_library", autospec=True, return_value=None)
+    assert compression.known() == ("zlib",)
     for word in ("zstd", "gzip", "/bin/sh", ""):
         with pytest.raises(OpError, match="cannot compress"):
             Packer(word)
@@ -104,7 +104,7 @@ def test_a_bomb_is_bounded_by_its_buffer(method, mocker):
     if method == "zlib":
         job = zlib.compressobj(1)
         bomb = b"".join(job.compress(bytes(CHUNK_BYTES)) for _ in range(64)) + job.flush()
-        given = mocker.spy(packing.zlib, "decompressobj")
+        given = mocker.spy(compression.zlib, "decompressobj")
         with pytest.raises(TreeError):
             Unpacker()(PACKED_ZLIB, bomb, memoryview(bytearray(4096)))
         assert given.call_count == 1

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from reberth.node import treewalk
-from reberth.node.treemounts import mounts, times_tell
-from reberth.node.treeopen import always_paths, open_inodes
+from reberth.node.tree import walk
+from reberth.node.tree.mounts import mounts, times_tell
+from reberth.node.tree.open_files import always_paths, open_inodes
 
 OLD_NS = 1_600_000_000_123_456_789
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, and /proc/PID/map_files")
@@ -75,12 +75,12 @@ def test_same_size_and_mtime(both, source, age):
 def test_same_clock_tick(source, target, cross, picture, monkeypatch):
     """All times equal: only the nearness of the change to the pass tells that they prove nothing."""
     path = source / "f"
-    monkeypatch.setattr(treewalk, "_TICK_NS", 60 * 10**9)  # a loaded machine takes its time
+    monkeypatch.setattr(walk, "_TICK_NS", 60 * 10**9)  # a loaded machine takes its time
     path.write_bytes(b"1")
     first, _ = cross(source, target, all_candidates=False)
     assert first.entries[b"f"].unsure
     path.write_bytes(b"2")
-    first.entries[b"f"].state = treewalk.Entry(path.lstat(), 0).state  # as if both writes fell into one tick
+    first.entries[b"f"].state = walk.Entry(path.lstat(), 0).state  # as if both writes fell into one tick
     second, _ = cross(source, target, previous=first, all_candidates=False)
     assert list(second.sent) == ["f"] and picture(source) == picture(target)
     monkeypatch.undo()
@@ -88,7 +88,7 @@ def test_same_clock_tick(source, target, cross, picture, monkeypatch):
     third, _ = cross(source, target, previous=second, all_candidates=False)
     assert not third.entries[b"f"].unsure and third.reread == 1
     path.write_bytes(b"3")
-    third.entries[b"f"].state = treewalk.Entry(path.lstat(), 0).state
+    third.entries[b"f"].state = walk.Entry(path.lstat(), 0).state
     fourth, _ = cross(source, target, previous=third, all_candidates=False)
     assert fourth.sent == {}, "the trial proves nothing: something else found the change"
 
@@ -101,7 +101,7 @@ def test_whole_seconds_need_a_wider_margin(tmp_path):
 
     def look(ns, since):
         fields = {"st_mtime_ns": ns, "st_ctime_ns": ns}
-        return treewalk.is_unsure(os.stat_result(st, fields), since)
+        return walk.is_unsure(os.stat_result(st, fields), since)
 
     assert look(second * 10**9, second * 10**9 + 15 * 10**8)
     assert not look(second * 10**9, second * 10**9 + 25 * 10**8)
@@ -269,8 +269,8 @@ def test_times_of_directories_survive(both, source, age):
 def test_snapshot_of_a_file_that_vanished_is_no_lie(both, source, target, cross, picture, monkeypatch):
     """Gone between scan and read, and back with the old content afterwards: it must be sent again."""
     content = (source / "b").read_bytes()
-    real = treewalk.open_file
-    monkeypatch.setattr("reberth.node.treesend.open_file", lambda dirs, path: -1 if path == b"b" else real(dirs, path))
+    real = walk.open_file
+    monkeypatch.setattr("reberth.node.tree.send.open_file", lambda dirs, path: -1 if path == b"b" else real(dirs, path))
     second, _ = cross(source, target, previous=both.first, all_candidates=True)
     assert second.unstable == ["b"]
     monkeypatch.undo()
@@ -281,13 +281,13 @@ def test_snapshot_of_a_file_that_vanished_is_no_lie(both, source, target, cross,
 
 def test_leader_of_links_replaced_before_it_is_read(both, source, target, cross, picture, monkeypatch):
     def scan_then_replace(*args):
-        found = treewalk.scan(*args)
+        found = walk.scan(*args)
         monkeypatch.undo()
         (source / "a").unlink()
         (source / "a").write_bytes(b"another file under the leader's name")
         return found
 
-    monkeypatch.setattr("reberth.node.treesend.scan", scan_then_replace)
+    monkeypatch.setattr("reberth.node.tree.send.scan", scan_then_replace)
     fresh = target.with_name("fresh")
     first, manifest = cross(source, fresh, all_candidates=False)
     assert manifest.links == 0 and picture(source)[b"dir/hard"][5] == picture(fresh)[b"dir/hard"][5]

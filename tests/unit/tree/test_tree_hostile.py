@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node.treewire import MAGIC, MAX_HEADER_BYTES, TreeError
+from reberth.node.tree.wire import MAGIC, MAX_HEADER_BYTES, TreeError
 
 META = {"m": 0o755, "u": os.getuid(), "g": os.getgid(), "mt": 5, "at": 5}
 ROOT = {"t": "d", "n": "", **META}

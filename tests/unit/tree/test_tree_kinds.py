@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth.node import treelist
-from reberth.node.treehash import HASHED_HOLES_BYTES
-from reberth.node.treerecv import recv_tree
+from reberth.node.tree import snapshot as treelist
+from reberth.node.tree.hash import HASHED_HOLES_BYTES
+from reberth.node.tree.receive import recv_tree
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="owners, devices and trusted xattrs need root")
 OLD_NS = 1_600_000_000_123_456_789

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reberth.node import treesend, treewalk
-from reberth.node.treehash import ContentHash, HashLane
-from reberth.node.treerecv import recv_tree
-from reberth.node.treesend import TreeError, TreeStoppedError, send_tree
+from reberth.node.tree import send, walk
+from reberth.node.tree.hash import ContentHash, HashLane
+from reberth.node.tree.receive import recv_tree
+from reberth.node.tree.send import TreeError, TreeStoppedError, send_tree
 
 
 @contextlib.contextmanager
@@ -115,13 +115,13 @@ def test_symlink_in_place_of_a_directory_leaks_nothing(source, target, tmp_path,
     (source / "d" / "f").write_bytes(b"own!")
 
     def scan_then_swap(*args):
-        found = treewalk.scan(*args)
+        found = walk.scan(*args)
         args[0].forget(b"")
         shutil.rmtree(source / "d")
         (source / "d").symlink_to(secret)
         return found
 
-    monkeypatch.setattr(treesend, "scan", scan_then_swap)
+    monkeypatch.setattr(send, "scan", scan_then_swap)
     snapshot, _ = cross(source, target)
     assert snapshot.sent == {} and snapshot.unstable == ["d", "d/f"]
 

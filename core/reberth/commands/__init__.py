@@ -1,0 +1,1 @@
+"""What a command does beside a move, without the command line."""

@@ -1,0 +1,115 @@
+"""`recover`: bring a run to its end from the journals alone, by the function that the engine itself runs.
+
+It is killable at any point and idempotent: every step is an operation of a node helper that looks at its own journal
+first. What it may not decide alone it leaves held, and says which word of the user's would decide it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from reberth.report.report import Report
+from reberth.run.decide import Want, decide
+from reberth.run.engine import Engine
+from reberth.run.journal import Journal, run_dir
+from reberth.run.session import Session
+from reberth_hooks import Mode, Node, Options, Plan, ReberthError, UsageError, Workload
+
+if TYPE_CHECKING:
+    from reberth.connect.helper import HelperShell
+    from reberth.host import Host
+
+
+def recover(host: Host, run_id: str | None, how: str, dry_run: bool) -> list[Any]:
+    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done."""
+    if run_id:
+        run_dir(run_id)
+    return [_one(host, name, how, dry_run) for name in ([run_id] if run_id else host.open_runs())]
+
+
+def plan_from(data: Mapping[str, Any]) -> Plan:
+    """The plan as the journal holds it; its checks and facts served their purpose and are left out."""
+    options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
+    options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
+    options["verify"] = tuple(options.get("verify", ()))
+    options["given"] = tuple(options.get("given", ()))
+    return Plan(
+        id=data["id"],
+        workload=Workload(**data["workload"]),
+        source=_node(data["source"]),
+        target=_node(data["target"]),
+        target_name=data["target_name"],
+        mode=Mode(data["mode"]),
+        why=data["why"],
+        options=Options(**options),
+        routes=data["routes"],
+        details=data["details"],
+    )
+
+
+def _node(data: Mapping[str, Any]) -> Node:
+    lists = {k: tuple(data.get(k) or ()) for k in ("backends", "transports", "wrappers")}
+    return Node(**{**data, **lists})
+
+
+def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
+    journal = Journal(run_id)
+    pid, last = journal.controller(), journal.last("controller", "end") or {}
+    if pid and last["event"] == "controller":  # an end after it: that process is through with this run
+        raise UsageError(f"run {run_id} is driven by process {pid}", hint=f"to end it: reberth abort {run_id}")
+    record = journal.last("plan")
+    if record is None:
+        journal.write("end", outcome="refused", owner="source", exit_code=2)
+        return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
+    plan = plan_from(record["plan"])
+    reach = host.way(plan)
+    session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach, host.stage.answer)
+    session.on_word = how == "rollback"
+    want = Want.FORWARD if how == "forward" else Want.BACK
+    if dry_run:
+        return _preview(session, want)
+    journal.claim()
+    journal.write("recover", how=how)
+    report = Report.of_plan(plan)
+    path = journal.dir / "report.json"
+    if path.exists():
+        with contextlib.suppress(ReberthError, OSError):
+            report = Report.load(path)
+    host.observe()
+    session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
+    return Engine(host.stage, session, report).resume(want)
+
+
+def _attach(
+    reach: Callable[[str], HelperShell], plan: Plan, look: bool
+) -> tuple[HelperShell | None, HelperShell | None]:
+    """Both ends with the run taken over; None for one that cannot be reached now."""
+    found: list[HelperShell | None] = []
+    for node in (plan.source, plan.target):
+        end = None
+        with contextlib.suppress(ReberthError):
+            end = reach(node.name)
+            try:
+                end.call("adopt", run_id=plan.id, look=look)
+            except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else
+                end.close()
+                end = None
+        found.append(end)
+    return found[0], found[1]
+
+
+def _preview(session: Session, want: Want) -> dict[str, Any]:
+    """What both ends say, and the next step."""
+    source, target = session.look()
+    decision = decide(source, target, want, **session.words())
+    session.leave()
+    return {
+        "id": session.id,
+        "source": source,
+        "target": target,
+        "step": decision.step.value if decision.step else "none",
+        "why": decision.why,
+        "outcome": decision.outcome,
+    }

@@ -1,0 +1,1 @@
+"""What the user wrote: configuration, inventory, options and names."""

@@ -1,0 +1,1 @@
+"""The helper's loop, and what a helper that was killed left."""

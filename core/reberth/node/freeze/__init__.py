@@ -1,0 +1,1 @@
+"""Ways to hold a workload still: cgroups, and the units of systemd."""

@@ -1,0 +1,1 @@
+"""Addresses, neighbours, sockets and encrypted channels of a node."""

@@ -1,0 +1,1 @@
+"""What the controller can ask of a node: one module a group."""

@@ -1,0 +1,37 @@
+"""Which end of a run this node is, for operations that one of the two alone can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reberth.node.errors import OpError
+
+if TYPE_CHECKING:  # both import what asks here
+    from reberth.node.daemon.loop import Daemon
+    from reberth.node.runs.source import Source
+    from reberth.node.runs.target import Target
+
+
+def end_of(daemon: Daemon) -> Source | Target:
+    """This node's end; raises OpError `protocol` when no run is open."""
+    if daemon.end is None:
+        raise OpError("protocol", "no run is open on this connection")
+    return daemon.end
+
+
+def source_of(daemon: Daemon) -> Source:
+    """The end, which must be the source; raises OpError `protocol`."""
+    found: Source = _in_role(daemon, "source")
+    return found
+
+
+def target_of(daemon: Daemon) -> Target:
+    """The end, which must be the target; raises OpError `protocol`."""
+    found: Target = _in_role(daemon, "target")
+    return found
+
+
+def _in_role(daemon: Daemon, role: str) -> Any:
+    if daemon.end is None or daemon.end.run.role != role:
+        raise OpError("protocol", f"this node is not the {role} of a run")
+    return daemon.end

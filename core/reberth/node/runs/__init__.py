@@ -1,0 +1,1 @@
+"""A run on a node: its journal and undo, the source, the target."""

@@ -1,0 +1,289 @@
+"""One run on this node: its journal, its deciding files, its lock and what must be undone.
+
+The directory /var/lib/reberth/ID is on disk, never on tmpfs: after a reboot it still says what was decided. The lock
+of a workload is its open journal, so a held workload answers "busy" even then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from reberth.node import gate, unixhttp
+from reberth.node.criu import leftovers, network_lock
+from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup, systemd
+from reberth.node.net import address
+from reberth.node.system import spawn
+from reberth.node.system.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
+
+STATE = "/var/lib/reberth"
+VOTES = ("READY", "RESUME")
+VERDICTS = ("PERMIT", "ABORT")
+KEEP_ENDED = 200
+# back: before the tool is answered on the way back; abort: after it; landed: before the copy is thawed; end: last.
+OCCASIONS = ("back", "abort", "commit", "always", "landed", "end")
+
+
+def state_dir() -> str:
+    """Where runs are kept; made 0700, refused when somebody else owns it."""
+    for path in (STATE, os.path.join(STATE, "ended")):
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, 0o700)
+        found = os.lstat(path)
+        if found.st_uid != os.getuid() or found.st_mode & 0o022 or os.path.islink(path):
+            raise OpError("unsafe", f"{path} is not a directory of our own", hint=f"chown root and chmod 700 {path}")
+    return STATE
+
+
+def boot_id() -> str:
+    """Which start of this machine this is."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else on this node opens or ends a run meanwhile."""
+    fd = os.open(os.path.join(state_dir(), ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def open_runs() -> list[str]:
+    """Ids of the runs on this node that have no end yet, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(n for n in os.listdir(STATE) if os.path.exists(os.path.join(STATE, n, "journal.jsonl")))
+    return []
+
+
+class Run:
+    """The node's side of one migration; `role` is source or target."""
+
+    def __init__(self, run_id: str, directory: str) -> None:
+        self.id = run_id
+        self.dir = directory
+        self.journal = Journal(os.path.join(directory, "journal.jsonl"))
+
+    @classmethod
+    def open(cls, run_id: str, role: str, workload: str, **facts: Any) -> Run:
+        """Begin a run; raises OpError `busy` while another of the same workload is open."""
+        with locked():
+            for other in open_runs():
+                first = Journal(os.path.join(STATE, other, "journal.jsonl")).last("open")
+                if first and first.get("workload") == workload:
+                    raise OpError("busy", other)
+            directory = os.path.join(STATE, run_id)
+            os.mkdir(directory, 0o700)
+            lay_ballots(directory, "vote", VOTES)
+            lay_ballots(directory, "verdict", VERDICTS)
+            lay_reserve(directory)
+            run = cls(run_id, directory)
+            run.journal.write("open", format=Journal.FORMAT, id=run_id, role=role, workload=workload, **facts)
+            sync_dir(STATE)
+            return run
+
+    @classmethod
+    def load(cls, run_id: str) -> Run | None:
+        """A run of this node, open or ended; None when it was never here."""
+        for directory in (os.path.join(STATE, run_id), os.path.join(STATE, "ended", run_id)):
+            if os.path.exists(os.path.join(directory, "journal.jsonl")):
+                return cls(run_id, directory)
+        return None
+
+    def opened(self, key: str, default: Any = "") -> Any:
+        """A fact of the first record."""
+        return (self.journal.last("open") or {}).get(key, default)
+
+    @property
+    def role(self) -> str:
+        """`source` or `target`."""
+        return str(self.opened("role"))
+
+    @property
+    def ended(self) -> str:
+        """The outcome when the run has an end, else empty."""
+        record = self.journal.last("end")
+        return str(record["outcome"]) if record else ""
+
+    def vote(self) -> str | None:
+        """What the source voted."""
+        return decided(self.dir, "vote", VOTES)
+
+    def cast_vote(self, value: str) -> str:
+        """Vote once; answers what stands."""
+        if self.vote() is None:
+            self.journal.write("voting", value=value)
+        return decide_once(self.dir, "vote", value, VOTES)
+
+    def verdict(self) -> str | None:
+        """What was decided on the target."""
+        return decided(self.dir, "verdict", VERDICTS)
+
+    def decide(self, value: str) -> str:
+        """Write the verdict; the first writer wins, the answer says what stands."""
+        if self.verdict() is None:
+            self.journal.write("deciding", value=value)
+        return decide_once(self.dir, "verdict", value, VERDICTS)
+
+    # What must be undone is data, journaled before the effect, so that any later helper can do it.
+
+    def push_undo(self, on: str, do: str, **data: Any) -> None:
+        """Remember an undo: `on` is one of OCCASIONS, `do` one of UNDO's keys."""
+        if on not in OCCASIONS or do not in UNDO:
+            raise OpError("bad-argument", f"no undo {do!r} on {on!r}")
+        self.journal.write("undo", on=on, do=do, **data)
+
+    def undo(self, *on: str) -> list[str]:
+        """Do what was pushed for these occasions, newest first; answers what could not be done."""
+        return self._undo([r for r in self.journal.records if r["event"] == "undo" and r["on"] in on])
+
+    def _undo(self, records: list[dict[str, Any]]) -> list[str]:
+        failed: dict[int, str] = {}
+        for record in reversed(records):
+            try:
+                UNDO[record["do"]](record)
+            except (OSError, OpError) as error:
+                what = record.get("unit") or record.get("path") or record.get("argv") or record.get("address")
+                failed[record["seq"]] = f"{record['do']} {what}: {error}"
+        if failed:
+            self.journal.write("undo-failed", records=list(failed), failed=list(failed.values()))
+        return list(failed.values())
+
+    def daemon_works(self) -> bool:
+        """Whether a daemon's own operation of this run goes on: until it is over, its criu must be held."""
+        record = self.journal.last("daemon")
+        return record is not None and not unixhttp.operation_ended(record["socket"], record["url"])
+
+    def undo_again(self) -> list[str]:
+        """Try once more what could not be undone; answers what is left now."""
+        again = self.journal.last("undo-again")
+        since = again["seq"] if again else -1
+        failed = [r for r in self.journal.records if r["event"] == "undo-failed" and r["seq"] > since]
+        wanted = {seq for record in failed for seq in record.get("records", ())}
+        if not wanted:
+            return []
+        self.journal.write("undo-again", records=sorted(wanted))
+        return self._undo([r for r in self.journal.records if r["seq"] in wanted])
+
+    def end(self, outcome: str) -> list[str]:
+        """Write the end and give up the lock; the directory moves to `ended`, of which the newest are kept.
+
+        Answers what is left behind, after one more try.
+        """
+        left = self.undo_again()
+        if not self.ended:
+            with locked():
+                left += self.undo("end")
+            self.journal.write("end", outcome=outcome)
+        with locked():
+            ended = os.path.join(STATE, "ended")
+            if os.path.dirname(self.dir) == STATE:
+                os.rename(self.dir, os.path.join(ended, self.id))
+                self.dir = os.path.join(ended, self.id)
+                sync_dir(STATE)
+            for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
+                shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
+        return left
+
+
+def locks_of_others(run_id: str) -> set[str]:
+    """The network locks (nft tables) that other open runs of this node have journaled as theirs."""
+    known = [Run.load(name) for name in open_runs() if name != run_id]
+    records = [record for run in known if run is not None for record in run.journal.records]
+    return {str(record["name"]) for record in records if record.get("do") == "nft_delete"}
+
+
+def _rmtree(record: dict[str, Any]) -> None:
+    path = str(record["path"])
+    if os.path.isdir(path) and not os.path.islink(path):
+        leftovers.clear(path)
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def _rmdir(record: dict[str, Any]) -> None:
+    """Only when empty: what others have put there meanwhile is theirs."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(record["path"])
+
+
+def _rename(record: dict[str, Any]) -> None:
+    if not os.path.lexists(record["path"]):
+        return
+    if os.path.lexists(record["to"]):
+        raise OpError("leftover", f"{record['to']} is in the way")
+    os.rename(record["path"], record["to"])
+
+
+def _run(record: dict[str, Any]) -> None:
+    found = spawn.run(record["argv"], timeout_s=float(record.get("timeout_s", 30)))
+    if found["code"]:
+        raise OpError("tool-failed", f"ended with {found['code']}: {found['err'].strip()[-200:]}")
+
+
+def _gate_pluck(record: dict[str, Any]) -> None:
+    gate.pluck(record["path"])
+
+
+def _unix_request(record: dict[str, Any]) -> None:
+    unixhttp.request(record["path"], record["method"], record["url"], timeout_s=10.0)
+
+
+def _cgroup_kill(record: dict[str, Any]) -> None:
+    if not cgroup.kill(record["path"]):
+        raise OpError("leftover", "tasks survived cgroup.kill")
+    cgroup.remove(record["path"])
+
+
+def _cgroup_home(record: dict[str, Any]) -> None:
+    """Back to the cgroup the tasks came from; it may be gone by now, then they stay."""
+    if not os.path.isdir(record["path"]):
+        return
+    for _ in range(100):  # a task that forked meanwhile is caught by the next pass
+        pids = cgroup.pids(record["path"])
+        for pid in pids:
+            cgroup.enter(record["to"], pid)
+        if not pids:
+            break
+    cgroup.remove(record["path"])
+
+
+def _cgroup_remove(record: dict[str, Any]) -> None:
+    if not cgroup.events(record["path"]).get("populated"):
+        cgroup.remove(record["path"])
+
+
+def _criu_roots(record: dict[str, Any]) -> None:
+    leftovers.sweep(record["known"])
+
+
+def _nft_delete(record: dict[str, Any]) -> None:
+    network_lock.delete(record["name"])
+
+
+UNDO = {
+    "address_add": address.give_back,
+    "address_del": address.take_off,
+    "address_announce": address.tell,
+    "criu_roots": _criu_roots,
+    "nft_delete": _nft_delete,
+    "gate_pluck": _gate_pluck,
+    "unix_request": _unix_request,
+    "rmtree": _rmtree,
+    "rmdir": _rmdir,
+    "rename": _rename,
+    "run": _run,
+    "cgroup_kill": _cgroup_kill,
+    "cgroup_home": _cgroup_home,
+    "cgroup_remove": _cgroup_remove,
+    "unit_free": systemd.free,
+}

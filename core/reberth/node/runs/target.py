@@ -1,0 +1,327 @@
+"""The target's end of a move: restore and hold, then land on PERMIT or take everything back on ABORT."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Callable
+
+from reberth.node.criu import leftovers, parents
+from reberth.node.criu import network_lock as netlock
+from reberth.node.criu.tool import Job
+from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup
+from reberth.node.net import loopback as netdev
+from reberth.node.pages.fill import Fill, Guardian
+from reberth.node.pages.prefetch import Prefetch
+from reberth.node.pages.relay import Channel, no_channel, no_pipe
+from reberth.node.runs.run import Run, boot_id, open_runs
+from reberth.node.runs.source import write_config
+from reberth.node.system import orphans, procs
+from reberth.node.system.durable import boottime_ns, write_whole
+from reberth.node.system.rate_limit import Bucket
+
+if TYPE_CHECKING:
+    from reberth.node.pages.page_server import Inflow
+
+
+class Target:
+    """State of one run on the target."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.job: Job | None = None
+        self.let_go, self.script_pid = False, 0
+        self.filling = Fill(run)
+        self.guardian: Guardian | None = None
+        self.past = parents.Past()
+        self.inflow: Inflow | None = None  # of the newest round whose pages came through a page server
+        self.bucket = Bucket()
+        self.pipe: Callable[[], tuple[int, int]] = no_pipe
+        self.channel: Callable[[], Channel] = no_channel  # to the source's page server
+        self.lock = threading.RLock()
+        record = run.journal.last("restoring", "copy-held")
+        self.cgroup = str(record["cgroup"]) if record else ""
+
+    def restore(
+        self,
+        *,
+        argv: list[str],
+        work: str,
+        own_cgroup: bool,
+        path: str = "",
+        env: dict[str, str] | None = None,
+        config: list[str] | None = None,
+        network_lock: str = "",
+        loopback: bool = False,
+        lazy: bool = False,
+        header_bytes: int = 0,
+        follow: bool = True,
+        stall_s: float = 30.0,
+    ) -> dict[str, Any]:
+        """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
+
+        With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
+        itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
+        CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
+        Raises OpError `decided`, `tool-failed`, `images`.
+        """
+        if self.run.verdict() is not None:
+            raise OpError("decided", "this run has a verdict already")
+        self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
+        self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        self.run.push_undo("always", "criu_roots", known=leftovers.roots())
+        self._lock_network(network_lock)
+        if own_cgroup:
+            cgroup.create(self.cgroup)
+        held = ["post-setup-namespaces"] if loopback else []
+        job = self.job = Job("restore", self.run.dir, work, others=" | ".join([*held, "post-restore", "pre-resume"]))
+        variables = dict(env or {})
+        if config is not None:
+            variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
+        started_ns = boottime_ns()
+        flow = None
+        if header_bytes:
+            channel = self.channel() if follow else None
+            flow = Prefetch(channel, header_bytes, parents.join(work, self.past))
+        self.filling.start(work, lazy, flow, self.guardian if flow else None)
+        words = [w.replace("@hook@", job.script) for w in argv]
+        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
+        self.run.journal.write("tool", **job.identity())
+        with self.lock:
+            if self.run.verdict() is not None:  # ABORT came meanwhile and found no tool to end
+                job.stop()
+                self.run.undo("abort", "always")
+                raise OpError("decided", "this run has a verdict already")
+        if loopback:
+            _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
+            netdev.set_up(init)
+            job.answer("go")
+        self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        if self.cgroup != cgroup.of_pid(init):
+            self.cgroup = cgroup.of_pid(init)
+            self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
+        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
+
+    def held(self, init: int) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
+        self._move_out(self.script_pid)
+        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
+            raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
+        write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
+        pids = cgroup.pids(self.cgroup)
+        self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
+        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
+        return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
+
+    def guard(self) -> None:
+        """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
+        self.guardian = Guardian()
+        task = procs.task(self.guardian.process.pid)
+        ticks = task.start_ticks if task else 0
+        self.run.journal.write("guardian", pid=self.guardian.process.pid, start_ticks=ticks)
+
+    def _claim(self, path: str) -> None:
+        """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
+        if path and not cgroup.events(path).get("populated"):
+            self.cgroup = path
+            self.run.push_undo("abort", "cgroup_kill", path=path)
+
+    def _lock_network(self, text: str) -> None:
+        """The source's lock stands here before the first connection is restored, which CRIU then takes away."""
+        for name in netlock.names_in(text):
+            self.run.push_undo("always", "nft_delete", name=name)
+        if text:
+            netlock.load(text)
+
+    def discard(self) -> dict[str, Any]:
+        """Kill a copy that cannot go on, or is not well, on the operator's word: what it did since is lost."""
+        with self.lock:
+            bad = self.run.journal.has("fill-failed") or self.run.journal.has("note-verify-failed")
+            if not bad and not self._ended_with_the_node():
+                raise OpError("protocol", "only a copy that failed its fill or its probes, or that a restart ended")
+            self.run.undo("back")
+            self._kill_copy()
+            if not self.run.journal.has("taken-back"):
+                self.run.journal.write("taken-back", discarded=True, failed=self.run.undo("abort", "always"))
+            return self.facts()
+
+    def _kill_copy(self) -> None:
+        """Nothing of the copy stays: first what builds it, then its tasks, then what fed them."""
+        if self.inflow is not None:
+            self.inflow.end()
+        ended = orphans.end(self.run.id)
+        if ended:
+            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
+        if self.cgroup and not cgroup.kill(self.cgroup):
+            raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
+        self.filling.stop()
+
+    def _move_out(self, script_pid: int) -> None:
+        """Take the tool and its script out of the workload's cgroup: they must not be frozen with it."""
+        outside = cgroup.of_pid(os.getpid())
+        for pid in procs.ancestors(script_pid, os.getpid()):
+            if cgroup.of_pid(pid) == self.cgroup:
+                cgroup.enter(outside, pid)
+
+    def decide(self, value: str) -> dict[str, Any]:
+        """Write the verdict unless one stands, and do at once what stands: land or take back.
+
+        Of a copy that nobody holds any more PERMIT could only fail: ABORT is written, while it is still to be decided.
+        """
+        with self.lock:
+            if value == "PERMIT" and self.run.verdict() is None and not self._holds():
+                value = "ABORT"
+            stands = self.run.decide(value)
+            if stands == "PERMIT":
+                self._land()
+            else:
+                self._take_back()
+            return self.facts()
+
+    def _holds(self) -> bool:
+        """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
+        job = self.job
+        return job is not None and job.holds("post-restore") and procs.descends(self.script_pid, job.above)
+
+    def _land(self) -> None:
+        """Let the copy go in steps of which each can be proven: frozen in `pre-resume`, journaled, thawed."""
+        if self.run.journal.has("landed"):
+            self._go()
+            return
+        if self.run.journal.has("landing-failed"):
+            raise OpError("landing", "PERMIT stands, but the copy ended before it ran")
+        if self.job is None or not self._holds():
+            self._fail("the held copy is gone", None, never_ran=self._was_never_let_go())
+        assert self.job is not None
+        self.let_go = True
+        self.job.answer("go")
+        try:
+            script_pid, _, _ = self.job.wait_hook("pre-resume", stall_s=30.0)
+        except OpError as error:
+            self._fail("the tool failed after PERMIT", error, never_ran=False)
+        never_ran = self._fence(script_pid, self.job.above)
+        self.job.answer("go")
+        code = self.job.wait_end(60.0)
+        if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
+            self._fail(f"the tool ended with {code} after PERMIT", None, never_ran=never_ran)
+        self.run.journal.write("landed")
+        self._go()
+
+    def _was_never_let_go(self) -> bool:
+        """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
+        if self.job is not None:
+            return not self.let_go
+        orphans.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
+        return os.path.exists(os.path.join(self.run.dir, "vetoed"))
+
+    def _fence(self, script_pid: int, above: int) -> bool:
+        """Freeze the copy; true when CRIU, that holds its tasks, still lives once they are frozen.
+
+        CRIU that is killed lets go of them: before the fence they run, behind it they do not (trials M13 and E5).
+        """
+        cgroup.ask_freeze(self.cgroup)
+        return cgroup.wait_frozen(self.cgroup, 1.0) and procs.descends(script_pid, above)
+
+    def _go(self) -> None:
+        if self.run.journal.has("running"):
+            return
+        if cgroup.is_asked_to_freeze(self.cgroup):
+            self.run.undo("landed")
+            self.filling.watch(self.cgroup)
+            cgroup.thaw(self.cgroup)
+        self.run.journal.write("running", running_ns=boottime_ns())
+
+    def _fail(self, message: str, cause: OpError | None, *, never_ran: bool) -> None:
+        """PERMIT stands but the copy did not land: nothing of it stays, and the journal tells whether it ever ran."""
+        tail = self.job.errors() if self.job else ""
+        self.run.undo("back")
+        if self.job:
+            self.job.stop()
+        self._kill_copy()
+        self.run.journal.write("landing-failed", message=message, never_ran=never_ran)
+        raise OpError("landing", message, tail=tail or (cause.tail if cause else ""))
+
+    def _take_back(self) -> None:
+        if self.run.journal.has("taken-back"):
+            return
+        failed = self.run.undo("back")  # while CRIU's network lock stands: nothing may answer without its sockets
+        if self.job is not None:
+            if self.job.waiting:
+                self.job.answer("veto")
+                self.job.wait_end(10.0)
+            self.job.stop()
+        self._kill_copy()
+        self.run.journal.write("taken-back", failed=failed + self.run.undo("abort", "always"))
+
+    def finish(self) -> dict[str, Any]:
+        """After landing: remove what only the move needed."""
+        with self.lock:
+            if not self.run.journal.has("cleaned"):
+                self.run.journal.write("cleaned", failed=self.run.undo("commit", "always"))
+            return self.facts()
+
+    def _ended_with_the_node(self) -> bool:
+        return bool(self.run.opened("boot_id", boot_id()) != boot_id())
+
+    def facts(self) -> dict[str, Any]:
+        """What is so now on the target."""
+        try:
+            verdict = self.run.verdict()
+        except OpError:
+            verdict = "UNREADABLE"
+        running, failed = self.run.journal.last("running"), self.run.journal.last("landing-failed")
+        present = cgroup.pids(self.cgroup) if self.cgroup else []
+        return {
+            "role": "target",
+            "verdict": verdict,
+            "ended": self.run.ended,
+            "restoring": self.run.journal.has("restoring"),
+            "landed": self.run.journal.has("landed"),
+            "landing_failed": failed is not None,
+            "may_have_run": failed is not None and not failed.get("never_ran"),
+            "cleaned": self.run.journal.has("cleaned"),
+            **self.filling.facts(),
+            "taken_back": self.run.journal.has("taken-back"),
+            "running_ns": running["running_ns"] if running else 0,
+            "tasks": len([p for p in present if procs.alive(p)]),
+            "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
+            "holding": self._holds(),
+            "rebooted": self._ended_with_the_node(),
+            "cgroup": self.cgroup,
+        }
+
+    def lost(self) -> bool:
+        """The controller is gone: without a verdict ABORT is written; with PERMIT the copy lands. True at an end."""
+        if self.run.ended:
+            return True
+        if self.run.journal.has("landing-failed"):
+            return False  # held: only the source's end decides what becomes of this run
+        with contextlib.suppress(OpError, OSError):
+            facts = self.decide("ABORT")
+            if facts["verdict"] == "PERMIT":
+                self.filling.fill()
+                self.finish()
+                self.run.end("moved")
+            elif self.run.daemon_works():
+                return False  # asked again in a second
+            else:
+                self.run.end("rolled-back")
+            return True
+        return False
+
+
+def end_of_earlier_boots() -> None:
+    """End the runs for which this node was the target when it restarted before anything was decided.
+
+    Nobody would come for them: their source runs again, and the copy went with the node. ABORT is on disk before, so
+    nothing can be permitted any more.
+    """
+    for name in open_runs():
+        with contextlib.suppress(OpError, OSError):
+            known = Run.load(name)
+            other_boot = known is not None and known.opened("boot_id", boot_id()) != boot_id()
+            if known is not None and other_boot and known.role == "target" and known.verdict() != "PERMIT":
+                Target(known).decide("ABORT")
+                known.end("rolled-back")

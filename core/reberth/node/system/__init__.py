@@ -1,0 +1,1 @@
+"""Processes, programs and files, for every other part of the helper."""

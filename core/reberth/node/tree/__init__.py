@@ -1,0 +1,1 @@
+"""Trees of files as a framed stream, from one node to another."""

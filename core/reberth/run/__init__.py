@@ -1,0 +1,1 @@
+"""A run of a plan: phases, rounds, the decision, the journal, the end."""

@@ -1,0 +1,1 @@
+"""What backends that drive criu share."""

@@ -1,0 +1,1 @@
+"""The command line client of LXD and Incus: alias and shim."""

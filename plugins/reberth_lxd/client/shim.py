@@ -1,0 +1,111 @@
+"""Behind the client's alias: a live move that we can do better is ours, all else is the native client, unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from reberth_hooks import UsageError
+from reberth_lxd.api.client import RUNNING
+from reberth_lxd.api.keys import is_true
+from reberth_lxd.client.native import RELAY, Words, parse, split
+
+QUERY_S = 20
+GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
+Run = Callable[[Sequence[str]], str]
+Known = Callable[[], Collection[str] | None]
+
+
+def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: None) -> list[str] | None:
+    """The command line of `reberth move` that does it, or None: the native client does.
+
+    `known` answers the names of the inventory; where it lacks one of both ends, the client's own remotes are taken.
+    UsageError when one of our options stands beside one that we cannot honour; nothing was touched then.
+    """
+    found = parse(words)
+    if beside := [f"--{name}" for name in found.ours if name != "native" and "native" in found.ours]:
+        raise UsageError(f"{', '.join(beside)} beside --native: the native client has no such option")
+    if found.wants_native or len(found.places) != 2:
+        return None
+    if not found.ours and not _key_is_true(client, found, run):
+        return None
+    if refused := found.refused():
+        if not found.ours:
+            return None  # only the key asks for us, and the user wants what only the native client has
+        raise UsageError(f"not beside a live move by reberth: {'; '.join(refused)}", hint="--native leaves it to lxc")
+    (source, name), (target, new_name) = (split(place) for place in found.places)
+    if "/" in name or not target or (new_name and new_name != name):
+        text = "a snapshot" if "/" in name else "no other remote" if not target else "a new name"
+        if not found.ours:
+            return None
+        raise UsageError(f"not by a live move: {text}", hint="--native leaves it to lxc")
+    remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
+    ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
+    inventory = known()
+    lacking = not {*ends} <= {*inventory} if inventory is not None else False
+    # Only without ssh this machine can pass the data on, and what is asked for is done.
+    beside = ["--remotes", client] if lacking or found.native.get("mode") == RELAY else []
+    aloud = ["--debug"] if "debug" in found.native else []
+    return [*aloud, "move", *_options(found), *beside, "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
+
+
+def _key_is_true(client: str, found: Words, run: Run) -> bool:
+    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client."""
+    remote, name = split(found.places[0])
+    if not name or "/" in name or "project" in found.native:
+        return False
+    place = f"{remote}:/1.0/instances/{name}" if remote else f"/1.0/instances/{name}"
+    try:
+        instance: dict[str, Any] = json.loads(run([client, "query", place]))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+    running = instance.get("type") == "container" and instance.get("status_code") == RUNNING
+    return bool(running and is_true(instance.get("expanded_config") or {}))
+
+
+def _default_remote(client: str, run: Run) -> str:
+    """The remote that a place without one means: what `lxc remote switch` has set, else this machine's daemon."""
+    try:
+        return run([client, "remote", "get-default"]).strip() or "local"
+    except (OSError, subprocess.SubprocessError):
+        return "local"
+
+
+def _node(remote: str, remotes: Mapping[str, Any]) -> str:
+    """The node of a remote: of the same name in the inventory; this machine for its own daemon."""
+    if remote == "local":
+        return "local"
+    if remote not in remotes:
+        raise UsageError(f"the client has no remote {remote!a}", hint="lxc remote list")
+    return remote
+
+
+def _options(found: Words) -> list[str]:
+    words = ["--quiet"] if "quiet" in found.native else []
+    for name in ("iterations", "goal"):
+        words += [f"--{name}", found.ours[name]] if name in found.ours else []
+    words += ["--lxd-mode", found.native["mode"]] if "mode" in found.native else []
+    return words + (["--mode", "pre-copy"] if "incremental-memory" in found.ours else [])
+
+
+def run_client(argv: Sequence[str]) -> str:
+    """Output of the native client, past any alias; raises CalledProcessError."""
+    env = {**os.environ, **dict.fromkeys(GUARD.values(), "1")}
+    done = subprocess.run(
+        list(argv), check=True, capture_output=True, text=True, timeout=QUERY_S, env=env, stdin=subprocess.DEVNULL
+    )
+    return done.stdout
+
+
+def become(client: str, words: Sequence[str], known: Known = lambda: None) -> None:
+    """What the alias does: become `reberth move`, or the native client with the words as they were."""
+    ours = decide(client, words, run_client, known)
+    if ours is None:
+        os.environ.update(dict.fromkeys(GUARD.values(), "1"))
+        native = [word for word in words if word != "--native"]
+        os.execvp(client, [client, "move", *native])
+    os.execv(sys.executable, [sys.executable, "-m", "reberth", *ours])

@@ -1,0 +1,1 @@
+"""Moves whose daemons are held at the moments that decide."""

@@ -1,0 +1,1 @@
+"""Near-live moves: snapshots while it runs, then a short stop."""
