@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from reberth_hooks import Channel, Declaration, Mode, Role, hookimpl
-from reberth_runc.phases import (
-    reberth_checkpoint,
-    reberth_commit,
-    reberth_prepare,
-    reberth_restore,
-    reberth_rollback,
-    reberth_sync,
-)
-from reberth_runc.survey import reberth_list, reberth_probe, reberth_survey
+import json
 
-__all__ = [
-    "reberth_checkpoint",
-    "reberth_commit",
-    "reberth_describe",
-    "reberth_list",
-    "reberth_prepare",
-    "reberth_probe",
-    "reberth_restore",
-    "reberth_rollback",
-    "reberth_survey",
-    "reberth_sync",
-]
+from reberth_hooks import HelperError, Mode, Move, Node
+from reberth_hooks.criu.oci import OciBackend
 
 
-@hookimpl
-def reberth_describe() -> Declaration:
-    """A backend whose memory travels before the freeze, in it, or after it."""
-    return Declaration(
-        summary="OCI containers of runc, by their id",
-        roles=frozenset({Role.BACKEND}),
-        carries=frozenset({Channel.MEMORY}),
-        modes=frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID}),
-        tools=("runc", "criu", "du", "systemctl"),
-        options=frozenset({"root", "allow_hooks", "allow_mounts", "allow_devices"}),
-    )
+class Runc(OciBackend):
+    """What runc does its own way. Its memory travels before the freeze, in it, or after it."""
+
+    name = "runc"
+    modes = frozenset({Mode.STOP_AND_COPY, Mode.PRE_COPY, Mode.POST_COPY, Mode.HYBRID})
+    memory = True
+    options = frozenset({"root"})
+    own_words = {"tcp-established": "--tcp-established"}
+    settings = ("/etc/criu/runc.conf",)
+
+    def program(self, node: Node) -> list[str]:
+        """Return the program with the node's own state directory (`[nodes.X.runc] root`)."""
+        root = node.options_of("runc").get("root")
+        return ["runc", "--root", str(root)] if root else ["runc"]
+
+    def record(self, node: Node, name: str) -> str:
+        """Return where that program keeps its record of a container."""
+        return str(node.options_of("runc").get("root") or "/run/runc").rstrip("/") + f"/{name}"
+
+    def before_dump(self, move: Move) -> None:
+        """Undo an empty file: runc 1.1.15 makes it when CRIU has dumped, and leaves it when that is vetoed."""
+        record = self.record(move.plan.source, move.plan.workload.name)
+        move.source.call("undo", on="abort", do="rmtree", path=f"{record}/checkpoint")
+
+    def knows(self, move: Move) -> bool:
+        """Compare runc's record with what has moved.
+
+        runc forgets a container by itself unless it was killed, and a new container may have the name by now.
+        """
+        path = f"{self.record(move.plan.source, move.plan.workload.name)}/state.json"
+        try:
+            record = json.loads(move.source.call("read", path=path))
+        except (HelperError, ValueError):
+            return False
+        details = move.plan.details
+        known = record.get("init_process_pid"), record.get("init_process_start")
+        return known == (details["pid"], details["start_ticks"])
+
+
+backend = Runc()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
+import pkgutil
 import subprocess
 import sys
 import tomllib
@@ -37,7 +37,7 @@ def audit(event, args):
         acts.append(event)
 sys.addaudithook(audit)
 before = dict(os.environ), os.getcwd(), threading.active_count(), signal.getsignal(signal.SIGINT), list(sys.path)
-module = __import__(name)
+module = __import__("pkgutil").resolve_name(name)
 first, second = module.reberth_describe(), module.reberth_describe()
 after = dict(os.environ), os.getcwd(), threading.active_count(), signal.getsignal(signal.SIGINT), list(sys.path)
 host = [m for m in sys.modules if m.split(".")[0] == "reberth"]
@@ -49,7 +49,7 @@ json.dump({"heavy": [h for h in heavy if h in sys.modules], "host": host, "acts"
 @pytest.fixture(params=sorted(POINTS))
 def module(request):
     """Each bundled plugin's module."""
-    return importlib.import_module(POINTS[request.param])
+    return pkgutil.resolve_name(POINTS[request.param])
 
 
 @pytest.mark.parametrize("name", sorted(POINTS))
@@ -63,7 +63,7 @@ def test_import_and_describe_are_light_and_silent(name):
 
 
 def test_the_catalog_accepts_every_bundled_plugin():
-    modules = {name: importlib.import_module(module) for name, module in POINTS.items()}
+    modules = {name: pkgutil.resolve_name(module) for name, module in POINTS.items()}
     catalog = Catalog(extra=modules, environ={"REBERTH_PLUGINS": ""})
     assert [plugin.name for plugin in catalog.load_all()] == sorted(POINTS)
     assert catalog.errors == {}
@@ -81,7 +81,7 @@ def test_the_catalog_accepts_every_bundled_plugin():
 
 
 def test_every_option_of_move_that_one_backend_alone_has_is_known_by_one():
-    own = set().union(*(importlib.import_module(POINTS[name]).reberth_describe().knows for name in BUNDLED_BACKENDS))
+    own = set().union(*(pkgutil.resolve_name(POINTS[name]).reberth_describe().knows for name in BUNDLED_BACKENDS))
     assert own == {
         "force_stop",
         "keep_source",
@@ -97,7 +97,7 @@ def test_the_summary_is_one_short_line(module):
 
 
 def hooks_of(module):
-    return [(n, f) for n, f in inspect.getmembers(module, inspect.isfunction) if hasattr(f, "reberth_impl")]
+    return [(n, f) for n, f in inspect.getmembers(module, inspect.isroutine) if hasattr(f, "reberth_impl")]
 
 
 def plainly(annotation) -> str:

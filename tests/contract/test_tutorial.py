@@ -37,7 +37,7 @@ def test_it_keeps_the_contract(tmp_path):
     metadata = tmp_path / "reberth_crun-0.1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: reberth-crun\nVersion: 0.1.0\n")
-    (metadata / "entry_points.txt").write_text("[reberth]\ncrun = reberth_crun\n")
+    (metadata / "entry_points.txt").write_text("[reberth]\ncrun = reberth_crun:backend\n")
     path = ":".join([str(tmp_path), str(FOLDER), *filter(None, sys.path)])
     argv = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     done = subprocess.run(
@@ -51,3 +51,8 @@ def test_it_keeps_the_contract(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"^(\d+) passed", done.stdout, re.M)
     assert passed and f"\n{passed[1]} passed\n" in PAGE, done.stdout
+
+
+def test_a_backend_for_a_runtime_is_short():
+    """What a stranger has to write, comments and blank lines included."""
+    assert len((FOLDER / "reberth_crun.py").read_text("utf-8").splitlines()) <= 60

@@ -17,10 +17,10 @@ import pytest
 import reberth_criu
 import reberth_local
 import reberth_page_server
-import reberth_runc
 import reberth_ssh
 from reberth.connect import boot, process
 from reberth_hooks import Mode, Node, Options, Plan, ReberthError, RefusedError, Round, UsageError, Workload
+from reberth_runc import backend as reberth_runc
 
 HERE = Path(__file__).parent
 DUMPED = {
@@ -80,7 +80,7 @@ def phases(backend: Any, details: dict[str, Any], answers: dict[str, Any], **mor
     calls: list[Any] = []
     table = {"workdir": lambda need_bytes, **_: {"path": "/dev/shm/reberth-r1-images"}, "dump": DUMPED}
     table |= {"restore": RESTORED, "pre_dump": PRE_DUMPED, **answers}
-    name = backend.__name__.removeprefix("reberth_")
+    name = getattr(backend, "name", None) or backend.__name__.removeprefix("reberth_")
     nodes = [Node(n, backends=(name,), options={name: more.get("settings", {})}) for n in ("a", "b")]
     plan = Plan(
         id="r1",

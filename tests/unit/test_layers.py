@@ -11,18 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE, NODE = ROOT / "core" / "reberth", ROOT / "core" / "reberth" / "node"
-HOST = (
-    "plugin/catalog",
-    "plan/planner",
-    "run/rounds",
-    "plugin/stage",
-    "run/engine",
-    "run/journal",
-    "report/report",
-    "connect/process",
-    "config/config",
-)
-HOST_LINES, FILE_LINES = 1200, 400
+# A folder that grows past this holds two subjects: split it, or say in the commit why it may grow.
+FOLDER_LINES = {
+    ".": 500,
+    "archive": 600,
+    "commands": 900,
+    "config": 700,
+    "connect": 900,
+    "plan": 1100,
+    "plugin": 450,
+    "report": 1000,
+    "run": 1900,
+}
+FILE_LINES = 400
 REASON = "Reason for its length"
 PROCESSES = {"sh", "subprocess", "pty", "multiprocessing"}
 
@@ -106,8 +107,11 @@ def test_the_guard_itself_catches_a_planted_import(path, text, caught):
 
 
 def test_the_host_stays_thin():
-    lines = {name: len((CORE / f"{name}.py").read_text("utf-8").splitlines()) for name in HOST}
-    assert sum(lines.values()) <= HOST_LINES, lines
+    """Each folder of the host has one subject; the helper, the commands, completion and the kit are not counted."""
+    found = {f: sum(len(p.read_text("utf-8").splitlines()) for p in (CORE / f).glob("*.py")) for f in FOLDER_LINES}
+    assert {f: lines for f, lines in found.items() if lines > FOLDER_LINES[f]} == {}
+    folders = {p.parent.name for p in CORE.glob("*/__init__.py")}
+    assert folders - {"cli", "complete", "node", "testing"} == set(FOLDER_LINES) - {"."}
 
 
 def test_no_file_is_long_without_a_reason():

@@ -172,6 +172,14 @@ def _culprit(error: Exception, inside: Mapping[str, Any], actor: str) -> str:
     found, trace = actor, error.__traceback__
     while trace is not None:
         where = f"{trace.tb_frame.f_globals.get('__name__')}."
-        found = next((n for n, m in inside.items() if where.startswith(f"{getattr(m, '__name__', n)}.")), found)
+        found = next((n for n, plugin in inside.items() if where.startswith(_modules(plugin, n))), found)
         trace = trace.tb_next
     return found
+
+
+def _modules(plugin: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the modules that a plugin's code is in, each with a dot; an object's are its classes'."""
+    if hasattr(plugin, "__name__"):
+        return (f"{plugin.__name__}.",)
+    classes = [kind.__module__ for kind in type(plugin).__mro__ if kind.__module__ not in ("builtins", "types")]
+    return tuple(f"{module}." for module in classes or [name])

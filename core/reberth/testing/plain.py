@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,7 +37,7 @@ def state():
     return dict(os.environ), os.getcwd(), threading.active_count(), signal.getsignal(signal.SIGINT), list(sys.path)
 before = state()
 sys.addaudithook(audit)
-module = __import__("importlib").import_module(name)
+module = __import__("pkgutil").resolve_name(name)
 first, second = module.reberth_describe(), module.reberth_describe()
 host = [m for m in sys.modules if m.split(".")[0] == "reberth"]
 json.dump({"heavy": [h for h in heavy if h in sys.modules], "host": host, "acts": acts,
@@ -56,38 +54,41 @@ class PluginContract:
         raise NotImplementedError("override the fixture `plugin` with the name of your plugin's entry point")
 
     @pytest.fixture
-    def module(self, plugin: str) -> ModuleType:
-        """The plugin's module, from its entry point; override it for one that is not installed."""
+    def module(self, plugin: str) -> Any:
+        """Return what the plugin's entry point names, a module or an object; override it for one not installed."""
         found = [point for point in entry_points(group=PROJECT) if point.name == plugin]
         assert found, f"no installed distribution has an entry point {plugin!r} in the group {PROJECT!r}"
-        return importlib.import_module(found[0].value)
+        return found[0].load()
 
     @pytest.fixture
-    def said(self, module: ModuleType) -> Declaration:
+    def said(self, module: Any) -> Declaration:
         """What the plugin says of itself."""
         found: Declaration = module.reberth_describe()
         return found
 
-    def test_the_host_accepts_it(self, plugin: str, module: ModuleType) -> None:
+    def test_the_host_accepts_it(self, plugin: str, module: Any) -> None:
         """No hook is misspelt, none is missing for a declared role, and nothing undeclared would be called."""
         catalog = Catalog({plugin: module}, {"REBERTH_PLUGINS": ""})
         catalog.load_all()
         assert catalog.errors == {}
 
-    def test_describing_has_no_side_effect(self, module: ModuleType) -> None:
+    def test_describing_has_no_side_effect(self, module: Any) -> None:
         """Import and `reberth_describe` write nothing, start nothing, bring in nothing heavy and nothing of the host.
 
         `reberth plugin ls` and every plan do both, for every plugin that is installed.
         """
-        folder = Path(str(module.__file__)).parent
-        folders = [str(folder.parent if hasattr(module, "__path__") else folder), *filter(None, sys.path)]
-        argv = [sys.executable, "-B", "-c", PROBE, module.__name__, ",".join(HEAVY), json.dumps(folders)]
+        home = module if inspect.ismodule(module) else sys.modules[type(module).__module__]
+        word = next((k for k, value in vars(home).items() if value is module), "")
+        folder = Path(str(home.__file__)).parent
+        folders = [str(folder.parent if hasattr(home, "__path__") else folder), *filter(None, sys.path)]
+        name = f"{home.__name__}:{word}" if word else home.__name__
+        argv = [sys.executable, "-B", "-c", PROBE, name, ",".join(HEAVY), json.dumps(folders)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={"PATH": os.defpath})
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"heavy": [], "host": [], "acts": [], "same": True, "unchanged": True}
         assert done.stderr == ""
 
-    def test_signatures_are_those_of_the_specification(self, module: ModuleType) -> None:
+    def test_signatures_are_those_of_the_specification(self, module: Any) -> None:
         """Each hook takes arguments that its specification has, and where it says types they are the same ones."""
         for name, function in hooks_of(module):
             spec, impl = inspect.signature(getattr(specs, name)), inspect.signature(function)
@@ -105,9 +106,9 @@ class PluginContract:
         assert said.summary and said.summary.isprintable() and len(said.summary) <= 100
 
 
-def hooks_of(module: ModuleType) -> list[tuple[str, Any]]:
+def hooks_of(module: Any) -> list[tuple[str, Any]]:
     """The hook implementations of a module."""
-    found = inspect.getmembers(module, inspect.isfunction)
+    found = inspect.getmembers(module, inspect.isroutine)
     return [(name, function) for name, function in found if hasattr(function, f"{PROJECT}_impl")]
 
 
@@ -115,7 +116,8 @@ def _agree(given: Any, wanted: Any) -> bool:
     """Whether two annotations are the same text; none at all is no lie, and Any stands for object."""
     if given is inspect.Signature.empty:
         return True
-    words = [
-        str(a).replace("Any", "object").rpartition(".")[2] if "[" not in str(a) else str(a) for a in (given, wanted)
-    ]
-    return words[0].replace("Any", "object") == words[1].replace("Any", "object")
+    words = []
+    for annotation in (given, wanted):
+        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        words.append((text if "[" in text else text.rpartition(".")[2]).replace("Any", "object"))
+    return words[0] == words[1]

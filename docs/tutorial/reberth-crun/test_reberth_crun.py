@@ -23,6 +23,7 @@ class TestCrun(BackendContract):
     def tools(self, reberth_lab: Lab) -> None:
         reberth_lab.tool("crun", tools.OCI)
         reberth_lab.tool("criu", tools.CRIU)
+        reberth_lab.tool("du", tools.DU)
         reberth_lab.tool("ldconfig", LDCONFIG)
 
     @pytest.fixture

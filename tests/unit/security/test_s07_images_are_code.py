@@ -11,7 +11,7 @@ import pytest
 from reberth.archive import directory
 from reberth.commands import checkpoint as halves
 from reberth_hooks import Level, Options, RefusedError, UsageError
-from reberth_runc.bundle import config_checks
+from reberth_hooks.criu.bundle import config_checks
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ CONFIGS = {
 def test_a_configuration_needs_the_targets_leave(id):
     config, allowed = CONFIGS[id]
     base = {"root": {"path": "rootfs"}}
-    found = list(config_checks({**base, **config}, "/srv/web", {}, "pi2"))
+    found = list(config_checks({**base, **config}, "/srv/web", {}, "pi2", "runc"))
     assert [(check.id, check.level) for check in found] == [(id, Level.FAIL)]
-    assert list(config_checks({**base, **config}, "/srv/web", allowed, "pi2")) == []
+    assert list(config_checks({**base, **config}, "/srv/web", allowed, "pi2", "runc")) == []
 
 
 @pytest.mark.parametrize("source", ["/srv/web/../../etc", "/srv/web2", "../../etc"])
 def test_a_mount_cannot_be_written_so_that_it_looks_inside(source):
     config = {"root": {"path": "rootfs"}, "mounts": [{"type": "bind", "source": source, "destination": "/e"}]}
-    assert [check.id for check in config_checks(config, "/srv/web", {}, "pi2")] == ["mounts"]
+    assert [check.id for check in config_checks(config, "/srv/web", {}, "pi2", "runc")] == ["mounts"]

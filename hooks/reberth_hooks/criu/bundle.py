@@ -1,7 +1,7 @@
 """What a container's config.json asks for, judged for a move; pure functions of the document.
 
 The target has never seen this configuration. Hooks, devices and mounts that lead out of the bundle run or reach things
-there as root, so the target's own configuration must allow them (`[nodes.X.runc] allow_hooks, allow_mounts,
+there as root, so the target's own configuration must allow them (`[nodes.X.BACKEND] allow_hooks, allow_mounts,
 allow_devices`); everything else of the document stays inside the container.
 """
 
@@ -42,8 +42,11 @@ def joined_namespaces(config: Mapping[str, Any]) -> dict[str, str]:
     return {str(s.get("type")): str(s["path"]) for s in spaces if s.get("path")}
 
 
-def config_checks(config: Mapping[str, Any], bundle: str, allowed: Mapping[str, Any], target: str) -> Iterator[Check]:
-    """Each thing that a move cannot carry or that the target has not allowed, by name."""
+def config_checks(
+    config: Mapping[str, Any], bundle: str, allowed: Mapping[str, Any], target: str, backend: str
+) -> Iterator[Check]:
+    """Name each thing that a move cannot carry, or that the target's table `[nodes.TARGET.BACKEND]` does not allow."""
+    table = f"[nodes.{target}.{backend}]"
     if (config.get("process") or {}).get("terminal"):
         yield _no("console", "the container has a terminal", "run it with terminal: false; a console does not travel")
     if not inside(rootfs_of(config, bundle), bundle):
@@ -55,16 +58,16 @@ def config_checks(config: Mapping[str, Any], bundle: str, allowed: Mapping[str, 
     hooks = sorted(k for k, v in (config.get("hooks") or {}).items() if v)
     if hooks and not allowed.get("allow_hooks"):
         text = f"its configuration runs hooks as root ({', '.join(hooks)})"
-        yield _no("hooks", text, f"allow it there: [nodes.{target}.runc] allow_hooks = true", target)
+        yield _no("hooks", text, f"allow it there: {table} allow_hooks = true", target)
     lead_out = [p for p in outside_mounts(config, bundle) if not _allowed(p, allowed.get("allow_mounts"))]
     if lead_out:
         text = f"mounts lead out of the bundle: {', '.join(map(ascii, lead_out[:4]))}"
-        yield _no("mounts", text, f"allow them there: [nodes.{target}.runc] allow_mounts = {lead_out[:4]}", target)
+        yield _no("mounts", text, f"allow them there: {table} allow_mounts = {lead_out[:4]}", target)
     devices = [str(d.get("path")) for d in (config.get("linux") or {}).get("devices") or []]
     strange = [d for d in devices if not _allowed(d, allowed.get("allow_devices"))]
     if strange:
         text = f"devices: {', '.join(map(ascii, strange[:4]))}"
-        yield _no("devices", text, f"allow them there: [nodes.{target}.runc] allow_devices = {strange[:4]}", target)
+        yield _no("devices", text, f"allow them there: {table} allow_devices = {strange[:4]}", target)
 
 
 def _allowed(path: str, prefixes: Any) -> bool:
