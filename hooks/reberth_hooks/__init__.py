@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reberth_hooks.declare import Declaration, Role
+from reberth_hooks.declare import API, OLDEST_API, Declaration, Role
 from reberth_hooks.errors import (
     BusyError,
     CommandError,
@@ -23,7 +23,6 @@ from reberth_hooks.types import (
     Channel,
     Check,
     Checkpoint,
-    Endpoint,
     Event,
     Found,
     Iteration,
@@ -45,6 +44,8 @@ from reberth_hooks.types import (
 )
 
 __all__ = [
+    "API",
+    "OLDEST_API",
     "PROJECT",
     "BusyError",
     "Channel",
@@ -55,7 +56,6 @@ __all__ = [
     "Controller",
     "Declaration",
     "EndedError",
-    "Endpoint",
     "Event",
     "Exit",
     "Found",

@@ -159,7 +159,6 @@ class Options:
     compress: str = "auto"
     tcp_established: bool = False
     tcp_close: bool = False
-    with_files: bool = False
     timeout_s: float = 0.0
     keep_images: bool = False
     lazy_restore: bool = True
@@ -251,17 +250,6 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A parcel that is a place to connect to; `secret` never reaches a journal."""
-
-    host: str
-    port: int
-    data: Mapping[str, Any] = field(default_factory=dict)
-    secret: Mapping[str, str] = field(default_factory=dict, repr=False)
-    channel: Channel = Channel.MEMORY
-
-
-@dataclass(frozen=True, slots=True)
 class Iteration:
     """What a round cost; names as in CRIU's stats-dump."""
 
@@ -282,7 +270,7 @@ class Checkpoint:
     `earlier` are rounds that the backend's own tool went before this one, and `why` is why it went no more.
     """
 
-    parcels: tuple[Tree | Endpoint, ...]
+    parcels: tuple[Tree, ...]
     iteration: Iteration
     frozen_ns: int = 0
     held_ns: int = 0
@@ -326,7 +314,7 @@ class Event:
 
 
 def plain(value: Any) -> Any:
-    """Turn any of these types into what JSON can hold; secrets are left out."""
+    """Turn any of these types into what JSON can hold; a field of the name `secret` is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "secret"}
     if isinstance(value, Mapping):

@@ -75,6 +75,7 @@ def test_plugin_ls_and_show(world, points):
         "carries": [],
         "tools": [],
         "options": ["speed"],
+        "api": 1,
         "distribution": "",
         "version": "",
     }

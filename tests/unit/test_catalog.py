@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reberth.plugin.catalog import Catalog, _installed
-from reberth_hooks import Exit, PluginError, Role
+from reberth_hooks import API, OLDEST_API, Exit, PluginError, Role
 
 GOOD = """
 from reberth_hooks import Declaration, Role, hookimpl
@@ -136,6 +136,12 @@ def load(make_plugin, *sources: str) -> Catalog:
     return Catalog(extra={"bad": make_plugin("bad", *sources)}, environ={"REBERTH_PLUGINS": ""})
 
 
+def of_api(number: int) -> str:
+    """An observer that says which contract it is written for."""
+    said = f"Declaration('x', frozenset({{Role.OBSERVER}}), api={number})"
+    return f"from reberth_hooks import Declaration, Role\n@hookimpl\ndef reberth_describe(): return {said}"
+
+
 @pytest.mark.parametrize(
     ("sources", "reason"),
     [
@@ -154,6 +160,8 @@ def load(make_plugin, *sources: str) -> Catalog:
         (["OBSERVER", "del reberth_describe"], "gave None, not a Declaration"),
         (["OBSERVER", "@hookimpl\ndef reberth_describe(): return 'me'"], "gave 'me', not a Declaration"),
         (["OBSERVER", "@hookimpl\ndef reberth_describe(): 1 / 0"], "ZeroDivisionError"),
+        (["OBSERVER", of_api(API + 1)], "written for contract 2, and this reberth has 1: update reberth"),
+        (["OBSERVER", of_api(OLDEST_API - 1)], "written for contract 0, and this reberth has 1: update the plugin"),
         (["BACKEND", "@hookimpl(wrapper=True)\ndef reberth_commit(): return (yield)"], "lacks reberth_commit"),
     ],
 )

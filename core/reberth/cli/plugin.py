@@ -1,7 +1,8 @@
-"""`reberth plugin`: what is installed and what it can do."""
+"""`reberth plugin`: what is installed and what it can do, and the start of a new one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,9 @@ from reberth.plugin.catalog import Catalog, Plugin
 from reberth.text import safe, table
 from reberth_hooks import plain
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Show the plugins.", no_args_is_help=False)
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Show the plugins, or start a new one.", no_args_is_help=False
+)
 Name = Annotated[str, typer.Argument(metavar="PLUGIN", help="The name of a plugin.", show_default=False)]
 
 
@@ -43,6 +46,21 @@ def show(name: Name, json: params.Json = False) -> None:
         write(fact_lines(data, "name"))
 
 
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the new plugin.", show_default=False)],
+    role: Annotated[str, typer.Option("--role", help="What it is: observer, commands or oci-backend.")] = "observer",
+    into: Annotated[str, typer.Option("--into", metavar="FOLDER", help="Default: reberth-NAME, here.")] = "",
+) -> None:
+    """Write a working plugin with its test into a new folder."""
+    from reberth.commands.new_plugin import write_plugin
+
+    folder = Path(into or f"reberth-{name}")
+    for path in write_plugin(name, role, folder):
+        write(safe(str(path)))
+    note(f"next: pip install -e {safe(str(folder))}, then pytest in it")
+
+
 def _data(plugin: Plugin) -> dict[str, Any]:
     said = plugin.declaration
     return {
@@ -53,6 +71,7 @@ def _data(plugin: Plugin) -> dict[str, Any]:
         "carries": sorted(plain(said.carries)),
         "tools": list(said.tools),
         "options": sorted(said.options),
+        "api": said.api,
         "distribution": plugin.distribution,
         "version": plugin.version,
     }

@@ -273,7 +273,7 @@ COMMANDS: dict[str, Command] = {
         {"--help": ("", False, "Show the help.")},
     ),
     "node disable": ("Disable a plugin on a node.", ("NAME", "PLUGIN"), {"--help": ("", False, "Show the help.")}),
-    "plugin": ("Show the plugins.", (), {"--help": ("", False, "Show the help.")}),
+    "plugin": ("Show the plugins, or start a new one.", (), {"--help": ("", False, "Show the help.")}),
     "plugin ls": (
         "List the installed plugins; a broken one is listed with the reason.",
         (),
@@ -283,6 +283,15 @@ COMMANDS: dict[str, Command] = {
         "Show one plugin: its roles, modes, tools and options.",
         ("PLUGIN",),
         {"--json": ("", False, "Print one JSON document to stdout."), "--help": ("", False, "Show the help.")},
+    ),
+    "plugin new": (
+        "Write a working plugin with its test into a new folder.",
+        ("NAME",),
+        {
+            "--role": ("ROLE", False, "What it is: observer, commands or oci-backend."),
+            "--into": ("FOLDER", False, "Default: reberth-NAME, here."),
+            "--help": ("", False, "Show the help."),
+        },
     ),
     "completion": ("Print the completion script of a shell.", ("SHELL",), {"--help": ("", False, "Show the help.")}),
     "shell-init": (

@@ -114,7 +114,6 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "compress": ("compress", _one_of("auto", "zstd", "zlib", "none")),
     "tcp_established": ("tcp_established", _flag),
     "tcp_close": ("tcp_close", _flag),
-    "with_files": ("with_files", _flag),
     "timeout": ("timeout_s", duration_s),
     "keep_images": ("keep_images", _flag),
     "lazy_restore": ("lazy_restore", _flag),

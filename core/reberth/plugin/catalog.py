@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 
 from reberth.config.options import near
-from reberth_hooks import PROJECT, Channel, Declaration, Phase, PluginError, Role, specs
+from reberth_hooks import API, OLDEST_API, PROJECT, Channel, Declaration, Phase, PluginError, Role, specs
 
 PHASE_HOOKS = frozenset({"reberth_sync", *(f"reberth_{phase.name.lower()}" for phase in Phase)})
 _BACKEND = ("probe", "list", "survey", "prepare", "checkpoint", "restore", "commit", "rollback")
@@ -146,7 +146,10 @@ class Catalog:
         """What is wrong between what a plugin declares and what it implements; empty when nothing is."""
         if not isinstance(said, Declaration):
             return f"reberth_describe gave {said!a:.80}, not a Declaration"
-        for word, function in inspect.getmembers(module, inspect.isfunction):
+        if not OLDEST_API <= said.api <= API:
+            older = "reberth" if said.api > API else "the plugin"
+            return f"it is written for contract {said.api}, and this reberth has {API}: update {older}"
+        for word, function in inspect.getmembers(module, inspect.isroutine):
             if word.startswith("reberth_") and not hasattr(function, f"{PROJECT}_impl"):
                 return f"{word} lacks @hookimpl and would never be called"
         plain = sorted(hook for hook in PHASE_HOOKS if self.implements(name, hook))

@@ -14,7 +14,7 @@ from reberth.run.journal import Journal
 from reberth.testing.kernel import matches
 from reberth.testing.lab import Lab, LabHost, Started, as_plain
 from reberth.testing.saboteur import ControllerDiedError, Saboteur, Witness
-from reberth_hooks import Endpoint, Node, Options, Plan
+from reberth_hooks import Node, Options, Plan
 
 NAMES = ("node1", "node2")
 
@@ -120,14 +120,6 @@ class Mover:
             journals += [[p.read_text()] for p in machine.dir.glob("runs/*/journal.jsonl")]
         shown = [as_plain(event) for event in self.witness.events]
         return json.dumps([journals, shown, self.lab.calls()])
-
-    def secrets(self) -> list[str]:
-        """What the answers of the phases keep secret."""
-        found = []
-        for _, answer in self.witness.answers:
-            parcels = getattr(answer, "parcels", ())
-            found += [v for p in parcels if isinstance(p, Endpoint) for v in p.secret.values()]
-        return found
 
 
 def changes(before: dict[str, str], now: dict[str, str], beside: tuple[str, ...]) -> dict[str, str]:

@@ -78,6 +78,8 @@ def plugins():
 def suite_of(module, contract):
     """A test class of its own for one plugin."""
     members = {"module": pytest.fixture(lambda self: module)}
+    if hasattr(module, "SECRETS"):
+        members["secrets"] = pytest.fixture(lambda self: module.SECRETS)
     return type(f"Test_{module.__name__}", (contract,), members)
 
 
