@@ -1,6 +1,6 @@
 # The work is done by the programs named here; each of them can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help dev lint type test vm check demo bench soak completions deb rpm reproducible
+.PHONY: help dev lint type test vm check demo bench soak mutants completions deb rpm reproducible
 BIN := .venv/bin
 # What needs neither root nor a node, and the rest. Each worker of the rest has a lab (tests/live/livekit/shards.py).
 QUICK := -n 2 --dist loadgroup --no-loadscope-reorder tests/unit tests/contract tests/cli tests/goldens
@@ -23,8 +23,10 @@ demo: ## build the lab once and move a Redis under load from node1 to node2 (roo
 	scripts/demo
 bench: dev ## measure downtime and total time against plain scripts and lxc move, and the modes against each other, in a lab (root)
 	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py && for part in modes policies lxd start; do $(BIN)/python tests/bench/$$part.py || exit 1; done
-soak: dev ## all faults of LXD, 20 turns there and back, 200 hops, 200 random kills a victim, 20 breaks of a post-copy a fault, the whole fault matrix (root; hours: REBERTH_SOAK_HOURS)
-	scripts/install-needs lab && REBERTH_TURNS=20 REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_there_and_back.py tests/live/test_lxd_faults.py && for part in hops kills postcopy soak; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
+soak: dev ## all faults of LXD, 20 turns there and back, 200 hops, 200 random kills a victim, 20 breaks of a post-copy a fault, the whole fault matrix, two faults at once (root; hours: REBERTH_SOAK_HOURS)
+	scripts/install-needs lab && REBERTH_TURNS=20 REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_there_and_back.py tests/live/test_lxd_faults.py && for part in hops kills postcopy soak pairs; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
+mutants: dev ## plant small faults into the protocol and count those that no quick test notices (hours: REBERTH_MUTANTS)
+	$(BIN)/python tests/mutants/run.py
 completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish
 	scripts/make-completions
 deb: dev ## build the Debian package into dist/, in a Debian 13 root that is made once (root)
