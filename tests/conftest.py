@@ -1,11 +1,26 @@
-"""What holds for every test: where all of them are required, a skipped one has failed."""
+"""What holds for every test: where all of them are required, a skipped one has failed; tests are dealt to workers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from livekit import tier
+from livekit import shards, tier
+from livekit.floors import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+
+shards.take_name()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first where several workers share the work."""
+    if getattr(config.option, "loadgroup", False):  # what a worker is told of --dist loadgroup
+        shards.deal(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What needs one lab stays together."""
+    return shards.scheduler(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -110,8 +110,9 @@ def default_subnet(name: str) -> IPv4Network:
     """The documented subnet for the default lab, one of 512 picked by the name's hash for the others."""
     if name == DEFAULT_NAME:
         return IPv4Network(DEFAULT_SUBNET)
-    every = list(IPv4Network(OTHER_LABS).subnets(new_prefix=24))
-    return every[int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % len(every)]
+    every = IPv4Network(OTHER_LABS)
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % (every.num_addresses // 256)
+    return IPv4Network((int(every.network_address) + number * 256, 24))
 
 
 def node_number(node: str) -> int:

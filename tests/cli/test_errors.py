@@ -146,6 +146,7 @@ def test_documentation_of_exit_codes_is_complete():
     assert rows == {str(int(code)): code.name for code in Exit}
 
 
+@pytest.mark.slow
 def test_exit_codes_of_the_process(world):
     fake = "import reberth.cli.common as c, reberth_hooks as h\nfrom reberth.__main__ import main\n"
     fake += "def stop(*a, **k): raise {}\nc.make_host = stop\nmain()"

@@ -79,6 +79,7 @@ def test_every_listed_command_exists_and_has_one_line_of_help():
         assert command.name == name and command.help.splitlines()[0] == line
 
 
+@pytest.mark.slow
 def test_a_tab_costs_at_most_four_bare_interpreters(world, tmp_path):
     """Processor time, in turns within one run: both suffer alike from what else the machine does."""
     names = tmp_path / "reberth/complete"

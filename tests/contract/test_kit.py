@@ -55,7 +55,7 @@ def outcomes(tmp_path_factory):
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "reporter", "-p", "no:cacheprovider", *wanted]
     path = f"{folder}:{':'.join(p for p in sys.path if p)}"
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=110, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path}
+        argv, capture_output=True, text=True, timeout=220, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path}
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     lines = (folder / "out").read_text().splitlines()

@@ -32,6 +32,7 @@ def test_every_block_of_code_belongs_to_a_file():
     assert marked == len(re.findall(r"^```(?:python|toml)$", PAGE, re.M))
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(tmp_path):
     """As its author runs it; its entry point is a folder of metadata here, since nothing is installed for it."""
     metadata = tmp_path / "reberth_crun-0.1.0.dist-info"

@@ -1,7 +1,8 @@
 """Fixtures of the live tests: one lab for the session, the command, snapshots, and the counts of what really ran.
 
 `REBERTH_REQUIRE_LIVE=1` turns every skip of these tests into a failure and holds the counts against floor.toml;
-`REBERTH_KEEP_LAB=1` leaves the lab up; `REBERTH_LAB_NAME` names another one than `live`.
+`REBERTH_KEEP_LAB=1` leaves the lab up; `REBERTH_LAB_NAME` names another one than `live`. With `pytest -n` each worker
+has labs of its own, whose names begin with that one (livekit/shards.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # livekit and the workloads' driver are packages of their own beside the tests
 
-from livekit import counts, stand, tier  # noqa: E402
+from livekit import lxd as lxdkit  # noqa: E402
+from livekit import stand, tier  # noqa: E402
 from livekit.command import Command, as_text, with_path, with_wrappers  # noqa: E402
+from livekit.floors import COUNTS  # noqa: E402
 from livekit.snapshot import Watch  # noqa: E402
 from livekit.stand import Stand  # noqa: E402
-from livekit.tier import KEEP, REQUIRED  # noqa: E402
+from livekit.tier import KEEP  # noqa: E402
 
 from reberth_lab import rootfs  # noqa: E402
 from reberth_lab.lab import Lab  # noqa: E402
@@ -30,44 +33,11 @@ from reberth_lab.proc import LabError  # noqa: E402
 
 NAME = "live"
 TEST_LIMIT_S = 300
-COUNTS = counts.Counts()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder is live, and has time for a slow machine."""
     tier.mark(items, HERE, "live", TEST_LIMIT_S)
-
-
-def _short_of_floors() -> list[str]:
-    total = COUNTS.total()
-    return [
-        f"{key}: {total[key]}, at least {least} expected"
-        for key, least in counts.floors().items()
-        if total[key] < least
-    ]
-
-
-def _whole_tier(config: pytest.Config) -> bool:
-    """Whether the session was to run all live tests: only then the floors mean something."""
-    chosen = config.option.keyword or getattr(config.option, "lf", False) or any(".py" in word for word in config.args)
-    return not chosen
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fewer real calls than expected are a failure where the live tests are required."""
-    if REQUIRED and _whole_tier(session.config) and not session.config.option.collectonly and _short_of_floors():
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how often the real tools ran."""
-    total = COUNTS.total()
-    words = ", ".join(f"{number} {key.replace('_', ' ')}" for key, number in total.items())
-    terminalreporter.write_line(f"live: {words}, in {len(COUNTS)} journals of the nodes")
-    if REQUIRED and _whole_tier(config):
-        for line in _short_of_floors():
-            terminalreporter.write_line(f"live: UNDER THE FLOOR: {line}", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +57,20 @@ def lab() -> Iterator[Lab]:
     yield one
     if not KEEP:
         one.down()
+
+
+@pytest.fixture(scope="session")
+def lxd_lab() -> Iterator[Lab]:
+    """Two nodes with LXD for the session."""
+    yield from lxdkit.lab_with_lxd()
+
+
+@pytest.fixture(scope="module")
+def lxd_nodes(lxd_lab: Lab) -> tuple[Node, Node]:
+    """The nodes with LXD, without what an earlier file left there."""
+    nodes = lxd_lab.node("node1"), lxd_lab.node("node2")
+    lxdkit.reset(lxd_lab, nodes)
+    return nodes
 
 
 @pytest.fixture(scope="session")

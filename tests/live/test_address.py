@@ -1,4 +1,7 @@
-"""A service address moves with its workload: open connections of peers outside go on, also after a rollback."""
+"""A service address moves with its workload: open connections of peers outside go on, also after a rollback.
+
+Live because open TCP connections go on through a real kernel's repair mode, neighbour tables and links.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """`--mode auto` on this machine's kernel: it says what is missing, and takes what its own figures speak for.
 
+Live because the choice rests on what this kernel and this criu can do, measured on real processes.
+
 Which mode that is depends on how fast the machine is at the moment, so the choice is held against the plan's figures
 and reasons, and the move against the plan in its own journal.
 """

@@ -1,4 +1,7 @@
-"""Rounds read lazily by the real CRIU, on any kernel: a dump that is split into two rounds comes back whole."""
+"""Rounds read lazily by the real CRIU, on any kernel: a dump that is split into two rounds comes back whole.
+
+Live because CRIU reads the chain of images that we have split.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trees that are compressed: fewer bytes over a slow link, the same memory behind it; none of it where it is fast."""
+"""Trees that are compressed: fewer bytes over a slow link, the same memory behind it; none of it where it is fast.
+
+Live because whether compression pays depends on a real link and real memory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The controller may run on the source, on the target, or on a third machine: here on the first two."""
+"""The controller may run on the source, on the target, or on a third machine: here on the first two.
+
+Live because which machine is the controller changes real connections and real process trees.
+"""
 
 from __future__ import annotations
 

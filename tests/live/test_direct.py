@@ -1,4 +1,7 @@
-"""Data through the controller, where the lab's own `direct` is off or fails; straight it goes in all other tests."""
+"""Data through the controller, where the lab's own `direct` is off or fails; straight it goes in all other tests.
+
+Live because one node's ssh must reach the other, or fail to.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """What the preflight says of odd workloads is what CRIU then does: no false "fine", and no false alarm.
 
+Live because what criu does with an odd workload is known by asking criu.
+
 Each program is moved with exactly the checks skipped that its state must fail. A check that is not made is a usage
 error, and one more that fails is a refusal, so one run of the command tells both; what criu does is its end.
 """

@@ -1,5 +1,7 @@
 """Odd workloads as containers: what the preflight says of them is what CRIU under runc then does.
 
+Live because what criu and runc do with an odd container is known by asking them.
+
 The same programs as in test_doubtful.py, as the first process of a container with namespaces of its own: some of what
 cannot move outside can move here, and the preflight must know.
 """

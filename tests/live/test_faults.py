@@ -1,5 +1,7 @@
 """A seeded sample of the fault matrix (`make soak` runs all of it), and the proof that the judge is no rubber stamp.
 
+Live because kills, cut links and full disks meet real processes; the model is in tests/unit.
+
 Each twin plants a fault into the code that runs on the nodes; the same judgement that passes the sample must fail it.
 """
 

@@ -1,4 +1,7 @@
-"""The two halves of a move: a workload goes into a directory and comes out of it on the other node."""
+"""The two halves of a move: a workload goes into a directory and comes out of it on the other node.
+
+Live because a checkpoint of real criu is restored on another node.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Incus: the plugin of LXD with two real daemons of Incus, in two nodes that have no LXD."""
+"""Incus: the plugin of LXD with two real daemons of Incus, in two nodes that have no LXD.
+
+Live because Incus decides by itself what it accepts and what it leaves.
+"""
 
 from __future__ import annotations
 

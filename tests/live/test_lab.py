@@ -1,5 +1,7 @@
 """The lab itself: nodes that reach each other, criu and runc at work in them, and nothing left after `down`.
 
+Live because the lab is made of real namespaces, mounts, links and cgroups.
+
 The tests have a lab of their own, so they do not disturb one that is up.
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from livekit import tier
 from livekit.traces import traces
 from typer.testing import CliRunner
 
@@ -26,7 +29,7 @@ from reberth_lab.lab import Lab
 from reberth_lab.proc import LabError
 from reberth_lab.site import Site, default_subnet
 
-NAME = f"t{os.getpid()}"  # two runs of these tests do not meet
+NAME, SHARED = tier.lab_name("t"), tier.lab_name("s")
 FOLDERS = [str(Path(__file__).resolve().parents[2] / name) for name in ("core", "hooks", "plugins")]
 COUNT = 'i=0; while :; do i=$((i+1)); echo $i >>"$0"; sleep 0.02; done'
 
@@ -53,7 +56,8 @@ def empty() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Lab]:
     """A lab of two nodes for the tests that only use it."""
-    lab = Lab(f"{NAME}s", say=quiet)
+    lab = Lab(SHARED, say=quiet)
+    lab.down()
     lab.up(2)
     yield lab
     lab.down()

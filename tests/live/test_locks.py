@@ -1,4 +1,7 @@
-"""Two moves at once on one node, each with connections to keep: neither takes the other's network lock along."""
+"""Two moves at once on one node, each with connections to keep: neither takes the other's network lock along.
+
+Live because criu's rules stand in the real nftables of a node.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """LXD: what a move leaves when a daemon, the controller or the network goes in each phase, or the restore fails.
 
+Live because what LXD does when a daemon or the network goes cannot be read off its API.
+
 Whatever happens: one copy, whole, that runs; its configuration as before; and `reberth recover` finishes the run.
 """
 
@@ -29,13 +31,15 @@ AFTER_S = 90  # the daemons of both sides give up by themselves, one minute each
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    yield from kit.lab_with_lxd()
+def lab(lxd_lab: Lab) -> Lab:
+    """The lab with LXD, whose links are cut."""
+    return lxd_lab
 
 
 @pytest.fixture(scope="module")
-def nodes(lab: Lab) -> tuple[Node, Node]:
-    return lab.node("node1"), lab.node("node2")
+def nodes(lxd_nodes: tuple[Node, Node]) -> tuple[Node, Node]:
+    """Two nodes with LXD."""
+    return lxd_nodes
 
 
 @pytest.fixture(scope="module")

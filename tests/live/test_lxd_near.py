@@ -1,4 +1,7 @@
-"""LXD, near-live: two real daemons; files while it runs, a stop, the rest, a start, and nothing of criu."""
+"""LXD, near-live: two real daemons; files while it runs, a stop, the rest, a start, and nothing of criu.
+
+Live because LXD stops, copies and starts real containers.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,9 @@ NAME = "c1"
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[Node, Node]]:
+def nodes(lxd_nodes: tuple[Node, Node]) -> tuple[Node, Node]:
     """Two nodes with LXD."""
-    for lab in kit.lab_with_lxd():
-        yield lab.node("node1"), lab.node("node2")
+    return lxd_nodes
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Process trees, moved by criu alone: memory, descriptors, sockets and timers arrive whole, and nothing stays."""
+"""Process trees, moved by criu alone: memory, descriptors, sockets and timers arrive whole, and nothing stays.
+
+Live because each kind of memory, descriptor, socket and timer passes through the real criu.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Containers of runc: processes and the root filesystem they write arrive together, of the same moment."""
+"""Containers of runc: processes and the root filesystem they write arrive together, of the same moment.
+
+Live because real runc, cgroups and a root filesystem that is written all the time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Memory by criu's page servers: straight into the target's images, whole or not at all, and nobody else's."""
+"""Memory by criu's page servers: straight into the target's images, whole or not at all, and nobody else's.
+
+Live because criu's own page server sends the memory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A plugin works on the nodes where it is enabled, and is never called for another one."""
+"""A plugin works on the nodes where it is enabled, and is never called for another one.
+
+Live because a plugin that must not be called would be seen in a real move.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Post-copy: the copy runs at once, its pages follow, and every one of them is compared when the last has come.
 
+Live because pages come through userfaultfd of a real kernel.
+
 Its gap is compared with that of a plain stop-and-copy (nothing ahead of the freeze, all read before the copy runs) of
 the same workload in the same run.
 """

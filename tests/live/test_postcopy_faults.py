@@ -1,4 +1,7 @@
-"""A post-copy breaks off while pages are missing: the copy never reads a wrong byte, the source waits and is whole."""
+"""A post-copy breaks off while pages are missing: the copy never reads a wrong byte, the source waits and is whole.
+
+Live because a page that never comes stops a real process in a real fault.
+"""
 
 from __future__ import annotations
 

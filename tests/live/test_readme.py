@@ -1,5 +1,7 @@
 """Every command that README.md, the how-to pages and CONTRIBUTING.md show is run, in the order of the page.
 
+Live because the pages promise that these very commands work between machines.
+
 Blocks fenced as `console` hold commands only, each after `$ `. What a command starts with says where it runs:
 
 - `make`: `make -n`, in the checkout; what the targets do is tested elsewhere, and this test is part of one
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from livekit import tier
 
 from reberth_lab import demo_bundle, keys
 from reberth_lab.lab import Lab
@@ -50,7 +53,8 @@ def nodes() -> Iterator[tuple[Node, Node, Node]]:
     """pi1, pi2 and the reader's machine."""
     if os.geteuid() != 0:
         pytest.skip("three nodes need root: namespaces, mounts, links")
-    lab = Lab(f"rd{os.getpid()}"[:10], say=lambda _: None)
+    lab = Lab(tier.lab_name("r"), say=lambda _: None)
+    lab.down()
     try:
         lab.up(3)
         pi1, pi2, reader = (lab.node(f"node{number}") for number in (1, 2, 3))
@@ -142,7 +146,7 @@ def test_every_make_command(page: str) -> None:
 def test_every_command_after_the_demo(tmp_path: Path) -> None:
     todo = [command for command in commands("README.md") if command.startswith("sudo .venv/bin/reberth ")]
     assert len(todo) == 2
-    env = {**os.environ, "REBERTH_LAB_NAME": f"rx{os.getpid()}"[:10], "XDG_STATE_HOME": str(tmp_path)}
+    env = {**os.environ, "REBERTH_LAB_NAME": tier.lab_name("q"), "XDG_STATE_HOME": str(tmp_path)}
     for command in todo:
         words = command.removeprefix("sudo .venv/bin/reberth ").split()
         argv = [sys.executable, "-m", "reberth", *words]

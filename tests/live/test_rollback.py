@@ -1,4 +1,7 @@
-"""Things go wrong on the way: whatever it is, the source runs on, and nothing is left on either node."""
+"""Things go wrong on the way: whatever it is, the source runs on, and nothing is left on either node.
+
+Live because full disks and refused restores are real, and what they leave is counted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""^C, SIGTERM and `reberth abort` in each phase: the source runs on."""
+"""^C, SIGTERM and `reberth abort` in each phase: the source runs on.
+
+Live because a signal meets real criu, runc and ssh processes in each phase.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""S6 with images that criu really wrote: damaged in a checkpoint (112 times) or on their way, they are refused."""
+"""S6 with images that criu really wrote: damaged in a checkpoint (112 times) or on their way, they are refused.
+
+Live because the images are those of criu; parsers alone are in tests/unit/security.
+"""
 
 from __future__ import annotations
 

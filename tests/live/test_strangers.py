@@ -1,4 +1,7 @@
-"""Two machines of one's own over ssh, as the README's second page has it: add, check, plan, move, history, report."""
+"""Two machines of one's own over ssh, as the README's second page has it: add, check, plan, move, history, report.
+
+Live because host keys, agents and shells are those of a real sshd.
+"""
 
 from __future__ import annotations
 

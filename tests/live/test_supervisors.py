@@ -1,4 +1,7 @@
-"""A parent that starts again what ends would make two of a workload that moved: refused, and only one ever runs."""
+"""A parent that starts again what ends would make two of a workload that moved: refused, and only one ever runs.
+
+Live because a real parent starts again what criu ended.
+"""
 
 from __future__ import annotations
 

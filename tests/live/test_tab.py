@@ -1,4 +1,7 @@
-"""The tab key asks a real node in the background: nothing is waited for, and the next press knows the names."""
+"""The tab key asks a real node in the background: nothing is waited for, and the next press knows the names.
+
+Live because a background process asks a real node while the shell goes on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tutorial's backend as a stranger has it: installed beside a wheel, it keeps the contract and moves for real."""
+"""The tutorial's backend as a stranger has it: installed beside a wheel, it keeps the contract and moves for real.
+
+Live because a stranger's backend drives a real crun and criu.
+"""
 
 from __future__ import annotations
 

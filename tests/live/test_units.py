@@ -1,4 +1,7 @@
-"""A service of systemd that is started again whenever it ends: it moves with --unit, and never runs twice."""
+"""A service of systemd that is started again whenever it ends: it moves with --unit, and never runs twice.
+
+Live because a real systemd starts again what ends.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`--verify` with a real copy: a good one is taken, a bad one is kept beside its source, or taken back."""
+"""`--verify` with a real copy: a good one is taken, a bad one is kept beside its source, or taken back.
+
+Live because the command that judges the copy runs beside a real copy.
+"""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ REQUIRED = os.environ.get("REBERTH_REQUIRE_LIVE", "0") not in ("", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first one may have to make the roots."""
+    """Every test of this folder needs packages; the first one may have to make the roots."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
+            item.add_marker("packaging")
             item.add_marker(pytest.mark.timeout(900))
 
 
@@ -55,24 +56,31 @@ def workshop(home):
 
 
 @pytest.fixture(scope="session")
-def debs(workshop, tmp_path_factory) -> list[Path]:
-    """The same tree built twice; lintian has looked at the first."""
-    places = [tmp_path_factory.mktemp("deb") for _ in range(2)]
-    made = [build.make("deb", workshop, place, judged=place is places[0]) for place in places]
-    return [next(path for path in paths if path.suffix == ".deb") for paths in made]
+def deb(workshop, tmp_path_factory) -> Path:
+    """The Debian package; lintian has looked at it."""
+    return _deb(build.make("deb", workshop, tmp_path_factory.mktemp("deb"), judged=True))
 
 
 @pytest.fixture(scope="session")
-def deb(debs) -> Path:
-    """The Debian package."""
-    return debs[0]
+def deb_again(deb, workshop, tmp_path_factory) -> Path:
+    """The same tree built a second time."""
+    return _deb(build.make("deb", workshop, tmp_path_factory.mktemp("deb"), judged=False))
+
+
+def _deb(made) -> Path:
+    return next(path for path in made if path.suffix == ".deb")
 
 
 @pytest.fixture(scope="session")
-def rpms(workshop, tmp_path_factory) -> list[list[Path]]:
-    """The package for Fedora and its source package, built twice; rpmlint has looked at the first."""
-    places = [tmp_path_factory.mktemp("rpm") for _ in range(2)]
-    return [sorted(build.make("rpm", workshop, place, judged=place is places[0])) for place in places]
+def rpms(workshop, tmp_path_factory) -> list[Path]:
+    """The package for Fedora and its source package; rpmlint has looked at them."""
+    return sorted(build.make("rpm", workshop, tmp_path_factory.mktemp("rpm"), judged=True))
+
+
+@pytest.fixture(scope="session")
+def rpms_again(rpms, workshop, tmp_path_factory) -> list[Path]:
+    """The same built a second time."""
+    return sorted(build.make("rpm", workshop, tmp_path_factory.mktemp("rpm"), judged=False))
 
 
 @pytest.fixture

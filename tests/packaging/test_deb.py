@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 
 import build
+import pytest
 import roots
+from livekit import tier
 
 from reberth_lab import demo_bundle
 from reberth_lab.lab import Lab
@@ -72,8 +74,9 @@ def test_the_floors_of_the_package_are_those_of_the_project():
         assert f" {package} (>= {floor}),\n" in control
 
 
-def test_two_builds_give_the_same_bytes(debs):
-    first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in debs)
+@pytest.mark.reproducible
+def test_two_builds_give_the_same_bytes(deb, deb_again):
+    first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (deb, deb_again))
     assert first == second
 
 
@@ -131,7 +134,7 @@ def test_the_life_of_the_package(fresh, deb, put):
 def test_the_installed_program_moves_a_container(fresh, deb, put):
     """From a root with nothing but the package and what it depends on, between two nodes of a lab."""
     roots.install(fresh, [put(fresh, deb, "/reberth.deb")])
-    lab = Lab(f"pk{os.getpid()}"[:10], say=lambda _: None)
+    lab = Lab(tier.lab_name("p"), say=lambda _: None)
     try:
         lab.up(2)
         for name in ("config.toml", "id_ed25519", "known_hosts"):

@@ -164,6 +164,7 @@ def test_a_tool_that_does_nothing_is_ended(site):
     assert job.wait_end(1) == -15
 
 
+@pytest.mark.slow
 def test_work_of_a_child_counts_as_life(site):
     busy = site.place / "busy"
     busy.write_text(f"#!/bin/sh\n{sys.executable} -c 'import time\nwhile time.process_time() < 2.2: pass'\n")

@@ -69,6 +69,7 @@ def forbidden(path: Path, top: str, name: str) -> bool:
     return top.startswith("reberth") and top not in ("reberth_hooks", package)
 
 
+@pytest.mark.slow
 def test_every_import_keeps_its_layer():
     files = sources(ROOT / "core", ROOT / "hooks", ROOT / "plugins")
     assert len(files) > 20

@@ -166,6 +166,7 @@ def test_a_source_after_ready_runs_again_when_the_target_has_aborted(nodes):
     assert ended(states[0], run_id)[-4:] == ["following", "resuming", "resumed", "end"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no line", "the target expects another"])
 def test_without_the_line_it_waits(case, nodes):
     shells, states, connect = nodes

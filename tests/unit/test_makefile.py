@@ -60,6 +60,14 @@ def test_continuous_integration_calls_make_test():
     assert "REBERTH_REQUIRE_LIVE=1" in (ROOT / ".ci/run").read_text("utf-8")
 
 
+def test_every_folder_of_tests_is_run_once():
+    quick, nodes = (re.search(rf"^{name} := (.+)$", TEXT, re.M)[1].split() for name in ("QUICK", "NODES"))
+    named = [word for word in [*quick, *nodes] if word.startswith("tests/")]
+    folders = {path.relative_to(ROOT).parts[1] for path in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert sorted(named) == sorted(f"tests/{name}" for name in folders)
+    assert re.search(r"^\t.*pytest \$\(QUICK\) && .*pytest \$\(NODES\)", TEXT, re.M)
+
+
 def demo(os_release: Path) -> subprocess.CompletedProcess[str]:
     # Nothing of this machine is reached: no program but these is on the path, and it must not ask for others.
     env = {"PATH": "/usr/bin:/bin", "OS_RELEASE": str(os_release)}

@@ -380,6 +380,7 @@ def tells_the_truth(world: World, got: Decision) -> None:
         assert not world.source.tasks and not world.copy_runs()
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     troubles(FAULTS),
@@ -406,6 +407,7 @@ def test_two_nodes_under_random_faults(faults, rollback, lazy, how):
         assert world.source.running
 
 
+@pytest.mark.slow
 @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     troubles(FAULTS + REBOOTS),

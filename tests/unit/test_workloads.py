@@ -172,6 +172,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_sound_workload_verifies_again_and_again(start: Start, kind: str) -> None:
     pid, directory = start(kind)
@@ -185,6 +186,7 @@ def test_sound_workload_verifies_again_and_again(start: Start, kind: str) -> Non
     assert sum(result["checks"].values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "planted", "word"), PLANTS, ids=[f"{kind}-{what}" for kind, what, _ in PLANTS])
 def test_planted_loss_is_found_and_named(start: Start, kind: str, planted: str, word: str) -> None:
     pid, directory = start(kind)
@@ -199,6 +201,7 @@ def test_planted_loss_is_found_and_named(start: Start, kind: str, planted: str, 
     assert any(word in problem for problem in result["problems"]), result["problems"]
 
 
+@pytest.mark.slow
 def test_each_thing_of_ipc_is_missed(start: Start) -> None:
     pid, directory = start("ipc", "--only", ",".join(IPC_PLANTS))
     time.sleep(0.2)
@@ -251,6 +254,7 @@ def test_stale_file_under_a_silence_is_found_at_once(start: Start) -> None:
     assert any("silence" in problem and victim.name in problem for problem in result["problems"]), result["problems"]
 
 
+@pytest.mark.slow
 def test_asking_by_program(start: Start) -> None:
     pid, directory = start("memory")
     sound = ask("verify", pid, directory)

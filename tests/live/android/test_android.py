@@ -1,4 +1,7 @@
-"""A phone becomes a node, keeps a checkpoint, and is put back: real adb, adbd, mksh, toybox, sshd and criu."""
+"""A phone becomes a node, keeps a checkpoint, and is put back: real adb, adbd, mksh, toybox, sshd and criu.
+
+Live because real adb, adbd, mksh, toybox and sshd.
+"""
 
 from __future__ import annotations
 

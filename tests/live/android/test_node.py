@@ -1,4 +1,7 @@
-"""A phone that has Python, criu and a su that allows it is a node as any other: a process is moved to it and away."""
+"""A phone that has Python, criu and a su that allows it is a node as any other: a process is moved to it and away.
+
+Live because a move to a phone's real sshd, su and criu.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Phones in every state that a real adbd can be in: they are refused, or set up another way, and nothing is left."""
+"""Phones in every state that a real adbd can be in: they are refused, or set up another way, and nothing is left.
+
+Live because the states are those of a real adbd.
+"""
 
 from __future__ import annotations
 

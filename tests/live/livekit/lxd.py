@@ -55,6 +55,18 @@ def lab_with_lxd(part: str = "lxd", *more: str, kind: str | None = None) -> Iter
         pytest.skip(f"no nodes with {part} can be made: {error} ({error.hint})")
 
 
+def reset(lab: Lab, nodes: Sequence[Node]) -> None:
+    """Bring the lab to where it was when it came: links up, daemons at work, no container, no rule of a firewall."""
+    for node in nodes:
+        lab.link_up(node.name)
+        node.run(["nft", "flush", "ruleset"], check=False)
+        lab_lxd.start(node)
+        for name in lxc(node, "list", "-f", "csv", "-c", "n").split():
+            lxc(node, "delete", "--force", name)
+        for alias in lxc(node, "alias", "list", "-f", "csv").splitlines():
+            lxc(node, "alias", "remove", alias.partition(",")[0])
+
+
 def lxc(node: Node, *words: str, check: bool = True) -> str:
     """The native client on a node, `lxc` or `incus`, never an alias of it."""
     plain = {"LXC_ALIASES": "1", "INCUS_ALIASES": "1"}
@@ -73,7 +85,7 @@ def launch(node: Node, name: str, *words: str, mebibytes: int = DEFAULT_MIB) -> 
     if mebibytes != DEFAULT_MIB:  # a pool of kind lvm or zfs mounts the volume with the start
         node.run(["sh", "-c", 'echo "$1 1" >"$2/etc/counter"', "sh", str(mebibytes), root_of(node, name)])
     lxc(node, "start", name)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not ask(node, name):
         assert time.monotonic() < deadline, f"{name} does not answer"
         time.sleep(0.1)

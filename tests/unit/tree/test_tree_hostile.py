@@ -268,6 +268,7 @@ def _check_whole(target: Path, files: dict[str, bytes]) -> None:
             assert path.read_bytes() == files[str(path.relative_to(target))]
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte(sample, replay, tmp_path):
     stream, files = sample
     for end in range(0, len(stream), 1 if len(stream) < 1500 else 7):
@@ -277,6 +278,7 @@ def test_cut_at_every_byte(sample, replay, tmp_path):
         _check_whole(target, files)
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_at_every_byte(sample, replay, tmp_path):
     stream, files = sample
     rng = random.Random(7)
