@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reberth.connect.process import run_local
+from reberth.connect.process import Process, run_local
 from reberth_hooks import CommandError, Node, NotStartedError, ReberthError, Route, UnreachableError, UntrustedError
 
 SSH_FAILED = 255
@@ -26,6 +27,14 @@ class Heard:
     said: str = ""
     printed: str = ""
     started: bool = False
+
+
+def exit_status(process: Process, wait_s: float) -> int | None:
+    """The exit status of a connection whose output is over, which ends a moment later; None when it goes on."""
+    deadline_s = time.monotonic() + wait_s
+    while process.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return process.poll()
 
 
 def not_reached(node: Node, route: Route, error: ReberthError, heard: Heard) -> ReberthError:

@@ -18,7 +18,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from reberth.connect import boot, process
-from reberth.connect.failures import Heard, not_reached
+from reberth.connect.failures import Heard, exit_status, not_reached
 from reberth.connect.greeting import Greeting
 from reberth_hooks import (
     CommandError,
@@ -223,7 +223,7 @@ class HelperShell:
 
     def _not_reached(self, error: ReberthError) -> ReberthError:
         """Why a connection never came to be: the peer's identity, a login without Python, or the way there."""
-        code = process.ended(self._process, 0.5)  # its output is over a little before
+        code = exit_status(self._process, 0.5)
         self._stop()
         said = ""
         if self._process.stderr is not None:

@@ -84,13 +84,6 @@ def connect(
         raise CommandError(f"{argv[0]} is not installed here", hint=f"install {argv[0]}") from error
 
 
-def ended(process: Process, wait_s: float) -> int | None:
-    """The exit status of a connection that ends by itself within `wait_s`; None when it goes on."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(wait_s)
-    return None
-
-
 def end(process: Process, grace_s: float = 2.0) -> None:
     """Let a connection end by itself for a moment, then make it."""
     for signal_it in (None, process.terminate, process.kill):
