@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reberth.connect import boot
+from reberth.connect import boot, data
 from reberth.connect.helper import HelperShell
+from reberth.plan import measure
 from reberth_hooks import Node, NotStartedError, Route
 
 NODE = Node("here", connector="local")
@@ -113,3 +114,45 @@ def test_the_first_program_is_plain_enough_for_an_old_python():
     kinds = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Starred)
     odd = [node for node in ast.walk(tree) if isinstance(node, kinds[:3])]
     assert odd == [] and b"annotations" not in boot.START.partition(b"import os")[2]
+
+
+# The data connection has the same tolerance
+
+
+@pytest.mark.parametrize("noise", ["true", "echo Welcome", "head -c 300000 /dev/zero | tr '\\0' x"])
+def test_data_gets_through_what_a_login_prints(tmp_path, noise):
+    found = HelperShell(NODE, route(tmp_path, "/usr/bin:/bin", "sh", "-c", f'{noise}; exec "$@"', "sh"))
+    data.look(found)
+    found.close()
+
+
+@pytest.mark.parametrize(
+    ("for_data", "reason"),
+    [
+        ("cat >/dev/null", "something else ran"),
+        ("head -c 4 >/dev/null", "reads the input"),
+        ("exit 1", "something else"),
+    ],
+)
+def test_a_login_that_disturbs_data_alone_is_told(tmp_path, for_data, reason):
+    script = f'case "$*" in *" bulk "*) {for_data};; esac; exec "$@"'
+    found = HelperShell(NODE, route(tmp_path, "/usr/bin:/bin", "sh", "-c", script, "sh"))
+    with pytest.raises(NotStartedError, match=f"its data connection does not work: .*{reason}"):
+        data.look(found)
+    assert found.run(["echo", "here"]).out == "here\n"
+    found.close()
+
+
+@pytest.mark.parametrize("printing", [0, 1])
+def test_trees_get_through_what_either_login_prints(tmp_path, printing):
+    """Two helpers and the pipe between them, as a move has it: the mark of each is what the other waits for."""
+    noises = ["true", "true"]
+    noises[printing] = "echo Welcome to {}; printf more"
+    ends = [
+        HelperShell(NODE, route(tmp_path, "/usr/bin:/bin", "sh", "-c", f'{noise}; exec "$@"', "sh")) for noise in noises
+    ]
+    assert measure.link_bytes_s(*ends, limit_bytes=1 << 20) is not None
+    got = [end.run(["echo", "here"]).out for end in ends]
+    for end in ends:
+        end.close()
+    assert got == ["here\n"] * 2

@@ -48,15 +48,17 @@ def not_reached(node: Node, route: Route, error: ReberthError, heard: Heard) -> 
     return not_started(node, route, heard, error.message)
 
 
-def not_started(node: Node, route: Route, heard: Heard, otherwise: str = "") -> NotStartedError:
-    """The error of a login without a helper: what was printed, and the remedy where the cause is known."""
+def not_started(
+    node: Node, route: Route, heard: Heard, otherwise: str = "", what: str = "the helper did not start"
+) -> NotStartedError:
+    """The error of a login without what should run behind it: what was printed, and the remedy of a known cause."""
     words = f"{heard.printed}\n{heard.said}"
     tail = "\n".join(line[:TAIL_COLUMNS] for line in words.strip().splitlines()[-TAIL_LINES:]) or otherwise
     known = ((reason, hint) for pattern, reason, hint in CAUSES if re.search(pattern, words, re.I))
     reason, hint = next(known, ("something else ran in its place", "this must print a version: {look}"))
     user = str(node.options_of(node.connector).get("user") or "") or "USER"
     look = _look(route)
-    text = f"node {node.name}: logged in, but the helper did not start: {reason.format(name=node.name)}"
+    text = f"node {node.name}: logged in, but {what}: {reason.format(name=node.name)}"
     return NotStartedError(text, tail=tail, hint=hint.format(user=user, look=look, name=node.name))
 
 
@@ -116,6 +118,11 @@ CAUSES: Sequence[tuple[str, str, str]] = (
         r"password has expired|must change your password|password change required",
         "the user's password has expired",
         "there, as root: chage -M -1 -d 1 {user}",
+    ),
+    (
+        r"beginning of the data was lost",
+        "a file of the login shell reads the input",
+        "there: let it do so at a terminal alone (bash: case $- in *i*) ... esac)",
     ),
     (r"no space left on device|disk quota exceeded", "no space is left there", "look there: df -h /run /tmp"),
     (r"read-only file system", "a file system is read-only there", "look there: findmnt -T /run"),

@@ -94,16 +94,18 @@ def control(program):
 
 
 def skip_noise():
-    """Read what comes from the other node up to MARK; nothing comes behind it before both helpers are ready."""
+    """Read what comes from the other end up to MARK and none further: the other node's login may have printed."""
     data, count = b"", 0
     while not data.endswith(MARK):
-        piece = os.read(0, 1 << 16)
-        if not piece:
+        piece = os.read(0, 1)
+        if not piece and not count:
             return  # this end only writes
-        count += len(piece)
+        if not piece:
+            sys.exit("reberth: the beginning of the data was lost: what runs at a login there reads its input")
+        count += 1
         if count > NOISE_BYTES:
             sys.exit("reberth: the other node's login does not stop printing")
-        data = data[-len(MARK) :] + piece
+        data = data[1 - len(MARK) :] + piece
 
 
 def bulk(path, what):
