@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reberth.connect.failures import Heard, by_jump_host, untrusted
 from reberth.connect.process import Finished, run_local
 from reberth_hooks import CommandError, Node, Route, UnreachableError, UntrustedError, UsageError
 
@@ -134,6 +135,8 @@ def _first(node: Node, route: Route, settings: Settings, fingerprint: str) -> Ho
         raise UntrustedError(
             f"the host key of {node.name} is revoked in your known_hosts", hint="ask whoever runs it", tail=_told(done)
         )
+    if "Host key verification failed" in done.err and by_jump_host(done.err):
+        raise untrusted(node, Heard(done.code, _told(done)))
     changed = re.search(r"IDENTIFICATION HAS CHANGED|Host key verification failed", done.err)
     known = _known(done)
     if known is not None and not (fingerprint and changed):

@@ -41,7 +41,7 @@ def not_reached(node: Node, route: Route, error: ReberthError, heard: Heard) -> 
     """Which error it is; where ssh itself is silent, a second login tells whether the first one worked."""
     said = heard.said.lower()
     if "host key verification failed" in said or "no matching host key" in said:
-        return _untrusted(node, heard)
+        return untrusted(node, heard)
     if not _logged_in(route, heard):
         hint = route.hint or "is it there, and are its address and user right?"
         return UnreachableError(f"node {node.name} cannot be reached", tail=heard.said or error.message, hint=hint)
@@ -135,8 +135,9 @@ CAUSES: Sequence[tuple[str, str, str]] = (
 )
 
 
-def _untrusted(node: Node, heard: Heard) -> UntrustedError:
-    if re.search(r"UNKNOWN port 65535|stdio forwarding failed", heard.said):
+def untrusted(node: Node, heard: Heard) -> UntrustedError:
+    """The error of a host key that is not the pinned one: the node's, or that of a jump host on the way."""
+    if by_jump_host(heard.said):
         text = f"the jump host on the way to node {node.name} did not prove who it is"
         return UntrustedError(
             text, tail=heard.said, hint="log in to the jump host once by hand, so that ssh knows its key"
@@ -144,6 +145,11 @@ def _untrusted(node: Node, heard: Heard) -> UntrustedError:
     text = f"node {node.name} did not prove who it is"
     hint = f"compare its fingerprint, then: reberth node add --again {node.name}"
     return UntrustedError(text, tail=heard.said, hint=hint)
+
+
+def by_jump_host(said: str) -> bool:
+    """Whether it is a jump host at which ssh ended: then the node's own ssh has lost its other end."""
+    return bool(re.search(r"UNKNOWN port 65535|stdio forwarding failed", said))
 
 
 def _logged_in(route: Route, heard: Heard) -> bool:
