@@ -103,7 +103,7 @@ class Stage:
     def criu(self, header_bytes: int = 32, fault: str = "") -> None:
         folder = self.place / "bin"
         folder.mkdir(exist_ok=True)
-        text = CRIU.format(first_line=first_line(sys.executable), form=HEADERS[header_bytes].format, fault=fault)
+        text = CRIU.format(first_line=first_line(sys.executable, "-IS"), form=HEADERS[header_bytes].format, fault=fault)
         (folder / "criu").write_text(text)
         (folder / "criu").chmod(0o755)
         self.monkeypatch.setattr(tools, "PATH", str(folder))
