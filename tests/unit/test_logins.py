@@ -15,7 +15,7 @@ import pytest
 from reberth.connect import boot, data
 from reberth.connect.helper import HelperShell
 from reberth.plan import measure
-from reberth_hooks import Node, NotStartedError, Route
+from reberth_hooks import Node, NotStartedError, Route, UntrustedError
 
 NODE = Node("here", connector="local")
 
@@ -156,3 +156,20 @@ def test_trees_get_through_what_either_login_prints(tmp_path, printing):
     for end in ends:
         end.close()
     assert got == ["here\n"] * 2
+
+
+REFUSED = "Host key verification failed."
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "hint"),
+    [
+        (REFUSED, "node here did not prove who it is", "reberth node add --again here"),
+        (f"{REFUSED}\nConnection closed by UNKNOWN port 65535", "the jump host on the way to node here", "by hand"),
+    ],
+)
+def test_another_host_is_told_apart_from_another_jump_host(tmp_path, said, text, hint):
+    words = ("sh", "-c", f"echo '{said}' >&2; exit 255", "sh")
+    with pytest.raises(UntrustedError, match=text) as caught:
+        HelperShell(NODE, route(tmp_path, "/usr/bin:/bin", *words))
+    assert hint in caught.value.hint and caught.value.exit_code == 12
