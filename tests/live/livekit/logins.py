@@ -120,7 +120,11 @@ WAYS: dict[str, Way] = {
     "dash": Way(shell="/bin/dash"),
     "rbash": Way(shell="/bin/rbash"),
     "bash -x": Way(files={".bashrc": "set -x\nset -v\ntrap 'echo leaving' EXIT\n"}),
-    "a login that reads": Way(files={".bashrc": "read -t 0.3 line\necho read: $line\n"}),
+    "a login that reads": Way(
+        files={".bashrc": "read -t 0.3 line\necho read: $line\n"},
+        code=13,
+        told="its data connection does not work: a file of the login shell reads the input",
+    ),
     "an umask and odd settings": Way(
         files={
             ".bashrc": "umask 0777; ulimit -c 0; export PYTHONPATH=/nowhere PYTHONSTARTUP=/x LC_ALL=de_DE TMPDIR=/x\n"
