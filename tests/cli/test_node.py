@@ -42,7 +42,7 @@ class Ssh:
     """An ssh whose node has `keys`, the preferred first; `knows` are lines of the user's own known_hosts file."""
 
     def __init__(self, tmp_path):
-        self.ran, self.name, self.err, self.settings = [], "[pi2.lan]:2222", "", {}
+        self.ran, self.name, self.err, self.settings, self.of_a_jump_host = [], "[pi2.lan]:2222", "", {}, ""
         self.keys = {"ssh-ed25519": KEY, "ssh-rsa": KEY[:-4] + "AAAA"}
         self.knows = tmp_path / "known"
         self.knows.write_text("")
@@ -56,7 +56,8 @@ class Ssh:
         if argv[1] == "-G":
             told = {"hostname": "pi2.lan", "port": "2222", "userknownhostsfile": f"{self.knows} none"} | self.settings
             return SimpleNamespace(code=0, out="".join(f"{k} {v}\n" for k, v in told.items()), err="")
-        return SimpleNamespace(code=255, out="", err=self.look([w for w in argv if "=" in w]))
+        Path(argv[argv.index("-E") + 1]).write_text(self.look([w for w in argv if "=" in w]))
+        return SimpleNamespace(code=255, out="", err=self.of_a_jump_host)
 
     def look(self, options):
         """What ssh does with a key that is in none of its files: it writes it into the first of them."""
@@ -196,6 +197,16 @@ def test_another_key_than_ssh_knows_needs_its_fingerprint(ssh):
     result = ssh.run("node", "add", "pi2", "--yes")
     assert result.exit_code == 12 and "IDENTIFICATION HAS CHANGED" in result.stderr and "pi2" not in config.load().nodes
     assert ssh.run("node", "add", "pi2", "--fingerprint", fingerprint()).exit_code == 0
+
+
+def test_the_key_of_a_jump_host_is_never_taken_for_the_nodes(ssh):
+    ssh.fake.knows.write_text(f"box ssh-ed25519 {KEY}\n")
+    ssh.fake.of_a_jump_host = f"debug1: Host 'box' is known and matches\ndebug1: Found key in {ssh.fake.knows}:1\n"
+    ssh.fake.keys, ssh.fake.err = {}, "Connection closed by UNKNOWN port 65535"
+    assert ssh.run("node", "add", "pi2", "--yes").exit_code == 13 and "pi2" not in config.load().nodes
+    ssh.fake.of_a_jump_host = "Host key verification failed."
+    result = ssh.run("node", "add", "pi2", "--yes")
+    assert result.exit_code == 12 and "jump host" in result.stderr
 
 
 def test_a_revoked_key_is_never_pinned(ssh):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reberth.connect.failures import Heard, by_jump_host, untrusted
-from reberth.connect.process import Finished, run_local
+from reberth.connect.process import run_local
 from reberth_hooks import CommandError, Node, Route, UnreachableError, UntrustedError, UsageError
 
 CONNECT_S = 40.0
@@ -125,66 +125,91 @@ def _check_address(node: Node, settings: Settings) -> None:
     raise UsageError(f"ssh takes {host!a} for the name of a host", hint=f"without brackets; --port 22: {better}")
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a connection without a login has told: a key that ssh did not know, the log of this ssh, and other words.
+
+    Those of a jump host's ssh are among the others, so that its keys are never taken for the node's.
+    """
+
+    key: HostKey | None
+    log: str
+    others: str
+
+    @property
+    def told(self) -> str:
+        """All of it without debug lines."""
+        lines = [line for line in f"{self.others}\n{self.log}".splitlines() if not re.match(r"debug\d|OpenSSH_", line)]
+        return "\n".join(lines).strip()
+
+
 def _first(node: Node, route: Route, settings: Settings, fingerprint: str) -> HostKey:
     """The key that this connection shows; where the user's ssh knows it, that line, and who vouches for it."""
-    words = [word for key in ("userknownhostsfile",) for word in settings.get(key, "").split() if word != "none"]
-    key, done = _look(route, words, [])
-    if key is not None:
-        return key
-    if "REVOKED" in done.err:
-        raise UntrustedError(
-            f"the host key of {node.name} is revoked in your known_hosts", hint="ask whoever runs it", tail=_told(done)
-        )
-    if "Host key verification failed" in done.err and by_jump_host(done.err):
-        raise untrusted(node, Heard(done.code, _told(done)))
-    changed = re.search(r"IDENTIFICATION HAS CHANGED|Host key verification failed", done.err)
-    known = _known(done)
-    if known is not None and not (fingerprint and changed):
+    files = [name for name in settings.get("userknownhostsfile", "").split() if name != "none"]
+    look = _look(route, files, [])
+    if look.key is not None:
+        return look.key
+    if "Host key verification failed" in look.told and by_jump_host(look.told):
+        raise untrusted(node, Heard(None, look.told))
+    known = _known(look.log)
+    if known is not None:
         return known
-    if changed and not fingerprint:
-        hint = "ask whoever runs it; if it was installed anew: ssh-keygen -R HOST, or --fingerprint SHA256:..."
-        text = f"{node.name} shows another host key than your ssh knows"
-        raise UntrustedError(text, hint=hint, tail=_told(done))
-    if not changed and not re.search(r"Host '.*' is known and matches", done.err):
+    vouched = _vouched(node, look, fingerprint)
+    if vouched is None:
         hint = route.hint or "is sshd running there, and are address and port right?"
-        raise UnreachableError(f"{node.name} shows no ssh host key", hint=hint, tail=_told(done))
-    # Known by a command, or the fingerprint that was typed speaks for it: the line itself comes by one more look.
-    key, done = _look(route, [], ALONE)
-    if key is None:
-        raise UnreachableError(f"{node.name} shows no ssh host key", hint=route.hint, tail=_told(done))
-    return key if changed else HostKey(key.line, key.kind, key.fingerprint, "its KnownHostsCommand")
+        raise UnreachableError(f"{node.name} shows no ssh host key", hint=hint, tail=look.told)
+    again = _look(route, [], ALONE)
+    if again.key is None:
+        raise UnreachableError(f"{node.name} shows no ssh host key", hint=route.hint, tail=again.told)
+    return HostKey(again.key.line, again.key.kind, again.key.fingerprint, vouched)
+
+
+def _vouched(node: Node, look: Look, fingerprint: str) -> str | None:
+    """Who speaks for a key that has to be looked at once more: a command, or the fingerprint that was typed (empty).
+
+    None where no key came at all. Raises UntrustedError for a revoked key, and for another one than ssh knows.
+    """
+    if "REVOKED" in look.log:
+        text = f"the host key of {node.name} is revoked in your known_hosts"
+        raise UntrustedError(text, hint="ask whoever runs it", tail=look.told)
+    if re.search(r"IDENTIFICATION HAS CHANGED|Host key verification failed", look.log):
+        if fingerprint:
+            return ""
+        hint = "ask whoever runs it; if it was installed anew: ssh-keygen -R HOST, or --fingerprint SHA256:..."
+        raise UntrustedError(f"{node.name} shows another host key than your ssh knows", hint=hint, tail=look.told)
+    return "its KnownHostsCommand" if re.search(r"Host '.*' is known and matches", look.log) else None
 
 
 def _others(node: Node, route: Route, kind: str) -> Iterator[HostKey]:
     """The node's keys of other kinds, each by a look of its own; asked for only where a fingerprint is missing."""
     for name, algorithms in KINDS:
         if not kind.startswith(name):
-            key, _ = _look(route, [], [*ALONE, "-o", f"HostKeyAlgorithms={algorithms}"])
+            key = _look(route, [], [*ALONE, "-o", f"HostKeyAlgorithms={algorithms}"]).key
             if key is not None:
                 yield key
 
 
-def _look(route: Route, files: Sequence[str], more: Sequence[str]) -> tuple[HostKey | None, Finished]:
+def _look(route: Route, files: Sequence[str], more: Sequence[str]) -> Look:
     """Connect without a login; a key that is in none of `files` (nor the global ones) is answered."""
     with tempfile.TemporaryDirectory(prefix="reberth-") as place:
-        new = Path(place) / "known_hosts"
+        new, log = Path(place) / "known_hosts", Path(place) / "log"
         named = " ".join(f'"{name}"' for name in (str(new), *files))
-        words = [*LOOK, *more, "-o", f"UserKnownHostsFile={named}", *route.control[1:], "true"]
+        words = ["-E", str(log), *LOOK, *more, "-o", f"UserKnownHostsFile={named}", *route.control[1:], "true"]
         try:
             done = run_local([route.control[0], *words], timeout_s=CONNECT_S, env=dict(route.env) or None)
         except CommandError as error:
             raise UnreachableError(error.message, hint=route.hint) from error
-        lines = new.read_text(encoding="utf-8").splitlines() if new.exists() else []
-    keys = [key for key in map(parse, lines) if key is not None]
-    return (keys[0] if keys else None), done
+        texts = [path.read_text(encoding="utf-8", errors="replace") if path.exists() else "" for path in (new, log)]
+    keys = [key for key in map(parse, texts[0].splitlines()) if key is not None]
+    return Look(keys[0] if keys else None, texts[1], done.err)
 
 
-def _known(done: Finished) -> HostKey | None:
+def _known(log: str) -> HostKey | None:
     """The line of the user's files that ssh has found the key in, as one for the node's own file."""
-    found = re.findall(r"Found (key|CA key) in (.+):([0-9]+)\s*$", done.err, re.M)
-    if not found:
+    found = re.search(r"Found (key|CA key) in (.+):([0-9]+)\s*$", log, re.M)
+    if not found or "Host key verification failed" in log:
         return None
-    what, path, number = found[-1]  # a jump host's comes before
+    what, path, number = found.groups()
     try:
         line = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()[int(number) - 1]
     except (OSError, IndexError):
@@ -195,12 +220,6 @@ def _known(done: Finished) -> HostKey | None:
     blob = key.line.split()[-1]
     if what == "key":
         return HostKey(f"* {key.kind} {blob}", key.kind, key.fingerprint, f"{path}:{number}")
-    shown = re.findall(r"Server host certificate: (\S+) (SHA256:\S+?),", done.err)
-    kind, fingerprint = shown[-1] if shown else (key.kind, key.fingerprint)
+    shown = re.search(r"Server host certificate: (\S+) (SHA256:\S+?),", log)
+    kind, fingerprint = shown.groups() if shown else (key.kind, key.fingerprint)
     return HostKey(f"@cert-authority * {key.kind} {blob}", kind, fingerprint, f"the authority in {path}:{number}")
-
-
-def _told(done: Finished) -> str:
-    """What ssh said, without its debug lines."""
-    lines = [line for line in done.err.splitlines() if not re.match(r"debug\d|OpenSSH_|Authenticated to ", line)]
-    return "\n".join(lines).strip()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from reberth.commands import host_key
-from reberth.connect.process import Finished
 from reberth_hooks import Node, Route, UntrustedError
 
 GOLDENS = sorted((Path(__file__).parents[2] / "goldens").glob("ssh-*.json"))
@@ -50,7 +49,7 @@ ROUTE = Route(control=("ssh", "--", "a"))
 
 def test_only_the_expected_key_is_pinned(monkeypatch):
     monkeypatch.setattr(host_key, "_settings", lambda route: {"hostname": "a"})
-    monkeypatch.setattr(host_key, "_look", lambda route, files, more: (SHOWN, Finished(255, "", "")))
+    monkeypatch.setattr(host_key, "_look", lambda route, files, more: host_key.Look(SHOWN, "", ""))
     assert host_key.fetch(Node("a"), ROUTE, "SHA256:right") is SHOWN
     with pytest.raises(UntrustedError) as caught:
         host_key.fetch(Node("a"), ROUTE, "SHA256:wrong")
