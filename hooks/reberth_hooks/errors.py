@@ -76,6 +76,12 @@ class UnreachableError(ReberthError):
     code = "unreachable"
 
 
+class NotStartedError(UnreachableError):
+    """The login to a node works, and the helper does not start; `tail` holds what was printed instead."""
+
+    code = "not-started"
+
+
 class PluginError(ReberthError):
     """A plugin is missing, broken, not enabled on the node, or broke its contract."""
 

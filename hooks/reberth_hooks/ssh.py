@@ -8,6 +8,7 @@ from reberth_hooks.errors import ReberthError
 from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Receipt, Tree
 
+# What ssh_config may say for people at a terminal has no place here: another command, another verbosity, a terminal.
 # ServerAlive notices a dead peer after 15 s even where our own heartbeat cannot (a connection that only sends).
 SAFE = (
     "-o", "BatchMode=yes",
@@ -16,6 +17,8 @@ SAFE = (
     "-o", "ForwardX11=no",
     "-o", "ClearAllForwardings=yes",
     "-o", "PermitLocalCommand=no",
+    "-o", "RemoteCommand=none",
+    "-o", "LogLevel=INFO",
     "-o", "RequestTTY=no",
     "-o", "EscapeChar=none",
     "-o", "ServerAliveInterval=5",

@@ -42,7 +42,11 @@ OneConnection = Annotated[
 ]
 WithParts = Annotated[
     list[str] | None,
-    typer.Option("--with", metavar="PART", help="lxd, incus: that daemon on every node; zfs: vm, its modules."),
+    typer.Option(
+        "--with",
+        metavar="PART",
+        help="lxd, incus: that daemon; shells: fish, zsh, ..., sudo; zfs: vm, its modules.",
+    ),
 ]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesystem anew.")]
 

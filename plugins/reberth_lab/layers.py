@@ -34,18 +34,22 @@ class Part:
     packages: tuple[str, ...]
     download: str
     with_kernel: tuple[str, ...] = ()
-
-    @property
-    def has_daemon(self) -> bool:
-        """Whether something is to be started on the nodes."""
-        return not self.with_kernel
+    has_daemon: bool = False  # something is to be started on the nodes
 
 
 # For pools of that kind, in virtual nodes alone, whose kernel has dm-thin; their volumes are ext4.
 LVM = ("lvm2", "thin-provisioning-tools", "e2fsprogs")
 PARTS: Mapping[str, Part] = {
-    "lxd": Part(("lxd", "lxd-client", "busybox-static", "btrfs-progs", "squashfs-tools", *LVM), "about 45 MB"),
-    "incus": Part(("incus-base", "incus-client", "busybox-static", "btrfs-progs", "squashfs-tools"), "about 40 MB"),
+    "lxd": Part(
+        ("lxd", "lxd-client", "busybox-static", "btrfs-progs", "squashfs-tools", *LVM), "about 45 MB", has_daemon=True
+    ),
+    "incus": Part(
+        ("incus-base", "incus-client", "busybox-static", "btrfs-progs", "squashfs-tools"),
+        "about 40 MB",
+        has_daemon=True,
+    ),
+    # Login shells that people have, and sudo: for the tests of ways to log in.
+    "shells": Part(("fish", "zsh", "tcsh", "ksh", "sudo"), "about 15 MB"),
     "zfs": Part((), "about 100 MB, and 10 minutes to build its modules", ("zfs-dkms", "zfsutils-linux")),
 }
 

@@ -49,7 +49,7 @@ def lab() -> Iterator[Lab]:
     try:
         if not KEEP:
             one.down()
-        one.up(2)
+        one.up(2, with_parts=("shells",))
     except LabError as error:
         if rootfs.cached(one.site.cache) is None:
             pytest.skip(f"there is no root filesystem for the nodes, and none can be made: {error} ({error.hint})")

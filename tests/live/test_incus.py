@@ -15,6 +15,7 @@ from livekit import lxd as kit
 from livekit import near
 from livekit.command import Command
 
+from reberth.testing.tool import first_line
 from reberth_lab import lxd as lab_lxd
 from reberth_lab.node import Node
 
@@ -40,7 +41,7 @@ def counter(nodes: Sequence[Node]) -> Iterator[str]:
     yield from kit.fresh(nodes, NAME)
 
 
-CLIENT = """#!{python}
+CLIENT = """{first_line}
 import os, sys
 from reberth_lab.lab import Lab
 words = Lab({lab!r}, say=lambda _: None).node("node1").enter(["incus", *sys.argv[1:]], {{"INCUS_ALIASES": "1"}})
@@ -52,7 +53,7 @@ os.execvp(words[0], words)
 def client(nodes: Sequence[Node], tmp_path: Path) -> dict[str, str]:
     """An `incus` on this machine that is node1's real one."""
     path = tmp_path / "incus"
-    path.write_text(CLIENT.format(python=sys.executable, lab=nodes[0].site.name))
+    path.write_text(CLIENT.format(first_line=first_line(sys.executable), lab=nodes[0].site.name))
     path.chmod(0o755)
     return {"PATH": os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])}
 

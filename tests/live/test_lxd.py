@@ -15,6 +15,7 @@ import pytest
 from livekit import lxd as kit
 from livekit.command import Command, Done, journal_of
 
+from reberth.testing.tool import first_line
 from reberth_lab import lxd as lab_lxd
 from reberth_lab.node import Node
 
@@ -108,7 +109,7 @@ def test_the_controller_dies(nodes: Sequence[Node], command: Command, counter: s
     assert journal_of(command.state, again.report["runs"][0]["id"])[-1]["outcome"] == "rolled-back"
 
 
-CLIENT = """#!{python}
+CLIENT = """{first_line}
 import os, sys
 from reberth_lab.lab import Lab
 if sys.argv[1] == "move":
@@ -123,7 +124,7 @@ os.execvp(words[0], words)
 def client(nodes: Sequence[Node], tmp_path: Path) -> dict[str, str]:
     """An `lxc` on this machine that is node1's real one, except that its `move` only tells its words."""
     path = tmp_path / "lxc"
-    path.write_text(CLIENT.format(python=sys.executable, lab=nodes[0].site.name))
+    path.write_text(CLIENT.format(first_line=first_line(sys.executable), lab=nodes[0].site.name))
     path.chmod(0o755)
     places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
     return {"PATH": os.pathsep.join(places), "LXD_CONF": str(tmp_path / "conf")}

@@ -91,6 +91,13 @@ def test_a_node_that_has_changed_its_host_key(
     pinned.write_text(pinned.read_text().replace(node1.address, node2.address))
     refused = stranger.run("check", "one", "--json")
     assert refused.code == 12, str(refused)
+    assert "reberth node add --again one" in refused.error
+    before = stranger.config.read_text(encoding="utf-8")
+    mended = stranger.run("node", "add", "--again", "one", "--fingerprint", fingerprint(node2))
+    assert mended.code == 0, str(mended)
+    assert fingerprint(node1) in mended.stderr and fingerprint(node2) in mended.stderr
+    assert stranger.config.read_text(encoding="utf-8") == before
+    assert stranger.run("check", "one").code == 0
     watch.check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -63,7 +64,9 @@ def place(tmp_path_factory) -> Path:
     (names / "node-local").write_text("runc\there\trunning\n")
     (top / "bin").mkdir()
     programs = {name: RUNTIME.format(name=name) for name in ("runc", "crun")}
-    programs["reberth"] = REBERTH.format(path=os.pathsep.join(p for p in sys.path if p), python=sys.executable)
+    programs["reberth"] = REBERTH.format(
+        path=shlex.quote(os.pathsep.join(p for p in sys.path if p)), python=shlex.quote(sys.executable)
+    )
     for name, text in programs.items():
         (top / "bin" / name).write_text(text)
         (top / "bin" / name).chmod(0o755)

@@ -44,14 +44,16 @@ def test_taking_the_line_out_leaves_no_trace(name, env, place, needed, tmp_path)
     rc, line, argv, show = SHELLS[name]
     own = {**env, "HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
     own["BASH_COMPLETION_USER_DIR"] = str(tmp_path)
+    # A clone is called reberth, and its path may stand in PATH and PWD: neither is a trace of ours.
+    own["PATH"] = f"{place / 'bin'}:/usr/local/bin:/usr/bin:/bin"
     (tmp_path / rc).parent.mkdir(parents=True, exist_ok=True)
 
     def shown() -> str:
         # a session of its own: an interactive shell would take the terminal of the test run
         done = subprocess.run(
-            [*argv, show], env=own, capture_output=True, text=True, timeout=60, start_new_session=True
+            [*argv, show], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60, start_new_session=True
         )
-        lines = done.stdout.replace(str(place), "").splitlines()
+        lines = done.stdout.replace(str(place), "").replace(str(tmp_path), "").splitlines()
         return "\n".join(text for text in lines if "REBERTH_" not in text)
 
     (tmp_path / rc).write_text("")

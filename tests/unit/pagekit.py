@@ -15,12 +15,13 @@ from reberth.node.pages.page_server import Inflow
 from reberth.node.pages.relay import HEADERS
 from reberth.node.system import spawn as tools
 from reberth.node.system.rate_limit import Bucket
+from reberth.testing.tool import first_line
 
 OPEN2, PARENT, ADD, HOLE, GET, CLOSE, FORCE_CLOSE = 4, 5, 4 << 16 | 6, 1 << 16 | 6, 7, 0x1023, 0x1024
 TASK = 7 << 8 | 1
 BASE = 0x7F0000000000
 # A page server as CRIU's is: it believes everything, and the end of a file is a good end to it.
-CRIU = """#!{python}
+CRIU = """{first_line}
 import os, socket, struct, sys
 head, fault = struct.Struct({form!r}), {fault!r}
 words = sys.argv
@@ -102,7 +103,7 @@ class Stage:
     def criu(self, header_bytes: int = 32, fault: str = "") -> None:
         folder = self.place / "bin"
         folder.mkdir(exist_ok=True)
-        text = CRIU.format(python=sys.executable, form=HEADERS[header_bytes].format, fault=fault)
+        text = CRIU.format(first_line=first_line(sys.executable, "-IS"), form=HEADERS[header_bytes].format, fault=fault)
         (folder / "criu").write_text(text)
         (folder / "criu").chmod(0o755)
         self.monkeypatch.setattr(tools, "PATH", str(folder))

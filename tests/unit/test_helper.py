@@ -201,6 +201,9 @@ def test_a_process_that_keeps_the_error_output_open_stops_nobody(tmp_path):
 
 def test_the_program_is_stdlib_only():
     data = boot.program()
+    first = int(data[:10])
+    assert data[10 : 10 + first] == boot.START
+    data = data[10 + first :]
     assert int(data[:10]) == len(data) - 10
     with zipfile.ZipFile(io.BytesIO(data[10:])) as archive:
         names = archive.namelist()

@@ -167,7 +167,7 @@ def test_a_tool_that_does_nothing_is_ended(site):
 @pytest.mark.slow
 def test_work_of_a_child_counts_as_life(site):
     busy = site.place / "busy"
-    busy.write_text(f"#!/bin/sh\n{sys.executable} -c 'import time\nwhile time.process_time() < 2.2: pass'\n")
+    busy.write_text(f"#!/bin/sh\n'{sys.executable}' -c 'import time\nwhile time.process_time() < 2.2: pass'\n")
     busy.chmod(0o755)
     job = site.job()
     job.spawn([str(busy)])

@@ -21,7 +21,7 @@ from reberth_hooks import Node, Route
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Starts helpers with a base of their own, whoever runs the tests; answers shell, pid and directory."""
-    monkeypatch.setattr(boot, "BOOT", boot.BOOT.replace('"/run/reberth" if u == 0 else ', ""))
+    monkeypatch.setattr(boot, "START", boot.START.replace(b'"/run/reberth" if uid == 0 else ', b""))
     shells = []
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
     route = Route(env={**env, "XDG_RUNTIME_DIR": str(tmp_path)})
@@ -88,5 +88,5 @@ def test_a_helper_of_root_tries_nothing_in_tmp(uid, asked):
         "os.mkdir = lambda *words: os._exit(0)\n"
     )
     argv = [sys.executable, "-I", "-c", played + boot.BOOT, "control"]
-    done = subprocess.run(argv, input=b"0" * 10, env={}, check=False)
+    done = subprocess.run(argv, input=boot.program(), stdout=subprocess.DEVNULL, env={}, check=False)
     assert done.returncode == (7 if asked else 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from reberth.config.names import check_name
 from reberth.plugin.catalog import Catalog
 from reberth.text import safe, table
 from reberth_hooks import Node, PluginError, Role, UnreachableError, UntrustedError, UsageError, plain
+
+if TYPE_CHECKING:
+    from reberth.commands.host_key import HostKey
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Manage the nodes of the inventory.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a node.", show_default=False)]
@@ -35,6 +39,9 @@ def add(
         str, typer.Option(metavar="SHA256:...", help="The host key that is expected.", show_default=False)
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Trust the key that the node shows.", show_default=False)] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Pin a known node's new host key.", show_default=False)
+    ] = False,
     json: params.Json = False,
 ) -> None:
     """Add a node: pin its host key, probe it, enable what is usable there.
@@ -42,7 +49,13 @@ def add(
     \b
     reberth node add pi2 192.0.2.2 --user pi --become sudo
     reberth node add pi2 --address pi2.lan --fingerprint SHA256:...
+    reberth node add --again pi2
     """
+    if again:
+        if place or address or user or port or identity or become != "none":
+            raise UsageError("--again keeps the node's options", hint=f"reberth node add --again {name}, nothing else")
+        _add_again(name, fingerprint=fingerprint, yes=yes, json=json)
+        return
     if place and address:
         raise UsageError("the address is given twice", hint="ADDRESS or --address, not both")
     ssh = {"user": user, "port": port, "identity": str(Path(identity).expanduser().absolute()) if identity else ""}
@@ -68,16 +81,12 @@ def _add(
     config = common.load_config()
     node = add_node.new_node(config, name, address, become, ssh)
     node = replace(node, options={**node.options, **tables})
-    key = add_node.choose_key(add_node.fetch_keys(node.address, int(ssh["port"])), fingerprint)
-    if not fingerprint:
-        _confirm(node, key.kind, key.fingerprint, yes=yes)
-    node = add_node.pin(node, key.line)
-    try:
-        node, unusable = add_node.probe(node, config, lambda with_it: common.open_host(with_it, quiet=True, json=json))
+    reach = partial(common.open_host, quiet=True, json=json)
+    key = add_node.fetch_key(node, config, reach, fingerprint)
+    _confirm(node, key, fingerprint, yes=yes)
+    with add_node.kept_on_failure(name):
+        node, unusable = add_node.probe(add_node.pin(node, key.line), config, reach)
         path = add_node.store(node)
-    except BaseException:
-        add_node.unpin(name)
-        raise
     if json:
         write_json({"schema": 1, "node": plain(node), "unusable": unusable, "file": str(path)})
         return
@@ -144,9 +153,39 @@ def _add_api(node: Node) -> None:
     write([f"node {node.name} is in {safe(path)}", "  enabled      lxd, over HTTPS alone"])
 
 
-def _confirm(node: Node, kind: str, fingerprint: str, *, yes: bool) -> None:
-    note(f"{safe(node.address)} shows the host key\n  {safe(fingerprint)} ({safe(kind)})")
-    if yes:
+def _add_again(name: str, *, fingerprint: str, yes: bool, json: bool) -> None:
+    """Pin the key that a node shows now, after both were shown; its options stay, and it must be reached with it."""
+    from dataclasses import replace
+
+    from reberth.commands import add_node
+
+    config = common.load_config()
+    node = config.node(check_name(name, "node name"))
+    reach = partial(common.open_host, quiet=True, json=json)
+    before = add_node.pinned_keys(node, config, reach)
+    key = add_node.fetch_key(node, config, reach, fingerprint)
+    had = [f"{old.fingerprint} ({old.kind})" for old in before] or ["no key"]
+    note("\n  ".join([f"{name} is pinned to", *map(safe, had)]))
+    same = key.fingerprint in {old.fingerprint for old in before}
+    _confirm(node, key, fingerprint, yes=yes or same)
+    with add_node.kept_on_failure(name):
+        node = add_node.pin(node, key.line)
+        with reach(replace(config, nodes={**config.nodes, name: node})) as host:
+            host.shell(name)
+        path = add_node.store(node)
+    if json:
+        pinned = {"before": [old.fingerprint for old in before], "now": key.fingerprint}
+        write_json({"schema": 1, "node": plain(node), "host_key": pinned, "file": str(path)})
+        return
+    write([f"node {name} in {safe(path)} has a new host key, its options are as they were"])
+
+
+def _confirm(node: Node, key: HostKey, fingerprint: str, *, yes: bool) -> None:
+    """Show the key; ask, unless its fingerprint was given, the user's ssh knows it, or --yes was said."""
+    note(f"{safe(node.address or node.name)} shows the host key\n  {safe(key.fingerprint)} ({safe(key.kind)})")
+    if key.known:
+        note(f"  your ssh knows it already: {safe(key.known)}")
+    if fingerprint or key.known or yes:
         return
     try:
         agreed = typer.confirm("Is this the key of the node?", err=True)

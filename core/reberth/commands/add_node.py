@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reberth.commands import host_key
+from reberth.commands.host_key import HostKey
 from reberth.config import inventory
 from reberth.config.config import Config
 from reberth.config.names import check_name, is_name
 from reberth.config.paths import own_config_file
 from reberth.connect.plain import PlainShell
-from reberth.connect.process import run_local
-from reberth_hooks import Node, PluginError, Role, UnreachableError, UntrustedError, UsageError
+from reberth_hooks import Node, PluginError, Role, Route, UsageError
 
 if TYPE_CHECKING:
     from reberth.host import Host
-
-SCAN_S = 10
-_PREFERRED = ("ssh-ed25519", "ecdsa-", "ssh-rsa")
-
-
-@dataclass(frozen=True, slots=True)
-class HostKey:
-    """One line of a known_hosts file, and its fingerprint as ssh-keygen prints it."""
-
-    line: str
-    kind: str
-    fingerprint: str
 
 
 def new_node(config: Config, name: str, address: str, become: str, ssh: dict[str, Any]) -> Node:
     """The node as asked for, with its `ssh` table; UsageError for words that no command line may carry."""
     if check_name(name, "node name") in config.nodes:
-        raise UsageError(f"there is a node {name} already", hint=f"reberth node rm {name}, or another name")
+        hint = f"another name; after a new host key: reberth node add --again {name}; reberth node rm {name} forgets it"
+        raise UsageError(f"there is a node {name} already", hint=hint)
     for what, word in (("address", address), ("user", ssh.get("user", ""))):
         if word.startswith("-") or not word.isprintable() or any(c.isspace() for c in word):
             raise UsageError(f"{word!a} is no {what}", hint="no blanks, no control characters, no dash in front")
@@ -48,57 +35,25 @@ def new_node(config: Config, name: str, address: str, become: str, ssh: dict[str
     return Node(name=name, address=address, become=become, transports=("ssh",), options={"ssh": table})
 
 
-def fetch_keys(address: str, port: int) -> list[HostKey]:
-    """The host keys that a node shows, the preferred kind first; host name and port as ssh itself would take them.
-
-    Raises UnreachableError when none comes.
-    """
-    host, number = _as_ssh_would(address, port)
-    scan = run_local(["ssh-keyscan", "-T", str(SCAN_S), "-p", number, "--", host], timeout_s=3 * SCAN_S)
-    keys = [key for key in map(_key, scan.out.splitlines()) if key is not None]
-    if not keys:
-        words = [line for line in scan.err.splitlines() if not line.startswith("#")]
-        hint = (
-            "is sshd running there, and are address and port right? (a jump host: pin the key by hand, see ssh_config)"
-        )
-        raise UnreachableError(f"{host} port {number} shows no ssh host key", hint=hint, tail="\n".join(words))
-    return sorted(keys, key=lambda key: next((n for n, k in enumerate(_PREFERRED) if key.kind.startswith(k)), 9))
+def fetch_key(
+    node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]], fingerprint: str = ""
+) -> HostKey:
+    """The host key to pin, fetched with the words of the connection; what is pinned already has no say in it."""
+    table = {key: value for key, value in node.options_of(node.connector).items() if key != "known_hosts"}
+    anew = replace(node, options={**node.options, node.connector: table})
+    return host_key.fetch(anew, _route(anew, config, open_host), fingerprint)
 
 
-def _as_ssh_would(address: str, port: int) -> tuple[str, str]:
-    """Host name and port after ssh_config was read (`ssh -G`), which is where ssh looks the key up."""
-    words = ["ssh", "-G", *(["-p", str(port)] if port else []), "--", address]
-    found = dict(line.split(" ", 1) for line in run_local(words).out.splitlines() if " " in line)
-    return found.get("hostname", address.rpartition("@")[2]), found.get("port", str(port or 22))
+def pinned_keys(
+    node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]]
+) -> list[HostKey]:
+    """The keys that are pinned for a node now."""
+    return host_key.pinned(node, _route(node, config, open_host))
 
 
-def _key(line: str) -> HostKey | None:
-    words = line.split()
-    if len(words) < 3 or line.startswith("#"):
-        return None
-    try:
-        digest = hashlib.sha256(base64.b64decode(words[2], validate=True)).digest()
-    except binascii.Error:
-        return None
-    return HostKey(" ".join(words[:3]), words[1], "SHA256:" + base64.b64encode(digest).decode().rstrip("="))
-
-
-def choose_key(keys: Iterable[HostKey], fingerprint: str) -> HostKey:
-    """The one key to pin: the one of this fingerprint, or the first without one; UntrustedError when none has it.
-
-    Only one is pinned: the others came over a connection that nobody vouched for.
-    """
-    shown = list(keys)
-    if not fingerprint:
-        return shown[0]
-    for key in shown:
-        if key.fingerprint == fingerprint:
-            return key
-    tail = "\n".join(f"{key.fingerprint} {key.kind}" for key in shown)
-    hint = "somebody may be between you and the node, or it was installed anew: ask whoever runs it"
-    raise UntrustedError(
-        f"no host key of the node has the fingerprint {fingerprint!a}; it shows:", hint=hint, tail=tail
-    )
+def _route(node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]]) -> Route:
+    with open_host(replace(config, nodes={**config.nodes, node.name: node})) as host:
+        return host.stage.connect(node)
 
 
 def pinned_file(name: str) -> Path:
@@ -113,6 +68,21 @@ def pin(node: Node, line: str) -> Node:
     path.write_text(line + "\n", encoding="utf-8")
     table = {**node.options_of(node.connector), "known_hosts": str(path.absolute())}
     return replace(node, options={**node.options, node.connector: table})
+
+
+@contextmanager
+def kept_on_failure(name: str) -> Iterator[None]:
+    """Put back what was pinned for a node when what is done with a new key fails."""
+    file = pinned_file(name)
+    before = file.read_text(encoding="utf-8") if file.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            unpin(name)
+        else:
+            file.write_text(before, encoding="utf-8")
+        raise
 
 
 def unpin(name: str) -> None:

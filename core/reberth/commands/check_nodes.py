@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from reberth.connect import data
+from reberth.connect.helper import HelperShell
 from reberth.plan.preflight import End, greet, host_checks, no_workloads, same_machine, usable_checks
-from reberth_hooks import Check, Level, PluginError, UsageError
+from reberth_hooks import Check, Level, NotStartedError, PluginError, UsageError
 
 if TYPE_CHECKING:
     from reberth.host import Host
@@ -33,12 +35,25 @@ def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
         hello = end.hello
         reason = f"{hello.get('hostname')}, {hello.get('arch')}, kernel {hello.get('kernel')}"
         yield Check("reachable", Level.OK, reason, "", end.node.name)
+        if isinstance(end.shell, HelperShell) and not hello.get("api"):
+            yield _data(end.node.name, end.shell)
     # One node alone is compared with itself, and only what is said of the node counts.
     yield from (check for check in host_checks(ends[0], ends[-1]) if len(ends) == 2 or check.node)
     for kind in ("backends", "transports"):
         if kind == "transports" and any(end.hello.get("api") for end in ends):
             continue  # the daemons carry all by themselves
         yield from _plugins(host, ends, kind)
+
+
+def _data(name: str, shell: HelperShell) -> Check:
+    """Whether data gets there and back: a login shell that prints or reads disturbs it before it does commands."""
+    try:
+        data.look(shell)
+    except NotStartedError as error:
+        said = error.tail.splitlines()
+        reason = f"{error.message}: {said[-1]}" if said else error.message
+        return Check("data-connection", Level.FAIL, reason, error.hint, name)
+    return Check("data-connection", Level.OK, "opened, both ways", "", name)
 
 
 def _keeps_files(end: End, *, alone: bool) -> Iterator[Check]:

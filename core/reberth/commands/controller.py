@@ -31,18 +31,10 @@ class Controller:
         from reberth.commands import add_node as nodeadd
 
         config = common.load_config()
-        file = nodeadd.pinned_file(node.name)
-        before = file.read_text(encoding="utf-8") if file.exists() else None
-        try:
+        with nodeadd.kept_on_failure(node.name):
             pinned = nodeadd.pin(node, host_key)
             probed, unusable = nodeadd.probe(pinned, config, lambda with_it: common.open_host(with_it, quiet=True))
             nodeadd.store(probed)
-        except BaseException:
-            if before is None:
-                nodeadd.unpin(node.name)
-            else:
-                file.write_text(before, encoding="utf-8")
-            raise
         return probed, unusable
 
     def remove_node(self, name: str) -> bool:

@@ -1,8 +1,9 @@
-"""How the node helper gets to a node: a few lines as one fixed argument, the program itself through standard input.
+"""How the node helper gets to a node: one fixed line as an argument, the program itself through standard input.
 
-Nothing is installed. The lines make a private directory (0700), put the helper there as a zip file, and fork: the
-child leaves the session and serves the connection, the parent stays so that sshd keeps the channel. In `bulk` mode
-they hand their own two descriptors to a helper that runs already.
+Nothing is installed. The line prints a mark, behind which the stream is ours whatever a login has printed, and runs
+the first program of the helper (`reberth.node.daemon.start`): for a controller from the connection, for data from
+the directory of the helper that runs already. It is one line without quotes that a shell could take amiss, since csh
+cannot quote a newline and fish halves backslashes. It names no module of ours, so its SHA-256 stays the same.
 """
 
 from __future__ import annotations
@@ -12,61 +13,33 @@ import io
 import zipfile
 from pathlib import Path
 
-BOOT = r"""
-import os, sys
-def rd(n):
-    b = b""
-    while len(b) < n:
-        c = os.read(0, n - len(b))
-        if not c: sys.exit(75)
-        b += c
-    return b
-def control():
-    import fcntl, tempfile
-    os.umask(0o77)
-    z = rd(int(rd(10)))
-    u = os.getuid()
-    own = lambda: os.path.join(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "reberth-%d" % u)
-    base = "/run/reberth" if u == 0 else own()
-    try: os.mkdir(base, 0o700)
-    except FileExistsError: pass
-    s = os.lstat(base)
-    if s.st_uid != u or (s.st_mode & 0o170077) != 0o040000: sys.exit("reberth: %s is not private" % base)
-    d = tempfile.mkdtemp(prefix="h-", dir=base)
-    k = os.open(d, os.O_RDONLY); fcntl.flock(k, fcntl.LOCK_EX)
-    p = os.path.join(d, "helper.zip")
-    with open(p, "wb") as f: f.write(z)
-    r, w = os.pipe()
-    if os.fork():
-        os.close(w); os.dup2(os.open("/dev/null", os.O_RDWR), 0); os.dup2(0, 1)
-        os.read(r, 1); os._exit(0)
-    os.close(r); os.setsid(); os.chdir("/")
-    sys.path.insert(0, p); sys.dont_write_bytecode = True
-    try:
-        from reberth.node.daemon.loop import main
-        main(d, w)
-    finally:
-        import shutil; shutil.rmtree(d, True)
-def bulk(path, what):
-    import socket, array
-    s = socket.socket(socket.AF_UNIX); s.connect(path)
-    s.sendmsg([what.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1]))])
-    os.dup2(os.open("/dev/null", os.O_RDWR), 0); os.dup2(0, 1)
-    s.recv(1)
-(control if sys.argv[1] == "control" else bulk)(*sys.argv[2:])
-"""
+from reberth.node.daemon.start import MARK as MARK
+
+HERE = Path(__file__).parents[1]
+BOOT = (
+    'import io,os,sys;os.write(1,bytes(1)+b"reberth"+bytes(1));'
+    "read=io.BufferedReader(io.FileIO(0,closefd=False),1).read;"
+    'program=read(int(read(10)or sys.exit(75)))if sys.argv[1]=="control"else '
+    'open(os.path.dirname(sys.argv[2])+"/start.py","rb").read();'
+    "exec(program)"
+)
+START = (HERE / "node/daemon/start.py").read_bytes()
 
 
 @functools.cache
-def program() -> bytes:
-    """The helper's modules as a zip file, preceded by its length in ten digits."""
-    here = Path(__file__).parents[1]
+def archive() -> bytes:
+    """The helper's modules as a zip file."""
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("reberth/__init__.py", "")
-        for path in sorted((here / "node").rglob("*.py")):
-            archive.writestr(f"reberth/{path.relative_to(here)}", path.read_bytes())
-    return b"%010d" % len(data.getvalue()) + data.getvalue()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("reberth/__init__.py", "")
+        for path in sorted((HERE / "node").rglob("*.py")):
+            made.writestr(f"reberth/{path.relative_to(HERE)}", path.read_bytes())
+    return data.getvalue()
+
+
+def program() -> bytes:
+    """What a controller sends first: the first program and the zip file, each preceded by its length in ten digits."""
+    return b"".join(b"%010d" % len(part) + part for part in (START, archive()))
 
 
 def control_argv() -> list[str]:
@@ -75,5 +48,5 @@ def control_argv() -> list[str]:
 
 
 def bulk_argv(socket_path: str, what: str = "bulk") -> list[str]:
-    """What hands a data connection to the helper that listens there: for trees (`bulk`) or for `pages`."""
+    """What hands a data connection to the helper that listens there: for trees (`bulk`), for `pages` or a `probe`."""
     return ["python3", "-I", "-c", BOOT, "bulk", socket_path, what]

@@ -18,6 +18,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from reberth.connect import boot, process
+from reberth.connect.failures import Heard, exit_status, not_reached
+from reberth.connect.greeting import Greeting
 from reberth_hooks import (
     CommandError,
     ConnectionLostError,
@@ -25,8 +27,6 @@ from reberth_hooks import (
     Node,
     ReberthError,
     Route,
-    UnreachableError,
-    UntrustedError,
 )
 
 CONNECT_TIMEOUT_S = 20.0
@@ -73,13 +73,12 @@ class HelperShell:
         self._closed = False
         self.on_wait: Callable[[], None] = lambda: None  # may raise what ends the wait
         self._offsets: list[tuple[int, int]] = []  # (round trip ns, node's boottime minus ours, ns)
+        self._greeting = Greeting()
         argv = process.route_argv(route, boot.control_argv())
         self._process = process.connect(argv, env=dict(route.env) or None)
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(boot.program())
+            self._start()
             self.facts: dict[str, Any] = self.call("hello", timeout_s=CONNECT_TIMEOUT_S)
         except ReberthError as error:
             raise self._not_reached(error) from error
@@ -144,6 +143,18 @@ class HelperShell:
 
     # The connection
 
+    def _start(self) -> None:
+        """Send the helper's program, as soon as Python has said that it runs: what a login reads is not ours then."""
+        self._greeting.over.wait(CONNECT_TIMEOUT_S)
+        if not self._greeting.started:
+            text = f"nothing of the helper was heard within {CONNECT_TIMEOUT_S:g} s"
+            raise ConnectionLostError(text, hint=self._route.hint)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            data = memoryview(boot.program())
+            while data:
+                data = data[self._process.stdin.write(data) or 0 :]
+
     def _send(self, message: dict[str, Any]) -> None:
         data = (json.dumps(message, separators=(",", ":")) + "\n").encode()
         stream = self._process.stdin
@@ -158,7 +169,7 @@ class HelperShell:
 
         assert self._process.stdout is not None
         with io.BufferedReader(self._process.stdout) as lines:  # type: ignore[type-var]
-            for line in lines:
+            for line in lines if self._greeting.read(lines) else ():
                 self._heard = time.monotonic()
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     self._take(json.loads(line))
@@ -211,7 +222,8 @@ class HelperShell:
             time.sleep(PING_S if len(self._offsets) > 5 else 0.02)
 
     def _not_reached(self, error: ReberthError) -> ReberthError:
-        """Why a connection never came to be: the peer's identity, a missing Python, or the way there."""
+        """Why a connection never came to be: the peer's identity, a login without Python, or the way there."""
+        code = exit_status(self._process, 0.5)
         self._stop()
         said = ""
         if self._process.stderr is not None:
@@ -219,7 +231,8 @@ class HelperShell:
                 os.set_blocking(self._process.stderr.fileno(), False)  # a jump host's ssh may still hold the other end
                 said = (self._process.stderr.read() or b"").decode(errors="replace").strip()
         self.kill()
-        return not_reached(self._node, self._route, error, said)
+        heard = Heard(code, said, self._greeting.printed, self._greeting.started)
+        return not_reached(self._node, self._route, error, heard)
 
     def kill(self) -> None:
         """End the connection at once; the helper finds itself alone."""
@@ -247,14 +260,3 @@ class HelperShell:
         process.end(self._process)
         if self._process.stderr is not None:
             self._process.stderr.close()
-
-
-def not_reached(node: Node, route: Route, error: ReberthError, said: str) -> ReberthError:
-    """Which error it is that a connection could not be made, by what its program `said`."""
-    name, lowered = node.name, said.lower()
-    if "host key verification failed" in lowered or "no matching host key" in lowered:
-        text = f"node {name} did not prove who it is"
-        return UntrustedError(text, tail=said, hint=f"compare its fingerprint, then: reberth node add {name} ...")
-    if "python3" in lowered and ("not found" in lowered or "no such file" in lowered):
-        return UnreachableError(f"node {name} has no python3", tail=said, hint="install python3 (3.9 or later) there")
-    return UnreachableError(f"node {name} cannot be reached", tail=said or error.message, hint=route.hint)

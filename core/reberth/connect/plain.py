@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reberth.connect.helper import CONNECT_TIMEOUT_S, Asked, HelperShell, not_reached
+from reberth.connect.failures import lost_at_once
+from reberth.connect.helper import CONNECT_TIMEOUT_S, Asked, HelperShell
 from reberth.connect.process import Finished, route_argv, run_local
 from reberth.plan.preflight import no_workloads
-from reberth_hooks import CommandError, ConnectionLostError, HelperError, Node, RefusedError, Route, Shell
+from reberth_hooks import CommandError, HelperError, Node, RefusedError, Route, Shell
 
 SSH_FAILED = 255
 # What CRIU cannot do without, of the kernel's configuration (criu.org, "Linux kernel").
@@ -67,8 +68,7 @@ class PlainShell(HelperShell):
             env=dict(self._route.env) or None,
         )
         if done.code == SSH_FAILED:
-            lost = ConnectionLostError(f"no connection to node {self._node.name}", hint=self._route.hint)
-            raise not_reached(self._node, self._route, lost, done.err.strip())
+            raise lost_at_once(self._node, self._route, done.code, done.err)
         if check and done.code != 0:
             lines = (done.err or done.out).strip().splitlines()
             text = f"{argv[0]} on node {self._node.name} ended with {done.code}"

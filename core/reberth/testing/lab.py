@@ -30,7 +30,7 @@ from reberth.testing import kernel, saboteur
 from reberth.testing.machine import Machine
 from reberth.testing.session import LabSession, Wire
 from reberth.testing.shell import LabShell
-from reberth.testing.tool import STARTER
+from reberth.testing.tool import STARTER, first_line
 from reberth_hooks import Node, Plan, UsageError, plain
 
 CORE = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ class Lab:
 
     @staticmethod
     def _starter(machine: Machine, place: Path, program: Path) -> None:
-        words = {"python": sys.executable, "core": str(CORE), "node": str(machine.dir)}
+        words = {"first_line": first_line(sys.executable, "-IS"), "core": str(CORE), "node": str(machine.dir)}
         place.write_text(STARTER.format(**words, name=place.name, program=str(program)), encoding="utf-8")
         place.chmod(0o755)
 

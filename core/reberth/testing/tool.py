@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Isolated, without site: it starts in a third of the time, and a fake needs the standard library alone.
-STARTER = """#!{python} -IS
+STARTER = """{first_line}
 import sys
 sys.path.insert(0, {core!r})
 from reberth.testing.tool import main
 main({node!r}, {name!r}, {program!r})
 """
+
+
+def first_line(python: str, *options: str) -> str:
+    """The beginning of a program for this Python; the kernel takes no blank in the path, nor a long one."""
+    direct = " ".join(["#!" + python, *options])
+    if " " not in python and len(direct) < 120:
+        return direct
+    words = " ".join(f'"{word}"' for word in (python, *options))
+    return f'#!/bin/sh\n"exec" {words} "$0" "$@"'
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reberth.commands import add_node
-from reberth_hooks import UntrustedError
+from reberth.commands import host_key
+from reberth_hooks import Node, Route, UntrustedError
 
 GOLDENS = sorted((Path(__file__).parents[2] / "goldens").glob("ssh-*.json"))
 MUST = {
@@ -43,11 +43,20 @@ def test_a_connection_that_lost_one_is_seen():
     assert missing(words) == {"StrictHostKeyChecking=yes"}
 
 
-KEYS = [add_node.HostKey("a ssh-ed25519 AAAA", "ssh-ed25519", "SHA256:right")]
+SHOWN = host_key.HostKey("a ssh-ed25519 AAAA", "ssh-ed25519", "SHA256:right")
+ROUTE = Route(control=("ssh", "--", "a"))
 
 
-def test_only_the_expected_key_is_pinned():
-    assert add_node.choose_key(KEYS, "SHA256:right") is KEYS[0]
+def test_only_the_expected_key_is_pinned(monkeypatch):
+    monkeypatch.setattr(host_key, "_settings", lambda route: {"hostname": "a"})
+    monkeypatch.setattr(host_key, "_look", lambda route, files, more: host_key.Look(SHOWN, "", ""))
+    assert host_key.fetch(Node("a"), ROUTE, "SHA256:right") is SHOWN
     with pytest.raises(UntrustedError) as caught:
-        add_node.choose_key(KEYS, "SHA256:wrong")
+        host_key.fetch(Node("a"), ROUTE, "SHA256:wrong")
     assert "SHA256:right" in caught.value.tail
+
+
+def test_the_look_at_a_key_logs_in_to_nothing_and_believes_only_its_own_file():
+    """accept-new stands in this look alone, whose file is thrown away; every connection demands what was pinned."""
+    assert "PreferredAuthentications=none" in host_key.LOOK
+    assert "VerifyHostKeyDNS=no" in host_key.LOOK and "GlobalKnownHostsFile=none" in host_key.ALONE

@@ -15,7 +15,7 @@ import pytest
 
 from reberth.connect import boot
 
-HELLO = boot.program()
+PRIVATE = b'"/run/reberth" if uid == 0 else '
 
 
 def test_the_command_is_the_same_for_every_node_and_run():
@@ -34,10 +34,11 @@ def start(tmp_path, base_mode: int, kind: str = "folder") -> subprocess.Complete
     else:
         base.mkdir()
         base.chmod(base_mode)
-    line = boot.BOOT.replace('"/run/reberth" if u == 0 else ', "")
+    assert PRIVATE in boot.START
+    first = boot.START.replace(PRIVATE, b"")
     return subprocess.run(
-        [sys.executable, "-I", "-c", line, "control"],
-        input=HELLO,
+        [sys.executable, "-I", "-c", boot.BOOT, "control"],
+        input=b"".join(b"%010d" % len(part) + part for part in (first, boot.archive())),
         env={"XDG_RUNTIME_DIR": str(tmp_path)},
         capture_output=True,
         timeout=30,
@@ -101,7 +102,7 @@ def test_s12_a_data_connection_passes_too(tmp_path):
     [
         *("", "id", "python3 -I -c 'print(1)' control", "scp -t /etc", "internal-sftp", "python3", "'"),
         shlex.join([*boot.control_argv(), "more"]),
-        shlex.join([*boot.control_argv()[:3], boot.BOOT + "\nprint(1)", "control"]),
+        shlex.join([*boot.control_argv()[:3], boot.BOOT + ";print(1)", "control"]),
         shlex.join(boot.bulk_argv("/etc/passwd")),
         shlex.join(boot.bulk_argv("/run/reberth/h-x/../../ctl")),
         shlex.join(boot.control_argv()) + "; id",

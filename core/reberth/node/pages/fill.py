@@ -126,7 +126,7 @@ class Guardian:
         source = pkgutil.get_data("reberth.node.pages", "uffd_holder.py")
         assert source is not None
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", source.decode()],
+            [sys.executable, "-IS", "-c", source.decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

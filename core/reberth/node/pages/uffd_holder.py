@@ -4,7 +4,7 @@ When a userfaultfd loses its last holder, missing pages read as zeros. CRIU's da
 hold every one of them, so whichever of the three is killed, the copy blocks at a missing page instead. Left alone (the
 helper's end of our standard input is closed) it freezes the copy once the daemon is gone, and holds until the copy is.
 
-The helper runs the text of this file with `python3 -I -c`, before the freeze: standard library only, nothing of ours.
+The helper runs the text of this file with `python3 -IS -c`, before the freeze: standard library only, nothing of ours.
 Lines in: `guard PID`, `copy CGROUP`, `release`. A line out for each: how many descriptors are held.
 """
 
