@@ -211,7 +211,7 @@ class Host:
 def _held(shell: HelperShell) -> dict[str, str]:
     """The workloads that a run holds frozen on this node, with the run's id; none where that cannot be asked."""
     with contextlib.suppress(ReberthError):
-        return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen")}
+        return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen") and not run.get("gone")}
     return {}
 
 

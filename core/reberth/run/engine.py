@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from reberth.node.system.durable import give_reserve
+from reberth.plan.busy import busy
 from reberth.plugin.stage import Stage
 from reberth.report.report import Report
 from reberth.run import outcome
@@ -23,7 +24,7 @@ from reberth.run.rounds import rounds
 from reberth.run.session import Session
 from reberth.run.signals import DetachedRunError, Interrupts
 from reberth.run.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
-from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
+from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 MAX_STEPS, MAX_FAILURES = 40, 3
 DISK = "this machine's disk did not take"
@@ -72,17 +73,18 @@ class Engine:
     def _open(self) -> None:
         """Take the workload's lock on both nodes."""
         plan = self.session.plan
+        start = plan.details.get("start_ticks")
+        identity = {"start_ticks": start} if start else {}
         for side, role, name in ((0, "source", plan.workload.name), (1, "target", plan.target_name)):
             end = (self.session.source, self.session.target)[side]
             workload = f"{plan.workload.backend}/{name}"
             self.journal.write("opening", side=role)
             try:
-                self.session.opened[side] = end.call("open", run_id=plan.id, role=role, workload=workload)
+                self.session.opened[side] = end.call("open", run_id=plan.id, role=role, workload=workload, **identity)
             except HelperError as error:
                 if error.kind != "busy":
                     raise
-                text = f"{workload} on node {end.node.name} is busy with run {error.message.rpartition(' ')[2]}"
-                raise BusyError(text, hint="to see it: reberth status; to end it: reberth recover") from error
+                raise busy(workload, end.node.name, error.message.rpartition(" ")[2]) from error
         self.session.limit()
 
     def _phases(self) -> None:

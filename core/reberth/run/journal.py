@@ -51,7 +51,7 @@ def runs() -> list[str]:
     path = runs_dir()
     try:
         return sorted((p.name for p in path.iterdir() if (p / "journal.jsonl").exists()), reverse=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise unusable(path, error) from error

@@ -74,12 +74,15 @@ class Run:
         self._said: dict[str, str] = {}  # decisions for the way back that a broken disk did not take
 
     @classmethod
-    def open(cls, run_id: str, role: str, workload: str, **facts: Any) -> Run:
-        """Begin a run; raises OpError `busy` while another of the same workload is open."""
+    def open(cls, run_id: str, role: str, workload: str, *, start_ticks: int = 0, **facts: Any) -> Run:
+        """Begin a run; raises OpError `busy` while another of the same workload is open.
+
+        A process is its pid and `start_ticks`: what has got a dead one's pid is another workload.
+        """
         with locked():
             for other in open_runs():
                 first = Journal(os.path.join(STATE, other, "journal.jsonl")).last("open")
-                if first and first.get("workload") == workload:
+                if first and first.get("workload") == workload and not _another(first, role, start_ticks):
                     raise OpError("busy", other)
             directory = os.path.join(STATE, run_id)
             os.mkdir(directory, 0o700)
@@ -87,6 +90,8 @@ class Run:
             lay_ballots(directory, "verdict", VERDICTS)
             lay_reserve(directory)
             run = cls(run_id, directory)
+            if start_ticks:
+                facts["start_ticks"] = start_ticks
             run.journal.write("open", format=Journal.FORMAT, id=run_id, role=role, workload=workload, **facts)
             sync_dir(STATE)
             return run
@@ -209,6 +214,12 @@ class Run:
             for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
                 shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
         return left
+
+
+def _another(first: dict[str, Any], role: str, start_ticks: int) -> bool:
+    """Whether an open run is of another process with the same pid; at its other end a copy has a start of its own."""
+    known = first.get("start_ticks", 0)
+    return bool(known and start_ticks) and first.get("role") == role and known != start_ticks
 
 
 def locks_of_others(run_id: str) -> set[str]:
