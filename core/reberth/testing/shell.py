@@ -32,6 +32,7 @@ NOTHING_OF = (
     *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
     *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
     *("abstract", "dead_leaders", "sysv_items", "files_outside", "confined", "shared_locks"),
+    *("bound", "unix_unaccepted", "mqueues", "links"),
 )
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
@@ -207,7 +208,7 @@ class LabShell(HelperShell):
             "cgroup": task["cgroup"],
             "unit": {},
             "loopback_up": False,
-            "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
+            "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": [], "stay": []},
         }
 
     def _op_taken(self) -> dict[str, Any]:
