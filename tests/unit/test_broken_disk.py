@@ -166,8 +166,11 @@ def test_a_claim_that_came_between_look_and_lock_is_seen_by_the_lock(theatre):
     first.claim()
     with pytest.raises(UsageError, match=f"driven by process {os.getpid()}"):
         second.claim()
+    first.write("step", step="commit")
     first.release()
     second.claim()
+    assert [r["event"] for r in second.records[-3:]] == ["controller", "step", "controller"]
+    assert [r["seq"] for r in second.records] == list(range(len(second.records)))
 
 
 # What recover says

@@ -136,6 +136,9 @@ class Journal:
             except OSError:  # a filesystem without locks: the record below is all there is
                 pass
             self._lock = fd
+            now = Lines(str(path))  # another process may have driven the run, and ended, since this one has read it
+            if len(now.records) > len(self.records):
+                self._lines = now
         me = task(os.getpid())
         self.write("controller", pid=os.getpid(), start_ticks=me.start_ticks if me else 0)
 
