@@ -130,7 +130,6 @@ class Host:
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
         session = Session(plan, journal, shells, self.stage.event, self.shell_of, self.stage.answer)
         report = Engine(self.stage, session, Report.of_plan(plan)).run()
-        journal.release()
         with contextlib.suppress(ReberthError, OSError):  # housekeeping: the run has its end
             limit_logs()
         return report

@@ -232,6 +232,7 @@ class Engine:
         session.phase = "end"
         session.emit("end", **{k: getattr(report, k) for k in ("outcome", "exit_code", "downtime_s")})
         session.close(keep_pages=report.outcome not in ("moved", "rolled-back", "ended", "refused"))
+        self.journal.release()
         return report
 
     def _keep(self) -> None:
