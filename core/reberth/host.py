@@ -130,7 +130,8 @@ class Host:
             self._shells.pop(name, None)  # the run owns them now: its helpers outlive this process if they must
         session = Session(plan, journal, shells, self.stage.event, self.shell_of, self.stage.answer)
         report = Engine(self.stage, session, Report.of_plan(plan)).run()
-        limit_logs()
+        with contextlib.suppress(ReberthError, OSError):  # housekeeping: the run has its end
+            limit_logs()
         return report
 
     def observe(self) -> None:
@@ -209,7 +210,7 @@ class Host:
 def _held(shell: HelperShell) -> dict[str, str]:
     """The workloads that a run holds frozen on this node, with the run's id; none where that cannot be asked."""
     with contextlib.suppress(ReberthError):
-        return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen")}
+        return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen") and not run.get("gone")}
     return {}
 
 

@@ -120,7 +120,7 @@ def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
         yield Check("terminal", Level.FAIL, f"the process is on a terminal ({some(terminals)})", remedy, node)
     if tree["outside_mounts"]:
         text = f"open files that no mount of the workload shows: {some(tree['outside_mounts'])}"
-        remedy = "close them in the workload (POSIX queues, files of other mount namespaces, secret memory)"
+        remedy = "close them in the workload (files of other mount namespaces, secret memory)"
         yield Check("mounts", Level.FAIL, text, remedy, node)
     if tree["linked"]:
         text = f"open files whose name was deleted while they have another: {some(tree['linked'])}"
@@ -131,7 +131,9 @@ def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
         text = f"a session leader is outside the tree (pid {outside[0]})"
         yield Check("session", Level.FAIL, text, "name that process, or start the workload with setsid", node)
     # A tree that CRIU has restored once is in a time namespace of its own, so that its clocks go on.
-    foreign = [n for n, at in tree["namespaces"].items() if n != "time" and at != tree["helper_namespaces"].get(n)]
+    # Of a network of its own CRIU makes the loopback interface again, and no other.
+    own = ["time", "net"] if tree["links"] in ([], ["lo"]) else ["time"]
+    foreign = [n for n, at in tree["namespaces"].items() if n not in own and at != tree["helper_namespaces"].get(n)]
     if foreign:
         text = f"the process is in namespaces of its own ({', '.join(sorted(foreign))})"
         yield Check("namespaces", Level.FAIL, text, "move the container with its own backend (runc)", node)

@@ -60,12 +60,66 @@ def test_defaults_of_the_configuration_lie_under_the_options(world, make):
     assert (options.mode, options.tcp_close, options.lazy_restore) == (Mode.STOP_AND_COPY, True, False)
 
 
-def test_json_is_one_document_and_stderr_is_silent(world, make):
+def test_json_is_one_document_and_stderr_has_the_end_alone(world, make):
     world.answers = {"plan": make.plan(make.ok), "move": make.moved}
     code, document = world.json("move", "pi1:web", "pi2:", "--json")
     assert code == 0 and list(document) == REPORT_KEYS
     assert document["schema"] == 1 and document["error"] is None and document["outcome"] == "moved"
-    assert world.run("move", "pi1:web", "pi2:", "--json").stderr == ""
+    said = world.run("move", "pi1:web", "pi2:", "--json").stderr
+    assert said == "reberth: moved: it runs on pi2 as web; owner target, exit code 0\n"
+
+
+def test_the_last_line_of_stderr_says_owner_and_code(world, make):
+    for outcome, owner, code in (("rolled-back", "source", 20), ("held", "nobody", 40), ("moved", "target", 41)):
+        make.moved.outcome, make.moved.owner, make.moved.exit_code = outcome, owner, code
+        world.answers = {"plan": make.plan(), "move": make.moved, "recover": [make.moved]}
+        for words in (("move", "pi1:web", "pi2:"), ("recover", make.moved.id)):
+            result = world.run(*words)
+            assert result.exit_code == code
+            assert result.stderr.splitlines()[-1].endswith(f"owner {owner}, exit code {code}")
+
+
+@pytest.mark.parametrize("words", [("move", "pi1:web", "pi2:"), ("move", "pi1:web", "pi2:", "--json"), ("history",)])
+def test_an_output_that_cannot_be_written_changes_no_exit_code(world, words):
+    """Stdout on a full disk: the process leaves with the run's own code, and stderr tells the rest."""
+    code = """
+import sys
+from reberth.cli import common, output
+from reberth.report.report import Report
+sys.stdout = open("/dev/full", "w")
+if sys.argv[1] == "move":
+    import typer
+    try:
+        common.finish(Report(outcome="moved", owner="target", source="a:x", target="b:x"), json="--json" in sys.argv)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+from reberth.__main__ import main
+main()
+"""
+    done = world.process(*words, code=code)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the output could not be written: No space left on device" in done.stderr
+    assert "a bug in reberth" not in done.stderr
+    if words[0] == "move":
+        assert done.stderr.splitlines()[-1].endswith("owner target, exit code 0")
+
+
+@pytest.mark.parametrize("place", ["/sys/kernel", "FILE"])
+def test_a_state_folder_that_cannot_be_written_is_a_usage_error(world, place):
+    """sysfs takes a folder from no user, nor does a file: as a folder of another user's for who is not root."""
+    (world.tmp / "file").touch()
+    place = place.replace("FILE", str(world.tmp / "file"))
+    extra = {"XDG_STATE_HOME": place, "REBERTH_CONFIG": str(world.tmp / "none.toml")}
+    for words in (("move", "local:x", "local:"), ("checkpoint", "local:x", "d"), ("restore", "d", "local:")):
+        done = world.process(*words, **extra)
+        assert done.returncode == 2, done.stderr
+        assert f"{place}/reberth" in done.stderr and "XDG_STATE_HOME" in done.stderr
+        assert "nothing was touched" in done.stderr and "a bug" not in done.stderr
+    done = world.process("plan", "local:x", "local:", **extra)
+    assert done.returncode == 2 and "same node" in done.stderr  # it needs no folder: its own words are answered
+    for words in (("status",), ("history",), ("ls",), ("recover",)):
+        done = world.process(*words, **extra)
+        assert done.returncode == 0, done.stderr
 
 
 def test_refused_plan_never_moves(world, make):

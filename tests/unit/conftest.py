@@ -169,8 +169,11 @@ class FakeShell:
 
     node: Node
     hello: dict[str, Any] = field(default_factory=lambda: dict(HELLO))
+    runs: list[dict[str, Any]] = field(default_factory=list)
 
     def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
+        if op == "runs":
+            return self.runs
         assert op == "hello"
         return {"boot_id": f"boot-{self.node.name}", **{k: v for k, v in self.hello.items() if v != ""}}
 

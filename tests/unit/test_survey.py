@@ -220,6 +220,40 @@ def test_ties_to_the_outside_are_seen(tmp_path):
     assert (found["nested"], found["shared_vm"], found["schedulers"], found["frozen"]) == ([], [], [], False)
 
 
+HELD = """
+import ctypes, mmap, os, sys
+place = sys.argv[1]
+memory = mmap.mmap(-1, 4096)
+memory[0] = 1
+name = next(n for n in os.listdir("/proc/self/map_files") if "zero" in os.readlink("/proc/self/map_files/" + n))
+behind = os.open("/proc/self/map_files/" + name, os.O_RDWR)
+os.symlink("nowhere", place + "/link")
+link = os.open(place + "/link", os.O_PATH | os.O_NOFOLLOW)
+name, library = b"/reberth-test-%d" % os.getpid(), ctypes.CDLL(None, use_errno=True)
+queue = library.mq_open(name, os.O_RDWR | os.O_CREAT, 0o600, None)
+library.mq_unlink(name)
+print(queue, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="map_files is open to root alone")
+def test_what_travels_is_not_outside_and_a_queue_is_named(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert int(process.stdout.readline()) > 0
+        found = process_tree.describe(None, None, process.pid)
+        process.stdin.close()
+    assert [path for path in found["outside_mounts"] if "zero" in path or "reberth-test" in path] == []
+    assert [name for name in found["mqueues"] if name.endswith(f"in process {process.pid}")] != []
+    link = next(one for one in found["files"] if one["path"] == f"{tmp_path}/link")
+    assert process_tree.compare_files(None, None, [link]) == []
+
+
 def test_a_listener_with_another_pid_of_old_is_not_taken_for_ours(monkeypatch):
     row = {"msqid": "7", "lspid": "42", "lrpid": "0", "stime": "1000", "rtime": "0"}
     monkeypatch.setattr(ipc, "_sysv", lambda name: [row] if name == "msg" else [])

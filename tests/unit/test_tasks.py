@@ -29,10 +29,11 @@ PLAIN = {
     "devices": [],
     "traced_by": [],
     "uids": [0],
-    "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
+    "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": [], "stay": []},
     "protocols": {"TCP": 2, "UNIX-STREAM": 1, "NETLINK": 1},
     **{key: [] for key in ("unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "dead_leaders")},
     **{key: [] for key in ("sysv_items", "pipes_outside", "confined", "masters", "slaves", "terminals")},
+    **{key: [] for key in ("unix_unaccepted", "mqueues", "bound")},
     "files_outside": [],
     "tasks": [{"comm": "sh"}],
     "ghosts": {"/tmp/small": 4096},
@@ -65,6 +66,8 @@ def test_an_ordinary_tree_has_nothing_against_it():
         ({"anon": {"[perf_event]": 1}}, "anon-inode"),
         ({"protocols": {"MPTCP": 1}}, "sockets"),
         ({"unix_outside": ["/run/db.sock"]}, "unix-outside"),
+        ({"unix_unaccepted": ["/run/db.sock"]}, "unix-unaccepted"),
+        ({"mqueues": ["/q in process 7"]}, "mqueue"),
         ({"nested": ["net of 7"]}, "nested"),
         ({"ghosts": {"/tmp/large": GHOST_LIMIT_BYTES + 1}}, "ghosts"),
         ({"pidfds": [1]}, "pidfd"),
@@ -234,7 +237,7 @@ def test_s5_images_that_lie_on_a_disk_are_told_of(free_bytes, ids):
     ],
 )
 def test_connections(tcp, options, bad, words):
-    facts = {**PLAIN, "tcp": {**tcp, "listening": [], "unaccepted": []}}
+    facts = {**PLAIN, "tcp": {**tcp, "listening": [], "unaccepted": [], "stay": []}}
     assert bool(failed(tcp_checks(facts, options, "a"))) is bad
     if words is not None:
         assert tcp_words(facts, options) == words

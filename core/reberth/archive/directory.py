@@ -95,6 +95,10 @@ class Directory(HelperShell):
 
     # The operations of a node (docs/helper.md) as a directory has them
 
+    def _op_runs(self) -> list[dict[str, Any]]:
+        """No run is open in a directory; those of this machine are of other workloads."""
+        return []
+
     def _op_hello(self) -> dict[str, Any]:
         facts: dict[str, Any] = dict(super().call("hello"))
         return {**facts, **self.kept.get("hello", {}), "pid_ns": NAME, "cgroup2": NAME, "uid": 0}

@@ -9,6 +9,7 @@ import typer
 
 from reberth.cli import common, params
 from reberth.config.request import Request
+from reberth.run.journal import make_runs_dir
 
 Directory = Annotated[
     Path, typer.Argument(metavar="DIR", help="A new or empty directory here, or NODE:/DIR.", show_default=False)
@@ -36,6 +37,7 @@ def command(
     reberth checkpoint pi1:web phone:/data/local/tmp/web
     """
     config = common.load_config()
+    make_runs_dir()
     options = common.options_of(
         config, tcp_established=tcp_established, tcp_close=tcp_close, timeout=timeout, skip=skip
     )

@@ -14,6 +14,7 @@ from reberth.config import config as configuration
 from reberth.config.config import Config
 from reberth.config.options import make_options
 from reberth.report.report import Report, render_text
+from reberth.report.text import where_now
 from reberth.text import safe
 from reberth_hooks import Options, ReberthError
 
@@ -66,4 +67,11 @@ def finish(report: Report, *, json: bool) -> None:
         write_json(report.to_json())
     else:
         write(render_text(report))
+    say_end(report)
     raise typer.Exit(report.exit_code)
+
+
+def say_end(report: Report) -> None:
+    """The last line of stderr of every run: where the workload is and the exit code, whatever became of the rest."""
+    owner = safe(report.owner or "nobody")
+    note(f"reberth: {safe(report.outcome or 'open')}: {where_now(report)}; owner {owner}, exit code {report.exit_code}")

@@ -10,6 +10,7 @@ from reberth.cli import common, params
 from reberth.cli.output import note, write, write_json
 from reberth.cli.plan_text import plan_document, plan_lines, refusal
 from reberth.config.request import Request
+from reberth.run.journal import make_runs_dir
 from reberth_hooks import Exit, Plan
 
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="As `reberth plan`.", show_default=False)]
@@ -81,6 +82,8 @@ def command(
         force_stop=force_stop,
         lxd_mode=lxd_mode,
     )
+    if not dry_run:
+        make_runs_dir()  # where nothing can be journaled nothing begins, and no node is asked for it
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:
         plan = host.plan(request)

@@ -15,9 +15,12 @@ def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(text + "\n")
         stream.flush()
-    except BrokenPipeError:
-        # The exit code of a move must survive `| head`; what is still buffered goes to nowhere, also at exit.
+    except OSError as error:
+        # The exit code of a move must survive `| head` and a full disk; what is still buffered goes to nowhere, also at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            note(f"warning: the output could not be written: {error.strerror or error}")
 
 
 def write(lines: str | Iterable[str]) -> None:

@@ -49,6 +49,9 @@ def command(
         write_json({"schema": 1, "runs": [_data(run) for run in done]})
     else:
         write([line for run in done for line in _lines(run)] or "nothing to recover")
+    for run in done:
+        if isinstance(run, Report):
+            common.say_end(run)
     raise typer.Exit(_worst(int(_data(run).get("exit_code", 0)) for run in done))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reberth.cli import common, params
+from reberth.run.journal import make_runs_dir
 
 Directory = Annotated[
     Path,
@@ -34,6 +35,7 @@ def command(
     reberth restore phone:/data/local/tmp/web pi2:
     """
     config = common.load_config()
+    make_runs_dir()
     options = common.options_of(
         config,
         tcp_established=tcp_established,

@@ -74,7 +74,8 @@ def _checkpoint(
         _told_stranded(report, target, target.stranded)
     if report.outcome == "moved":
         report.owner, report.downtime_s, report.downtime_error_s = Owner.NOBODY.value, None, None
-    report.save(session.journal.dir / "report.json")
+    if problem := session.journal.keep_report(report):
+        report.warnings.append(problem)
     return report
 
 

@@ -7,7 +7,8 @@ first. What it may not decide alone it leaves held, and says which word of the u
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reberth.report.report import Report
@@ -15,11 +16,13 @@ from reberth.run.decide import Want, decide
 from reberth.run.engine import Engine
 from reberth.run.journal import Journal, run_dir
 from reberth.run.session import Session
-from reberth_hooks import Mode, Node, Options, Plan, ReberthError, UsageError, Workload
+from reberth_hooks import Event, Mode, Node, Options, Plan, ReberthError, Workload
 
 if TYPE_CHECKING:
     from reberth.connect.helper import HelperShell
     from reberth.host import Host
+
+SLOW_S = 2.0
 
 
 def recover(host: Host, run_id: str | None, how: str, dry_run: bool) -> list[Any]:
@@ -58,38 +61,51 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     journal = Journal(run_id)
     pid, last = journal.controller(), journal.last("controller", "end") or {}
     if pid and last["event"] == "controller":  # an end after it: that process is through with this run
-        raise UsageError(f"run {run_id} is driven by process {pid}", hint=f"to end it: reberth abort {run_id}")
+        raise journal.driven()
     record = journal.last("plan")
     if record is None:
         journal.write("end", outcome="refused", owner="source", exit_code=2)
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
-    reach = host.way(plan)
-    session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach, host.stage.answer)
-    session.on_word = how == "rollback"
     want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
-        return _preview(session, want)
-    journal.claim()
-    journal.write("recover", how=how)
-    report = Report.of_plan(plan)
-    path = journal.dir / "report.json"
-    if path.exists():
+        return _preview(_session(host, journal, plan, how, look=True), want)
+    journal.settle()  # a full disk of this machine stops no way back: what the nodes say decides
+    journal.claim()  # before any node is asked: two that settle one run would answer for each other's steps
+    try:
+        host.observe()
+        session = _session(host, journal, plan, how)
+        journal.write("recover", how=how)
+        report = Report.of_plan(plan)
         with contextlib.suppress(ReberthError, OSError):
-            report = Report.load(path)
-    host.observe()
-    session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
-    return Engine(host.stage, session, report).resume(want)
+            report = Report.load(journal.dir / "report.json")
+        session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
+        return Engine(host.stage, session, report).resume(want)
+    finally:
+        journal.release()
+
+
+def _session(host: Host, journal: Journal, plan: Plan, how: str, *, look: bool = False) -> Session:
+    """Both ends as far as they can be reached; a node that does not answer at once is named while it is waited for."""
+    reach = host.way(plan)
+
+    def wait_for(node: str) -> None:
+        host.stage.event(Event("warning", "recover", f"waiting for node {node}: it does not answer yet"))
+
+    ends = _attach(reach, plan, look, wait_for)
+    session = Session(plan, journal, ends, host.stage.event, reach, host.stage.answer)
+    session.on_word = how == "rollback"
+    return session
 
 
 def _attach(
-    reach: Callable[[str], HelperShell], plan: Plan, look: bool
+    reach: Callable[[str], HelperShell], plan: Plan, look: bool, wait_for: Callable[[str], None]
 ) -> tuple[HelperShell | None, HelperShell | None]:
     """Both ends with the run taken over; None for one that cannot be reached now."""
     found: list[HelperShell | None] = []
     for node in (plan.source, plan.target):
         end = None
-        with contextlib.suppress(ReberthError):
+        with contextlib.suppress(ReberthError), _named_when_slow(node.name, wait_for):
             end = reach(node.name)
             try:
                 end.call("adopt", run_id=plan.id, look=look)
@@ -98,6 +114,18 @@ def _attach(
                 end = None
         found.append(end)
     return found[0], found[1]
+
+
+@contextlib.contextmanager
+def _named_when_slow(node: str, wait_for: Callable[[str], None]) -> Iterator[None]:
+    """Say what is waited for when it takes longer than a login does."""
+    timer = threading.Timer(SLOW_S, wait_for, (node,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _preview(session: Session, want: Want) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from reberth.config import names
 from reberth.config.config import Config
 from reberth.config.request import Request
 from reberth.plan import choose, preflight
+from reberth.plan.busy import name_of_a_run, refuse_busy
 from reberth.plugin.stage import Stage
 from reberth_hooks import (
     CommandError,
@@ -37,7 +38,8 @@ def make_plan(
     `facts` of the plan: side ("source", "target") -> "hello" and each plugin's name -> what it said. A plan that its
     checks forbid is returned all the same: `Plan.refused` says why. Raises UsageError (the words are wrong),
     PluginError (missing, broken, not enabled) and what the shells raise (unreachable, untrusted); the exit code of
-    every error says that nothing was touched.
+    every error says that nothing was touched. Raises BusyError for what an open run holds: what else could be said of
+    it (it is frozen, its name is taken) is that run's doing.
     """
     try:
         return _make_plan(request, config, stage, shells, new_id)
@@ -66,6 +68,7 @@ def _make_plan(
         both = f"{source.node.name} and {target.node.name}"
         raise UsageError(f"{both} are two names of the same machine", hint="name another node")
     workload = Workload(wanted.node, named or choose.find_backend(wanted, source, stage), wanted.name)
+    refuse_busy(source.shell, "source", f"{workload.backend}/{workload.name}")
     routes = choose.routes(request.transports, nodes, stage, workload.backend)
     plugins = tuple(dict.fromkeys((workload.backend, *routes.values())))
     facts: dict[str, object] = {
@@ -74,6 +77,8 @@ def _make_plan(
     }
     name = new_name or workload.name
     survey = stage.survey(workload.backend, workload, name, source.shell, target.shell, facts, request.options)
+    wanted_there = f"{workload.backend}/{name}"
+    refuse_busy(target.shell, "target", wanted_there, int(survey.details.get("start_ticks") or 0))
     choice = choose.mode(request, workload.backend, stage, survey, source.shell, target.shell, routes)
     usable = (*preflight.usable_checks(facts, plugins, *nodes), *preflight.unit_checks(request.options, survey))
     checks = (*preflight.host_checks(source, target), *usable, *survey.checks, *choice.checks)
@@ -87,7 +92,7 @@ def _make_plan(
         why=choice.why,
         options=request.options,
         routes=choice.routes,
-        checks=preflight.skip(checks, request.options.skip),
+        checks=preflight.skip(name_of_a_run(checks, target.node.name, wanted_there), request.options.skip),
         facts=facts | choice.facts(),
         details=survey.details,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reberth_hooks.criu.objects import NO_IO_URING
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -22,7 +24,13 @@ class Rule:
 CLOSE = "close it in the workload, or stop the part of it that needs it"
 SAME_FILES = "put the same file on the target; reberth check and the preflight compare them before anything is frozen"
 DUMP = (
-    Rule("io-uring", r"send_fds failed \(-22\)|io_uring", "it uses io_uring", "turn io_uring off in it"),
+    Rule("io-uring", r"send_fds failed \(-22\)|io_uring", "it uses io_uring", NO_IO_URING),
+    Rule(
+        "unix-in-flight",
+        r"Non-empty write queue on an in-flight socket",
+        "a connection to one of its unix sockets waits to be accepted, with words in it",
+        "let the server accept it, then move again",
+    ),
     Rule("hugetlb", r"path=/anon_hugepage|hugetlb", "it maps huge pages", "run it without huge pages"),
     Rule(
         "memory-file",

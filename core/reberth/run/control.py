@@ -28,7 +28,7 @@ class Wishes:
         """All of them when something was added since the last look, else nothing."""
         try:
             changed_ns = self.path.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:  # there is none, or the disk is broken: the run goes on as it is
             return {}
         if changed_ns == self._seen_ns:
             return {}
@@ -38,6 +38,6 @@ class Wishes:
     def _read(self) -> dict[str, Any]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

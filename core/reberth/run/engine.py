@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reberth.node.system.durable import give_reserve
+from reberth.plan.busy import busy
 from reberth.plugin.stage import Stage
 from reberth.report.report import Report
 from reberth.run import outcome
@@ -22,9 +24,10 @@ from reberth.run.rounds import rounds
 from reberth.run.session import Session
 from reberth.run.signals import DetachedRunError, Interrupts
 from reberth.run.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
-from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
+from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 MAX_STEPS, MAX_FAILURES = 40, 3
+DISK = "this machine's disk did not take"
 
 
 class Engine:
@@ -58,6 +61,7 @@ class Engine:
 
     def resume(self, want: Want) -> Report:
         """Settle a run that another process began; the same steps, and the same end."""
+        outcome.set_aside_error(self.report)
         with self.interrupts.listening():
             decision = self._end("recover", want)
         if decision.outcome == "rolled-back":
@@ -69,17 +73,18 @@ class Engine:
     def _open(self) -> None:
         """Take the workload's lock on both nodes."""
         plan = self.session.plan
+        start = plan.details.get("start_ticks")
+        identity = {"start_ticks": start} if start else {}
         for side, role, name in ((0, "source", plan.workload.name), (1, "target", plan.target_name)):
             end = (self.session.source, self.session.target)[side]
             workload = f"{plan.workload.backend}/{name}"
             self.journal.write("opening", side=role)
             try:
-                self.session.opened[side] = end.call("open", run_id=plan.id, role=role, workload=workload)
+                self.session.opened[side] = end.call("open", run_id=plan.id, role=role, workload=workload, **identity)
             except HelperError as error:
                 if error.kind != "busy":
                     raise
-                text = f"{workload} on node {end.node.name} is busy with run {error.message.rpartition(' ')[2]}"
-                raise BusyError(text, hint="to see it: reberth status; to end it: reberth recover") from error
+                raise busy(workload, end.node.name, error.message.rpartition(" ")[2]) from error
         self.session.limit()
 
     def _phases(self) -> None:
@@ -122,6 +127,7 @@ class Engine:
 
     def _end(self, name: str, want: Want) -> Decision:
         self.interrupts.settle()
+        self.journal.settle()
         try:
             if want is Want.BACK:
                 self.session.close_pipe()  # or a tree would go on to arrive where it is being removed
@@ -129,6 +135,9 @@ class Engine:
                 return self.settle(want)
         except DetachedRunError:
             return Decision(None, "the nodes finish alone", "detached", Owner.NOBODY, Exit.DETACHED)
+        except Exception as error:  # whatever it was: the user is told that the run is open, and how it is ended
+            self._failed(error)
+            return Decision(None, "the run could not be settled", "held", Owner.NOBODY, Exit.HELD)
 
     def settle(self, want: Want) -> Decision:
         """Do what the protocol says until the run has an end; a step that fails turns the wish to `BACK`."""
@@ -199,6 +208,7 @@ class Engine:
             return
         self.cause, self.failed_in = error, self.session.phase
         lines = [] if isinstance(error, ReberthError) else traceback.format_exception(error)
+        self.journal.settle()  # there is only the way back now, which a full disk must not stop
         self.journal.write("failed", phase=self.session.phase, error=repr(error), traceback="".join(lines))
         self.session.keep_logs()
 
@@ -208,14 +218,26 @@ class Engine:
         session.on_wait = lambda: None  # too late for any signal: what the run came to is written
         total_s = time.monotonic() - self.begun
         outcome.fill_costs(report, session, self.final, self.history, self.stats, self.images_sent, total_s)
+        outcome.fill_end(report, session, decision, self.cause, self.failed_in)
+        self._keep()  # before the nodes are told: from then on only this report knows
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             report.warnings += (left := session.end_all(decision.outcome))
-            if left and decision.outcome == "moved":
-                decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
-        outcome.fill_end(report, session, decision, self.cause, self.failed_in)
+            if left and report.outcome == "moved":
+                report.exit_code = int(Exit.CLEANUP_PENDING)
+        outcome.name_leftovers(report, session)
         self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
-        report.save(self.journal.dir / "report.json")
+        self._keep()
+        if not outcome.is_open({"outcome": report.outcome, "exit_code": report.exit_code}):
+            give_reserve(str(self.journal.dir))
         session.phase = "end"
         session.emit("end", **{k: getattr(report, k) for k in ("outcome", "exit_code", "downtime_s")})
         session.close(keep_pages=report.outcome not in ("moved", "rolled-back", "ended", "refused"))
+        self.journal.release()
         return report
+
+    def _keep(self) -> None:
+        """Write the report; a disk that does not take it, or took no record, is a warning: the run is as it is."""
+        problem = self.journal.keep_report(self.report) or self.journal.failure
+        if problem:
+            text = f"{DISK} all of it ({problem}); the nodes know the run"
+            self.report.warnings = [*(w for w in self.report.warnings if not w.startswith(DISK)), text]

@@ -73,8 +73,10 @@ def is_untidy(journal: Journal) -> bool:
     return [key for key in notes if key in ("untidy", "tidied")][-1:] == ["untidy"]
 
 
-def _name_leftovers(report: Report, session: Session) -> None:
+def name_leftovers(report: Report, session: Session) -> None:
     """Both ends are through: nothing of the run may be there any more, and what is there becomes a warning."""
+    if is_open({"outcome": report.outcome, "exit_code": report.exit_code}):
+        return
     for end in session.ends:
         with contextlib.suppress(ReberthError):
             if end is not None:
@@ -86,6 +88,14 @@ def _held_late(session: Session, code: int) -> int:
     """Held, but in a post-copy: the copy ran, as its pages were asked for."""
     late = code == Exit.HELD and any(record.get("step") == Step.FILL for record in session.journal.records)
     return int(Exit.HELD_POST_COPY) if late else code
+
+
+def set_aside_error(report: Report) -> None:
+    """What stopped the run is past once `recover` settles it: it becomes a warning, and the error is this attempt's."""
+    if report.error:
+        text = f"it had failed before: {report.error.get('message', '')}"
+        report.warnings = list(dict.fromkeys([*report.warnings, text]))
+    report.error = None
 
 
 def fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
@@ -105,12 +115,11 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
 def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = _held_late(session, int(decision.exit_code))
-    if not is_open({"outcome": decision.outcome, "exit_code": decision.exit_code}):
-        _name_leftovers(report, session)
     if session.plan.options.keep_images:
         kept = [session.recall(f"images.{word}") for word in ("source", "target")]
         report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")
     report.warnings += [c.reason for c in session.plan.checks if c.level is Level.WARN]
+    report.warnings = list(dict.fromkeys(report.warnings))  # an earlier attempt may have said the same
     if cause is None:
         if decision.outcome in ("held", "rolled-back") and decision.exit_code is not Exit.DONE and not report.error:
             words = {"code": decision.outcome, "message": decision.why, "hint": "", "log_tail": "", "phase": "commit"}

@@ -249,7 +249,7 @@ class Session:
         self._facts = [None, None]
 
     def _ask(self, side: int) -> dict[str, Any] | None:
-        deadline = time.monotonic() + GIVE_UP_S
+        deadline, told = time.monotonic() + GIVE_UP_S, False
         while True:
             end = self.ends[side]
             with contextlib.suppress(ReberthError):  # whatever it was, this end could not be asked
@@ -260,6 +260,10 @@ class Session:
                 self.ends[side] = None
             if time.monotonic() > deadline:
                 return None
+            if not told:
+                node = (self.plan.source, self.plan.target)[side].name
+                self.emit("warning", f"waiting for node {node}, which does not answer")
+                told = True
             with contextlib.suppress(ReberthError):
                 self.ends[side] = self.attach(side)
             if self.ends[side] is None:

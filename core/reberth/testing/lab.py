@@ -208,6 +208,7 @@ class LabHost(Host):
                 return Engine(self.stage, session, Report.of_plan(plan)).run()
             except saboteur.ControllerDiedError:
                 session.close_pipe()
+                session.journal.release()  # a lock ends with its process
                 ends = [end.daemon.end for end in self.ends if end.daemon.end is not None]
                 journals = {end.run.dir: end for end in ends}
                 for end in journals.values():

@@ -32,6 +32,7 @@ NOTHING_OF = (
     *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
     *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
     *("abstract", "dead_leaders", "sysv_items", "files_outside", "confined", "shared_locks"),
+    *("bound", "unix_unaccepted", "mqueues", "links"),
 )
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")
@@ -140,7 +141,11 @@ class LabShell(HelperShell):
             code, out, err = perform(self.machine, name, argv[1:], self.machine.programs[name])
         return {"code": code, "out": out, "err": err}
 
-    def _op_open(self, run_id: str, role: str, workload: str) -> dict[str, Any]:
+    def _op_runs(self) -> list[dict[str, Any]]:
+        found = (LabRun(place.name, str(place)) for place in (self.machine.dir / "runs").iterdir())
+        return [{"id": one.id, "role": one.role, "workload": one.opened("workload")} for one in found if not one.ended]
+
+    def _op_open(self, run_id: str, role: str, workload: str, start_ticks: int = 0) -> dict[str, Any]:
         for place in (self.machine.dir / "runs").iterdir():
             other = LabRun(place.name, str(place))
             if other.opened("workload") == workload and not other.ended:
@@ -203,7 +208,7 @@ class LabShell(HelperShell):
             "cgroup": task["cgroup"],
             "unit": {},
             "loopback_up": False,
-            "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": []},
+            "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": [], "stay": []},
         }
 
     def _op_taken(self) -> dict[str, Any]:

@@ -23,6 +23,12 @@ KNOWN_PROTOCOLS = (
 )
 
 
+NO_IO_URING = (
+    "start it where io_uring is off: sysctl kernel.io_uring_disabled=2 before its start, or a seccomp rule that "
+    "answers ENOSYS to io_uring_setup, io_uring_enter and io_uring_register"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One check: `find` answers what speaks against the move, by name; `{}` in `reason` becomes these names."""
@@ -52,7 +58,7 @@ def _of(key: str) -> Callable[[Facts], Iterable[object]]:
 
 
 RULES = (
-    Rule("io-uring", _io_uring, "the workload uses io_uring, which CRIU cannot dump", "turn io_uring off in it"),
+    Rule("io-uring", _io_uring, "the workload uses io_uring, which CRIU cannot dump", NO_IO_URING),
     Rule("anon-inode", _strange, "descriptors that CRIU cannot dump: {}", "close them in the workload"),
     Rule("hugetlb", _flag("hugetlb"), "the workload maps huge pages (hugetlb)", "run it without huge pages"),
     Rule("devices", _of("devices"), "open devices: {}", "close them in the workload"),
@@ -68,6 +74,18 @@ RULES = (
         _of("unix_outside"),
         "unix sockets are connected to processes outside the workload: {}",
         "end these connections (logging, D-Bus, a database's socket), or move both ends in one container",
+    ),
+    Rule(
+        "unix-unaccepted",
+        _of("unix_unaccepted"),
+        "connections to unix sockets wait to be accepted, from outside or with words in them: {}",
+        "let the server accept them",
+    ),
+    Rule(
+        "mqueue",
+        _of("mqueues"),
+        "a POSIX message queue is open, which CRIU cannot dump: {}",
+        "close it in the workload",
     ),
     Rule(
         "nested",

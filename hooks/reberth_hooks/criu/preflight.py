@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from reberth_hooks.criu.objects import object_checks as object_checks
@@ -32,6 +33,10 @@ def tcp_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterato
         yield _fail("tcp", text, remedy, node)
     else:
         yield Check("tcp", Level.OK, f"{facts['tcp']['inside']} TCP ends inside, {len(outside)} outside", "", node)
+    stay = facts["tcp"]["stay"]
+    if stay and options.tcp_established and not options.tcp_close:
+        text = f"connections lead to processes outside that stay on this node, and are lost: {some(stay)}"
+        yield _fail("tcp-local", text, "--tcp-close ends them in the copy", node)
     waiting = facts["tcp"]["unaccepted"]
     if waiting and not options.tcp_close:
         text = f"{len(waiting)} connections wait to be accepted: {some(waiting)}"
@@ -48,6 +53,29 @@ def taken_checks(facts: Mapping[str, Any], target: Shell) -> Iterator[Check]:
     if ports or names:
         text = f"others listen there on {some([*ports, *names])}"
         yield _fail("taken", text, "end what listens there", target.node.name)
+
+
+def address_checks(facts: Mapping[str, Any], options: Options, target: Shell) -> Iterator[Check]:
+    """Each address that a socket of the workload is bound to exists on the target, or moves there with it."""
+    if facts["namespaces"]["net"] != facts["helper_namespaces"]["net"]:
+        return
+    wanted = [one for one in facts["bound"] if not (one["connected"] and options.tcp_close)]
+    if not wanted:
+        return
+    there = target.call("taken")
+    moved = options.move_address.partition("/")[0]
+    here = {ip_address(word) for word in (*there["addresses"], *([moved] if moved else ()))}
+    missing = [
+        one
+        for one in wanted
+        if (address := ip_address(one["address"])) not in here and f"ipv{address.version}" not in there["nonlocal"]
+    ]
+    if missing:
+        names = [f"process {one['pid']} {one['kind']} {one['address']} port {one['port']}" for one in missing]
+        lacks = list(dict.fromkeys(one["address"] for one in missing))
+        text = f"sockets are bound to addresses that the target does not have: {some(names)}"
+        remedy = f"--move-address {lacks[0]} takes it along, or let it listen on any address"
+        yield _fail("local-address", text, remedy, target.node.name)
 
 
 def _same_port(one: str, other: str) -> bool:
@@ -192,6 +220,7 @@ def both_ends(
     found = {side: facts[side][plugin] for side in ("source", "target")}
     yield from kernel_checks(facts, {side: one.get(key) for side, one in found.items()}, tree)
     yield from taken_checks(tree, target)
+    yield from address_checks(tree, options, target)
     if all(one.get("usable") for one in found.values()):
         yield from network_checks(tcp_words(tree, options), source, target)
         yield from cpu_checks(source, target)

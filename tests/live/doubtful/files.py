@@ -46,7 +46,7 @@ def memfd_secret(place: str) -> Any:
     return call("memfd_secret", 0)
 
 
-@state("mounts")
+@state("mqueue")
 def posix_queue(place: str) -> Any:
     """A message queue of a filesystem that is mounted nowhere here."""
     library = ctypes.CDLL("librt.so.1", use_errno=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from typing import Any
 
 from doubtful.base import state
 
+SIOCGIFADDR = 0x8915
 AF_VSOCK, IPPROTO_MPTCP, NETLINK_AUDIT, NETLINK_UEVENT = 40, 262, 9, 15
 
 
@@ -109,3 +112,32 @@ def good_sockets(place: str) -> Any:
         netlink(NETLINK_AUDIT, 0),
         netlink(NETLINK_UEVENT, 1),
     )
+
+
+@state()
+def unix_pair_half_closed(place: str) -> Any:
+    """A pair of which one end is closed, with words left in it."""
+    kept, other = socket.socketpair()
+    other.sendall(b"left behind")
+    other.close()
+    return kept
+
+
+@state("unix-unaccepted")
+def unix_unaccepted(place: str) -> Any:
+    """A connection of its own that waits to be accepted, with words in it."""
+    server, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    server.bind(place + "/waiting.sock")
+    server.listen()
+    client.connect(place + "/waiting.sock")
+    client.sendall(b"words")
+    return server, client
+
+
+@state("local-address")
+def own_address(place: str) -> Any:
+    """A server on the node's own address, which the target does not have."""
+    names = [name for _, name in socket.if_nameindex() if name.startswith("eth")]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("40s", names[0].encode()))
+    return socket.create_server((socket.inet_ntoa(answer[20:24]), 0))

@@ -62,6 +62,13 @@ def nested_network(place: str) -> Any:
     return child(lambda: unshare(CLONE_NEWNET))
 
 
+@state()
+def own_network(place: str) -> Any:
+    """A network of its own with the loopback interface alone, which CRIU makes again."""
+    unshare(CLONE_NEWNET)
+    return True
+
+
 @state("nested")
 def nested_pids(place: str) -> Any:
     """A sandbox."""

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 import time
-from collections.abc import Iterator
-from typing import Optional
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from reberth.node.net import loopback, netlink
 
-ESTABLISHED, LISTEN = "01", "0A"
+ESTABLISHED, LISTEN, TIME_WAIT = "01", "0A", ("06",)
 NOT_A_CONNECTION = ("06", "07")  # TIME_WAIT belongs to nobody, CLOSE is no connection
-# linux/sock_diag.h and linux/unix_diag.h
-SOCK_DIAG_BY_FAMILY, UNIX_SHOW = 20, 0x1 | 0x2 | 0x4 | 0x8  # name, inode of the path, peer, waiting connections
-DIAG_NAME, DIAG_PEER, DIAG_WAITING = 0, 2, 3
 # A server has connections waiting at any moment: only those that are still there after this are one that stays so.
 SECOND_LOOK_S = 0.1
 
@@ -30,9 +25,9 @@ def protocol(path: str) -> str:
     return ""
 
 
-def _table(pid: int) -> Rows:
+def _table(pid: int, names: tuple[str, ...] = ("tcp", "tcp6")) -> Rows:
     rows: Rows = []
-    for name in ("tcp", "tcp6"):
+    for name in names:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii") as lines:
             next(lines, None)
             rows += [line.split() for line in lines]
@@ -65,18 +60,6 @@ def listening(pid: int) -> list[str]:
     return sorted({address(words[1]) for words in _table(pid) if words[3] == LISTEN})
 
 
-def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
-    """Names without a file (unix(7)) that are taken in its network namespace, or that these sockets have."""
-    mine = None if inodes is None else {int(inode) for inode in inodes}
-    found = set()
-    with contextlib.suppress(OSError):
-        for inode, attributes in loopback.inside(pid, lambda: list(_unix())) or ():
-            name = attributes.get(DIAG_NAME, b"")
-            if name.startswith(b"\0") and len(name) > 1 and (mine is None or inode in mine):
-                found.add(name[1:].decode("utf-8", "backslashreplace"))
-    return sorted(found)
-
-
 def unaccepted(pid: int, inodes: set[str]) -> list[str]:
     """Connections that wait in a listening socket of the tree and that nobody accepts, as `here - there`."""
     found = _waiting(_table(pid), inodes)
@@ -84,6 +67,55 @@ def unaccepted(pid: int, inodes: set[str]) -> list[str]:
         time.sleep(SECOND_LOOK_S)
         found &= _waiting(_table(pid), inodes)
     return sorted(f"{address(here)} - {address(there)}" for here, there in found)
+
+
+def local(pid: int, holders: dict[str, int]) -> tuple[list[str], list[dict[str, Any]]]:
+    """What of a tree's sockets is bound to this very machine; `holders` maps each inode to a process that has it.
+
+    First connections to a process outside the tree that is on this machine too, as `process PID: here - there`: they
+    end when the tree leaves. Then the sockets bound to an address of this machine, each with `connected`; an address
+    that the machine does not have needs none at the target either (IP_FREEBIND, groups of multicast).
+    """
+    mine = loopback.inside(pid, netlink.addresses) or []
+    here = {ip_address(str(found["address"])) for found in mine}
+    rows = [(words, _host(words[1])) for words in _table(pid) if words[9] in holders]
+    ends = {(_plain(words[1]), _plain(words[2])) for words, _ in rows}
+    stay, bound = [], []
+    for words, host in rows:
+        connected = words[3] not in (LISTEN, *NOT_A_CONNECTION)
+        peer = _host(words[2])
+        outside = connected and (_plain(words[2]), _plain(words[1])) not in ends
+        if outside and (peer.is_loopback or peer in here):
+            stay.append(f"process {holders[words[9]]}: {address(words[1])} - {address(words[2])}")
+        if words[3] not in TIME_WAIT and host in here and not host.is_loopback:
+            bound.append(_bound("TCP", words, host, holders, connected))
+    for words in _table(pid, ("udp", "udp6", "udplite", "udplite6")):
+        if words[9] in holders and (host := _host(words[1])) in here and not host.is_loopback:
+            bound.append(_bound("UDP", words, host, holders, False))
+    return sorted(stay), sorted(bound, key=str)
+
+
+def _bound(
+    kind: str, words: list[str], host: IPv4Address | IPv6Address, holders: dict[str, int], connected: bool
+) -> dict[str, Any]:
+    port = int(words[1].rpartition(":")[2], 16)
+    return {"kind": kind, "address": str(host), "port": port, "pid": holders[words[9]], "connected": connected}
+
+
+def _host(hexadecimal: str) -> IPv4Address | IPv6Address:
+    """The address without its port; an IPv4 address inside IPv6 is that IPv4 address."""
+    found = ip_address(address(hexadecimal).rpartition(":")[0].strip("[]"))
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def addresses() -> dict[str, Any]:
+    """The addresses of this machine, and the families in which a socket may be bound to one that it does not have."""
+    nonlocal_bind = []
+    for family in ("ipv4", "ipv6"):
+        with contextlib.suppress(OSError), open(f"/proc/sys/net/{family}/ip_nonlocal_bind", encoding="ascii") as file:
+            if file.read().strip() == "1":
+                nonlocal_bind.append(family)
+    return {"addresses": sorted(str(a["address"]) for a in netlink.addresses()), "nonlocal": nonlocal_bind}
 
 
 def _waiting(rows: Rows, inodes: set[str]) -> set[tuple[str, str]]:
@@ -111,34 +143,3 @@ def address(hexadecimal: str) -> str:
     else:
         text = "[" + ":".join(raw[i : i + 2].hex() for i in range(0, 16, 2)) + "]"
     return f"{text}:{int(port, 16)}"
-
-
-def unix_outside(pid: int, inodes: set[str]) -> list[str]:
-    """Unix sockets of the tree whose peer is not in it, by the peer's name or the peer's inode."""
-    mine = {int(inode) for inode in inodes}
-    known: dict[int, dict[int, bytes]] = {}
-    with contextlib.suppress(OSError):
-        known = dict(loopback.inside(pid, lambda: list(_unix())) or ())
-    waiting = {
-        client
-        for inode in mine & known.keys()
-        for (client,) in struct.iter_unpack("=I", known[inode].get(DIAG_WAITING, b""))
-    }
-    found = []
-    for inode in sorted(mine & known.keys() - waiting):
-        attributes = known[inode]
-        if DIAG_PEER not in attributes:
-            continue
-        (peer,) = struct.unpack("=I", attributes[DIAG_PEER])
-        if peer not in mine:
-            name = known.get(peer, {}).get(DIAG_NAME, b"").rstrip(b"\0").replace(b"\0", b"@")
-            found.append(name.decode("utf-8", "backslashreplace") or f"socket:[{peer or inode}]")
-    return sorted(set(found))
-
-
-def _unix() -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Every unix socket of this network namespace: inode, and what sock_diag(7) says of it."""
-    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UNIX_SHOW, 0xFFFFFFFF, 0xFFFFFFFF)
-    for body in netlink.ask(netlink.SOCK_DIAG, SOCK_DIAG_BY_FAMILY, netlink.DUMP, request):
-        (inode,) = struct.unpack_from("=I", body, 4)
-        yield inode, netlink.attributes(body, 16)

@@ -91,7 +91,9 @@ def stats(daemon: Daemon, progress: Any, paths: list[str]) -> list[dict[str, Any
     return found
 
 
-def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: str) -> dict[str, Any]:
+def open_run(
+    daemon: Daemon, progress: Any, run_id: str, role: str, workload: str, start_ticks: int = 0
+) -> dict[str, Any]:
     """Begin a run: its lock, journal and private directory; from here on the helper outlives its connection."""
     if not ID.match(run_id) or role not in ("source", "target"):
         raise OpError("bad-argument", "no such run or role")
@@ -100,7 +102,7 @@ def open_run(daemon: Daemon, progress: Any, run_id: str, role: str, workload: st
     if daemon.end is not None:
         raise OpError("protocol", "this helper serves a run already")
     end_of_earlier_boots()
-    opened = run.Run.open(run_id, role, workload, boot_id=run.boot_id(), **_me(daemon))
+    opened = run.Run.open(run_id, role, workload, start_ticks=start_ticks, boot_id=run.boot_id(), **_me(daemon))
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(trees.pages_channel, daemon), daemon.bucket
     daemon.end.pipe = functools.partial(trees.data_pipe, daemon)
@@ -160,8 +162,14 @@ def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
         if known is not None:
             first, frozen = known.journal.last("open") or {}, known.journal.last("freezing") or {}
             held = cgroup.is_asked_to_freeze(str(frozen.get("cgroup")))
-            found.append({"id": name, "live": bool(live_socket(name)), "frozen": held, **first})
+            found.append({"id": name, "live": bool(live_socket(name)), "frozen": held, "gone": _gone(first), **first})
     return found
+
+
+def _gone(first: dict[str, Any]) -> bool:
+    """Whether the very process of a source's run has ended, so that its pid may be another's by now."""
+    pid, start = str(first.get("workload", "")).partition("/")[2], first.get("start_ticks", 0)
+    return first.get("role") == "source" and bool(start) and pid.isdigit() and not procs.alive(int(pid), start)
 
 
 def workdir(

@@ -71,14 +71,18 @@ class Run:
         self.id = run_id
         self.dir = directory
         self.journal = Journal(os.path.join(directory, "journal.jsonl"))
+        self._said: dict[str, str] = {}  # decisions for the way back that a broken disk did not take
 
     @classmethod
-    def open(cls, run_id: str, role: str, workload: str, **facts: Any) -> Run:
-        """Begin a run; raises OpError `busy` while another of the same workload is open."""
+    def open(cls, run_id: str, role: str, workload: str, *, start_ticks: int = 0, **facts: Any) -> Run:
+        """Begin a run; raises OpError `busy` while another of the same workload is open.
+
+        A process is its pid and `start_ticks`: what has got a dead one's pid is another workload.
+        """
         with locked():
             for other in open_runs():
                 first = Journal(os.path.join(STATE, other, "journal.jsonl")).last("open")
-                if first and first.get("workload") == workload:
+                if first and first.get("workload") == workload and not _another(first, role, start_ticks):
                     raise OpError("busy", other)
             directory = os.path.join(STATE, run_id)
             os.mkdir(directory, 0o700)
@@ -86,6 +90,8 @@ class Run:
             lay_ballots(directory, "verdict", VERDICTS)
             lay_reserve(directory)
             run = cls(run_id, directory)
+            if start_ticks:
+                facts["start_ticks"] = start_ticks
             run.journal.write("open", format=Journal.FORMAT, id=run_id, role=role, workload=workload, **facts)
             sync_dir(STATE)
             return run
@@ -115,23 +121,39 @@ class Run:
 
     def vote(self) -> str | None:
         """What the source voted."""
-        return decided(self.dir, "vote", VOTES)
+        return self._said.get("vote") or decided(self.dir, "vote", VOTES)
 
     def cast_vote(self, value: str) -> str:
         """Vote once; answers what stands."""
         if self.vote() is None:
-            self.journal.write("voting", value=value)
-        return decide_once(self.dir, "vote", value, VOTES)
+            (self.journal.tell if value == "RESUME" else self.journal.write)("voting", value=value)
+        return self._once("vote", value, VOTES, back="RESUME")
 
     def verdict(self) -> str | None:
         """What was decided on the target."""
-        return decided(self.dir, "verdict", VERDICTS)
+        return self._said.get("verdict") or decided(self.dir, "verdict", VERDICTS)
 
     def decide(self, value: str) -> str:
         """Write the verdict; the first writer wins, the answer says what stands."""
         if self.verdict() is None:
-            self.journal.write("deciding", value=value)
-        return decide_once(self.dir, "verdict", value, VERDICTS)
+            (self.journal.tell if value == "ABORT" else self.journal.write)("deciding", value=value)
+        return self._once("verdict", value, VERDICTS, back="ABORT")
+
+    def _once(self, name: str, value: str, values: tuple[str, ...], *, back: str) -> str:
+        """Decide once; the word for the way back is kept by this helper alone where the disk does not take it.
+
+        That is safe: this helper never says the other word after it, and the next one finds tasks that no tool holds,
+        for which no one asks for READY or PERMIT any more.
+        """
+        if name in self._said:
+            return self._said[name]
+        try:
+            return decide_once(self.dir, name, value, values)
+        except OSError:
+            if value != back or decided(self.dir, name, values) not in (None, back):
+                raise
+            self._said[name] = back
+            return back
 
     # What must be undone is data, journaled before the effect, so that any later helper can do it.
 
@@ -154,7 +176,7 @@ class Run:
                 what = record.get("unit") or record.get("path") or record.get("argv") or record.get("address")
                 failed[record["seq"]] = f"{record['do']} {what}: {error}"
         if failed:
-            self.journal.write("undo-failed", records=list(failed), failed=list(failed.values()))
+            self.journal.tell("undo-failed", records=list(failed), failed=list(failed.values()))
         return list(failed.values())
 
     def daemon_works(self) -> bool:
@@ -170,7 +192,7 @@ class Run:
         wanted = {seq for record in failed for seq in record.get("records", ())}
         if not wanted:
             return []
-        self.journal.write("undo-again", records=sorted(wanted))
+        self.journal.tell("undo-again", records=sorted(wanted))
         return self._undo([r for r in self.journal.records if r["seq"] in wanted])
 
     def end(self, outcome: str) -> list[str]:
@@ -192,6 +214,12 @@ class Run:
             for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
                 shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
         return left
+
+
+def _another(first: dict[str, Any], role: str, start_ticks: int) -> bool:
+    """Whether an open run is of another process with the same pid; at its other end a copy has a start of its own."""
+    known = first.get("start_ticks", 0)
+    return bool(known and start_ticks) and first.get("role") == role and known != start_ticks
 
 
 def locks_of_others(run_id: str) -> set[str]:

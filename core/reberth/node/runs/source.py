@@ -24,7 +24,7 @@ from reberth.node.pages.relay import Channel, no_channel, no_pipe
 from reberth.node.runs.peer import Listener, what_follows
 from reberth.node.runs.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.system import orphans, procs
-from reberth.node.system.durable import boottime_ns
+from reberth.node.system.durable import boottime_ns, write_all
 from reberth.node.system.rate_limit import Bucket
 
 OUTLIVES_S, VETO_S = 1.0, 5.0
@@ -160,7 +160,7 @@ class Source:
                 self._heal()
                 self.thaw()
             gone = not procs.alive(root_pid, start_ticks)
-            self.run.journal.write("dump-failed", gone=gone)
+            self.run.journal.tell("dump-failed", gone=gone)
             if not gone:
                 raise
             raise OpError("ended", f"process {root_pid} ended: {error.message}", hint=GONE, tail=error.tail) from error
@@ -241,7 +241,7 @@ class Source:
             raise OpError("protocol", "the source was given up: it never runs again")
         if not self.run.journal.has("resumed"):
             if not self.run.journal.has("resuming"):
-                self.run.journal.write("resuming", vote=vote, aborted=aborted)
+                self.run.journal.tell("resuming", vote=vote, aborted=aborted)
             # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
             failed = self.run.undo("back")
             code = self._finish("veto", 30.0)
@@ -250,7 +250,7 @@ class Source:
             self.thaw()
             tasks = self._tasks() if code is not None and code >= 0 else self._outlived()
             failed += self.run.undo("abort", "always")
-            self.run.journal.write("resumed", code=code, tasks=tasks, failed=failed)
+            self.run.journal.tell("resumed", code=code, tasks=tasks, failed=failed)
         return self.facts()
 
     def _finish(self, word: str, timeout_s: float) -> int | None:
@@ -291,7 +291,7 @@ class Source:
     def _end_strays(self, patience_s: float) -> None:
         ended = orphans.end(self.run.id, patience_s=patience_s)
         if ended:
-            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
+            self.run.journal.tell("strays", tasks=[task._asdict() for task in ended])
 
     def _heal(self) -> None:
         """Make connections work that a killed CRIU left locked and in repair mode; the tasks are fenced meanwhile."""
@@ -307,7 +307,7 @@ class Source:
         for name in tables:
             network_lock.delete(name, root)
         if healed or tables:
-            self.run.journal.write("healed", sockets=healed, tables=sorted(tables))
+            self.run.journal.tell("healed", sockets=healed, tables=sorted(tables))
 
     def thaw(self) -> None:
         if self.guard:
@@ -398,7 +398,7 @@ def write_config(job: Job, work: str, lines: list[str]) -> str:
     path = os.path.join(work, f"{job.name}.conf")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, "".join(line.replace("@hook@", job.script) + "\n" for line in lines).encode())
+        write_all(fd, "".join(line.replace("@hook@", job.script) + "\n" for line in lines).encode())
     finally:
         os.close(fd)
     return path

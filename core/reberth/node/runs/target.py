@@ -33,6 +33,7 @@ class Target:
         self.run = run
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
+        self.fenced = False  # the copy is complete, without its tool, and frozen
         self.filling = Fill(run)
         self.guardian: Guardian | None = None
         self.past = parents.Past()
@@ -153,7 +154,7 @@ class Target:
             self.inflow.end()
         ended = orphans.end(self.run.id)
         if ended:
-            self.run.journal.write("strays", tasks=[task._asdict() for task in ended])
+            self.run.journal.tell("strays", tasks=[task._asdict() for task in ended])
         if self.cgroup and not cgroup.kill(self.cgroup):
             raise OpError("leftover", f"tasks in {self.cgroup} survived", hint="recover again when they have ended")
         self.filling.stop()
@@ -190,6 +191,10 @@ class Target:
         if self.run.journal.has("landed"):
             self._go()
             return
+        if self.fenced:  # all was done but for the record, which the disk did not take
+            self.run.journal.write("landed")
+            self._go()
+            return
         if self.run.journal.has("landing-failed"):
             raise OpError("landing", "PERMIT stands, but the copy ended before it ran")
         if self.job is None or not self._holds():
@@ -206,6 +211,7 @@ class Target:
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
             self._fail(f"the tool ended with {code} after PERMIT", None, never_ran=never_ran)
+        self.fenced = True
         self.run.journal.write("landed")
         self._go()
 
@@ -231,7 +237,7 @@ class Target:
             self.run.undo("landed")
             self.filling.watch(self.cgroup)
             cgroup.thaw(self.cgroup)
-        self.run.journal.write("running", running_ns=boottime_ns())
+        self.run.journal.tell("running", running_ns=boottime_ns())
 
     def _fail(self, message: str, cause: OpError | None, *, never_ran: bool) -> None:
         """PERMIT stands but the copy did not land: nothing of it stays, and the journal tells whether it ever ran."""
@@ -253,13 +259,13 @@ class Target:
                 self.job.wait_end(10.0)
             self.job.stop()
         self._kill_copy()
-        self.run.journal.write("taken-back", failed=failed + self.run.undo("abort", "always"))
+        self.run.journal.tell("taken-back", failed=failed + self.run.undo("abort", "always"))
 
     def finish(self) -> dict[str, Any]:
         """After landing: remove what only the move needed."""
         with self.lock:
             if not self.run.journal.has("cleaned"):
-                self.run.journal.write("cleaned", failed=self.run.undo("commit", "always"))
+                self.run.journal.tell("cleaned", failed=self.run.undo("commit", "always"))
             return self.facts()
 
     def _ended_with_the_node(self) -> bool:

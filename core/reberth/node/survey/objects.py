@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
 from typing import Any
@@ -12,7 +13,9 @@ from reberth.node.survey import elf
 from reberth.node.system import procs
 
 # Not files of any filesystem that a mount shows, and known to CRIU under these names.
-NAMELESS = ("/memfd:", "/dev/zero (deleted)", "/SYSV", "/anon_hugepage")
+SHARED_MEMORY = "/dev/zero (deleted)"  # shared memory without a name, also behind a descriptor (map_files)
+NAMELESS = ("/memfd:", SHARED_MEMORY, "/SYSV", "/anon_hugepage")
+MQUEUE_MAGIC = 0x19800202  # linux/magic.h
 MEM_MAJOR, TTY_MAJORS = 1, (4, 5, 136)  # /dev/null, zero, full, random and urandom are known to CRIU everywhere
 PTMX = (5, 2)
 # SCHED_NORMAL, FIFO, RR, BATCH and IDLE; CRIU restores no other (sched(7)).
@@ -53,6 +56,8 @@ class Holdings:
         self.masters: set[int] = set()  # numbers of the pseudo terminals whose controlling end is held
         self.slaves: set[int] = set()
         self.sockets: set[str] = set()
+        self.holders: dict[str, int] = {}  # of each socket, by its inode: a process that has it
+        self.mqueues: set[str] = set()
         self.protocols: dict[str, int] = {}
         self.uids: set[int] = set()
         self.tracers: list[int] = []
@@ -126,6 +131,7 @@ class Holdings:
         target = procs.link(path)
         if target.startswith("socket:["):
             self._socket(path, target[8:-1])
+            self.holders.setdefault(target[8:-1], int(base[6:]))
         elif target.startswith("anon_inode:"):
             self._anonymous(target[11:], info, mounts)
         elif target.startswith("pipe:["):
@@ -133,8 +139,7 @@ class Holdings:
         elif target.startswith("/memfd:"):
             self._huge(os.stat(path).st_blksize)
         elif target.startswith("/") and _mount_id(info) not in mounts:
-            self.outside.add(target)
-            self._terminal(path, info)
+            self._outside(path, info, target, int(base[6:]))
         elif target.startswith("/"):
             self._file(path, "open")
             self._terminal(path, info)
@@ -142,6 +147,16 @@ class Holdings:
                 self.shared_locks.add(target)
             if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
                 self.opened.setdefault(target, []).append((int(base[6:]), int(name)))
+
+    def _outside(self, path: str, info: str, target: str, pid: int) -> None:
+        """A descriptor of a mount that the tree does not see: shared memory travels, a message queue cannot."""
+        if target == SHARED_MEMORY and stat.S_ISREG(os.stat(path).st_mode):
+            return
+        if _filesystem(path) == MQUEUE_MAGIC:
+            self.mqueues.add(f"{target} in process {pid}")
+            return
+        self.outside.add(target)
+        self._terminal(path, info)
 
     def _socket(self, path: str, inode: str) -> None:
         if inode not in self.sockets:
@@ -216,6 +231,14 @@ def _mounts(base: str) -> dict[str, str]:
             words = line.split()
             found[words[0]] = found[words[2]] = words[words.index("-") + 1]
     return found
+
+
+def _filesystem(path: str) -> int:
+    """The number of a file's kind of filesystem (statfs(2), the first word), 0 when it cannot be asked."""
+    answer = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None).statfs(os.fsencode(path), answer):
+        return 0
+    return int(ctypes.c_long.from_buffer(answer).value) & 0xFFFFFFFF
 
 
 def _lines(path: str, word: str) -> list[list[str]]:

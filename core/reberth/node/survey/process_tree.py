@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup, systemd
-from reberth.node.net import ipc, loopback, sockets
+from reberth.node.net import ipc, loopback, netlink, sockets, unix
 from reberth.node.survey import elf
 from reberth.node.survey.objects import Holdings
 from reberth.node.system import procs
@@ -32,6 +32,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found.add(task)
     inside, outside, listening = sockets.tcp(pid, found.sockets)
+    stay, bound = sockets.local(pid, found.holders)
     own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
     ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
@@ -57,10 +58,14 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
             "outside": outside,
             "listening": listening,
             "unaccepted": sockets.unaccepted(pid, found.sockets),
+            "stay": stay,
         },
+        "bound": bound,
         "protocols": found.protocols,
-        "abstract": sockets.abstract(pid, found.sockets),
-        "unix_outside": sockets.unix_outside(pid, found.sockets),
+        "abstract": unix.abstract(pid, found.sockets),
+        "unix_outside": unix.outside(pid, found.sockets),
+        "unix_unaccepted": unix.unaccepted(pid, found.sockets),
+        "links": sorted(loopback.inside(pid, netlink.links) or ()),
         "namespaces": own,
         "helper_namespaces": ours,
         "nested": _nested(pids, own),
@@ -69,6 +74,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "traced_by": found.tracers,
         "loopback_up": loopback.is_up(pid),
         "outside_mounts": sorted(found.outside),
+        "mqueues": sorted(found.mqueues),
         "pipes": sorted(found.pipes),
         "shared_locks": sorted(found.shared_locks),
         "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
@@ -102,8 +108,9 @@ def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
 
 
 def taken(daemon: Daemon, progress: Any) -> dict[str, list[str]]:
-    """What is listened on here: TCP addresses, and names of unix sockets without a file."""
-    return {"tcp": sockets.listening(os.getpid()), "abstract": sockets.abstract(os.getpid())}
+    """What is listened on here, TCP addresses and names of unix sockets without a file, and what can be bound to."""
+    mine = os.getpid()
+    return {"tcp": sockets.listening(mine), "abstract": unix.abstract(mine), **sockets.addresses()}
 
 
 def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -111,7 +118,8 @@ def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) ->
     problems: list[dict[str, str]] = []
     for wanted in files:
         try:
-            entry = os.stat(wanted["path"])
+            # A descriptor may be of a symbolic link itself (O_PATH, O_NOFOLLOW): that one must be there, not its end.
+            entry = (os.lstat if stat.S_ISLNK(wanted["mode"]) else os.stat)(wanted["path"])
         except OSError as error:
             problems.append({"path": wanted["path"], "problem": error.strerror or "missing"})
             continue

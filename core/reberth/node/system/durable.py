@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, Optional
 
 from reberth.node.errors import OpError
 
@@ -32,11 +32,26 @@ def write_whole(path: str, text: str, mode: int = 0o600) -> None:
     beside = f"{path}.new"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        os.write(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(beside, path)
+        try:
+            write_all(fd, text.encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte: a disk that is nearly full takes a part without complaint, and says ENOSPC at the next try."""
+    view = memoryview(data)
+    while view:
+        taken = os.write(fd, view)
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[taken:]
 
 
 def read_text(path: str, limit_bytes: int = 1 << 20) -> str | None:
@@ -55,18 +70,39 @@ def decide_once(directory: str, name: str, value: str, values: tuple[str, ...]) 
     """Create the deciding file `name` with `value`, first writer wins; answer what it says now.
 
     The ballots lie ready (`name.VALUE`), so that the hook script can vote by link(2) alone when the helper is gone.
-    Raises OpError `unreadable` when the file holds none of `values`: then nobody may act on it.
+    Raises OpError `unreadable` when the file holds none of `values`: then no one may act on it. Raises OSError when the
+    directory cannot be flushed. A kernel tells of that once only, and the next flush would succeed though nothing is on
+    the disk: so what this call has created is taken away again, and what stays all the same is never acted on.
     """
     if value not in values:
         raise OpError("bad-argument", f"{name} cannot be {value!r}")
-    ballot = os.path.join(directory, f"{name}.{value}")
+    ballot, path = os.path.join(directory, f"{name}.{value}"), os.path.join(directory, name)
+    ours = False
     with contextlib.suppress(FileExistsError):
-        os.link(ballot, os.path.join(directory, name))
-    sync_dir(directory)
+        os.link(ballot, path)
+        ours = True
+    _flush(directory, path, ours)
     now = decided(directory, name, values)
     if now is None:
         raise OpError("unreadable", f"{name} cannot be read in {directory}")
     return now
+
+
+_unflushed: set[str] = set()  # deciding files that a failed flush has left behind
+
+
+def _flush(directory: str, path: str, ours: bool) -> None:
+    if path in _unflushed:
+        raise OSError(errno.EIO, "it was never flushed to disk", path)
+    try:
+        sync_dir(directory)
+    except OSError:
+        _unflushed.add(path)
+        if ours:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+                _unflushed.discard(path)
+        raise
 
 
 def decided(directory: str, name: str, values: tuple[str, ...]) -> str | None:
@@ -93,9 +129,15 @@ def lay_ballots(directory: str, name: str, values: tuple[str, ...]) -> None:
 RESERVE, RESERVE_BYTES = "reserve", 64 << 10
 
 
-def lay_reserve(directory: str) -> None:
+def lay_reserve(directory: str, size_bytes: int = RESERVE_BYTES) -> None:
     """Blocks kept for a disk that fills up while the workload is frozen: the way back must be journaled even then."""
-    write_whole(os.path.join(directory, RESERVE), "." * RESERVE_BYTES)
+    write_whole(os.path.join(directory, RESERVE), "." * size_bytes)
+
+
+def give_reserve(directory: str) -> None:
+    """Give these blocks back to the disk, for what must be written now."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, RESERVE))
 
 
 class Journal:
@@ -106,6 +148,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self.path = path
         self._torn = False
+        self.failure: Optional[OSError] = None  # the last that the disk has answered to a record
         self.records: list[dict[str, Any]] = self._read(path)
         self._fd = -1  # opened by the first record: who only reads holds nothing
         self._lock = threading.Lock()
@@ -121,12 +164,17 @@ class Journal:
             self._fd = os.open(self.path, flags, 0o600)
         # What a crash or a full disk cut off stays a line of its own, and no record: it was never acted on.
         data, self._torn = (b"~\n" if self._torn else b"") + data, True
+        before = os.fstat(self._fd).st_size
         if not self._fits(data):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(os.path.dirname(self.path), RESERVE))
+            give_reserve(os.path.dirname(self.path))
             if not self._fits(b"~\n" + data):
                 raise OSError(errno.ENOSPC, "the journal is cut off", self.path)
-        os.fsync(self._fd)
+        try:
+            os.fsync(self._fd)
+        except OSError:  # whole in the file, but no one acts on it: it must not be read back as something that happened
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, before)
+            raise
         self._torn = False
 
     def _fits(self, data: bytes) -> bool:
@@ -150,11 +198,26 @@ class Journal:
         return found
 
     def write(self, event: str, **data: Any) -> dict[str, Any]:
-        """Append one record and flush it."""
+        """Append one record and flush it; OSError when the disk does not take it: then it never happened."""
+        return self._record(event, data, must=True)
+
+    def tell(self, event: str, **data: Any) -> dict[str, Any]:
+        """Append a record of the way back, which a broken disk must not stop: there it is kept in memory alone.
+
+        Only for what is safe to be done once more by a reader who does not find it.
+        """
+        return self._record(event, data, must=False)
+
+    def _record(self, event: str, data: dict[str, Any], *, must: bool) -> dict[str, Any]:
         with self._lock:
             stamps = {"boot_ns": boottime_ns(), "wall_s": time.time()}
             record: dict[str, Any] = {"seq": len(self.records), "event": event, **stamps, **data}
-            self._append((json.dumps(record, separators=(",", ":")) + "\n").encode())
+            try:
+                self._append((json.dumps(record, separators=(",", ":")) + "\n").encode())
+            except OSError as error:
+                self.failure = error
+                if must:
+                    raise
             self.records.append(record)
             return record
 
