@@ -42,6 +42,7 @@ def command(
     snapshot_first: params.SnapshotFirst = False,
     force_stop: params.ForceStop = False,
     lxd_mode: params.LxdMode = "",
+    lxd_pool: params.LxdPool = "",
     remotes: params.Remotes = "",
     dry_run: DryRun = False,
     json: params.Json = False,
@@ -81,6 +82,7 @@ def command(
         snapshot_first=snapshot_first,
         force_stop=force_stop,
         lxd_mode=lxd_mode,
+        lxd_pool=lxd_pool,
     )
     if not dry_run:
         make_runs_dir()  # where nothing can be journaled nothing begins, and no node is asked for it
