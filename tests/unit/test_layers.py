@@ -15,9 +15,9 @@ CORE, NODE = ROOT / "core" / "reberth", ROOT / "core" / "reberth" / "node"
 FOLDER_LINES = {
     ".": 500,
     "archive": 600,
-    "commands": 900,
+    "commands": 1200,
     "config": 700,
-    "connect": 900,
+    "connect": 1000,
     "plan": 1100,
     "plugin": 450,
     "report": 1000,
