@@ -30,7 +30,7 @@ def look(shell: HelperShell) -> None:
         try:
             with contextlib.suppress(OSError):
                 opened.stdin.write(boot.MARK + SAMPLE)
-                opened.stdin.close()
+            opened.stdin.close()
             works = greeting.over.wait(CONNECT_TIMEOUT_S) and greeting.started and _arrives(shell)
         finally:
             code = exit_status(opened, 0.5)

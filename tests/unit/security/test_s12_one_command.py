@@ -94,7 +94,8 @@ def test_s12_with_sudo_it_passes_as_it_is(tmp_path):
 
 def test_s12_a_data_connection_passes_too(tmp_path):
     done = through_the_gate(tmp_path, shlex.join(boot.bulk_argv(SOCKET)))
-    assert b"FileNotFoundError" in done.stderr or b"ConnectionRefused" in done.stderr  # no helper listens there
+    # No helper is there, or one of root that this user may not look for.
+    assert b"FileNotFoundError" in done.stderr or b"PermissionError" in done.stderr
 
 
 @pytest.mark.parametrize(
