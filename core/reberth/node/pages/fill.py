@@ -292,6 +292,8 @@ class Filler:
         """The daemon has ended, but its end of the flow is open in those that share it: the source is told by us."""
         if self.flow is not None:
             self.flow.end()
+        if self.said is not None:
+            self.said.close()
 
     def errors(self) -> str:
         """The first errors of the daemon's log."""
@@ -318,7 +320,6 @@ class Filler:
         came = self.flow.pages
         if self.flow.failed:
             raise OpError("fill", f"the flow of pages failed: {self.flow.failed}")
-        self.said.close()
         dropped = self.said.dropped_pages
         if came + dropped < self.expected:
             raise OpError("fill", f"{came} of {self.expected} pages came, {dropped} are known to be unmapped")
@@ -330,8 +331,6 @@ class Filler:
             self.guardian.release()
         while self.holders:
             shared_table.end(self.holders.pop())
-        if self.said is not None:
-            self.said.close()
 
     def stop(self) -> None:
         """End the daemon; the copy must be dead before."""
