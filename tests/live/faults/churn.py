@@ -32,7 +32,7 @@ from reberth_lab.node import Node
 
 MIB = 72  # from 64 on a restore is lazy
 PROCESSES, MODES, BACKENDS = (2, 8, 64), ("post-copy", "stop-and-copy"), ("criu", "runc")
-USUAL = ("stop-and-copy",)  # in post-copy criu 4.2.1 loses requests whose begin is unmapped: decision 025
+USUAL = ("stop-and-copy",)  # in post-copy criu 4.2.1 loses requests whose begin is unmapped: decision 027
 KINDS = [(p, m, b) for m, b, p in itertools.product(MODES, BACKENDS, PROCESSES)]
 LIMIT_S = 300.0
 WENT_BACK, TRIES = 20, 5

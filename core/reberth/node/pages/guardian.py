@@ -4,7 +4,7 @@ What CRIU's daemon holds of the copy is held beside it by processes that share i
 daemon that dies leaves a copy that blocks at a missing page. Left alone (the helper's end of our standard input is
 closed) this one freezes the copy once the daemon is gone, and ends those that hold once the copy is.
 
-The helper runs the text of this file with `python3 -I -c`, before the freeze: standard library only, nothing of ours.
+The helper runs the text of this file with `python3 -IS -c`, before the freeze: standard library only, nothing of ours.
 Lines in: `guard DAEMON HOLDER...`, `copy CGROUP`, `release`. A line out for each: how many address spaces each holds.
 """
 
