@@ -11,7 +11,7 @@ import pytest
 
 from reberth.node.criu.pagemap import Extent, extents, lazy_pages
 from reberth.node.errors import OpError
-from reberth.node.pages import fill
+from reberth.node.pages.daemon_log import DaemonLog
 from reberth.node.pages.relay import Channel, Flow
 
 PAGE = b"x" * 4096
@@ -150,13 +150,38 @@ def test_a_pagemap_that_is_cut_off(tmp_path, cut):
 
 
 def test_pages_that_were_given_back(tmp_path):
-    log = tmp_path / "lazy-pages.log"
-    log.write_text(
-        "(00.34) uffd: 30-12: #PF at 0x7fd1d90c5000\n"
-        "(00.35) uffd: 30-12: REMOVE: 7fd1d9000000(3000)\n"
-        "(00.36) uffd: 30-12: UNMAP: 7fd1d8000000(10000)\n"
-    )
-    assert fill.dropped_pages(str(log)) == 19
-    with log.open("a") as more:
-        more.write("(00.37) uffd: 31-13: EXIT\n")
-    assert fill.dropped_pages(str(log)) > 1 << 60
+    said = DaemonLog(str(tmp_path / "lazy-pages.fifo"), str(tmp_path / "lazy-pages.log"))
+    with open(tmp_path / "lazy-pages.fifo", "wb", buffering=0) as pipe:
+        pipe.write(b"(00.34) uffd: 30-12: #PF at 0x7fd1d90c5000\n(00.35) uffd: 30-12: REMO")
+        pipe.write(b"VE: 7fd1d9000000(3000)\n(00.36) uffd: 30-12: UNMAP: 7fd1d8000000(10000)\n")
+    said.close()
+    said.close()
+    assert said.dropped_pages == 19
+    assert not (tmp_path / "lazy-pages.fifo").exists()
+
+
+def test_of_a_process_that_has_ended_every_page_may_be_missing(tmp_path):
+    said = DaemonLog(str(tmp_path / "lazy-pages.fifo"), str(tmp_path / "lazy-pages.log"))
+    with open(tmp_path / "lazy-pages.fifo", "wb", buffering=0) as pipe:
+        pipe.write(b"(00.37) uffd: 31-13: EXIT\n")
+    said.close()
+    assert said.dropped_pages > 1 << 60
+
+
+def test_a_log_without_end_is_kept_within_bounds(tmp_path):
+    """Its begin, its errors and its end are kept; a daemon wrote three gigabytes of one line in a minute."""
+    line = b"(00.34) uffd: 1688970597-8: excess message in queue: 22\n"
+    said = DaemonLog(str(tmp_path / "lazy-pages.fifo"), str(tmp_path / "lazy-pages.log"))
+    with open(tmp_path / "lazy-pages.fifo", "wb", buffering=0) as pipe:
+        pipe.write(b"(00.01) the first\n")
+        for _ in range(20):
+            pipe.write(line * 10_000)
+        pipe.write(b"(00.35) Error (criu/uffd.c:1): the reason\n")
+        for _ in range(20):
+            pipe.write(line * 10_000 + b"Error: without an end\n" * 10_000)
+        pipe.write(b"(00.99) the last\n")
+    said.close()
+    kept = (tmp_path / "lazy-pages.log").read_bytes()
+    assert len(kept) < 2 << 20
+    assert kept.startswith(b"(00.01) the first\n") and kept.endswith(b"(00.99) the last\n")
+    assert b"the reason" in kept

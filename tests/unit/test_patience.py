@@ -8,7 +8,7 @@ import pytest
 
 import reberth_ssh
 from reberth.connect import process
-from reberth.node.pages.fill import STALL_S
+from reberth.node.pages.patience import STALL_S
 from reberth_android import route as reberth_android
 from reberth_hooks import Node, Route
 

@@ -62,6 +62,7 @@ class Engine:
     def resume(self, want: Want) -> Report:
         """Settle a run that another process began; the same steps, and the same end."""
         outcome.set_aside_error(self.report)
+        self.interrupts.brisk = True
         with self.interrupts.listening():
             decision = self._end("recover", want)
         if decision.outcome == "rolled-back":

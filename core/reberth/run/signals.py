@@ -32,13 +32,16 @@ class Interrupts:
 
     def __init__(self, timeout_s: float, warn: Callable[[str], None]) -> None:
         self.timeout_s, self.warn = timeout_s, warn
-        self.settling = self.late = False
+        self.settling = self.late = self.brisk = False
         self.heard = 0
 
     def check(self) -> None:
-        """Raise InterruptedRunError or TimedOutError in a phase, DetachedRunError at the second ^C while settling."""
+        """Raise InterruptedRunError or TimedOutError in a phase, DetachedRunError at the second ^C while settling.
+
+        `brisk` at the first: `recover` settles what another process began, and may be stopped at any moment.
+        """
         if self.settling:
-            if self.heard > 1:
+            if self.heard > (0 if self.brisk else 1):
                 raise DetachedRunError
         elif self.heard:
             raise InterruptedRunError("interrupted", hint="nothing is lost; start it again when you like")
@@ -58,7 +61,7 @@ class Interrupts:
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.heard += 1
-            if self.settling and self.heard == 1:
+            if self.settling and self.heard == 1 and not self.brisk:
                 self.warn("the run is being settled; once more leaves it to the nodes")
 
         def alarm(number: int, frame: FrameType | None) -> None:

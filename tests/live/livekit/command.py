@@ -87,13 +87,15 @@ class Command:
             self.ids.append(str(done.report["id"]))
         return done
 
-    def move(self, source: str, target: str, *options: str, env: Mapping[str, str] | None = None) -> Done:
+    def move(
+        self, source: str, target: str, *options: str, env: Mapping[str, str] | None = None, limit_s: float = LIMIT_S
+    ) -> Done:
         """`reberth move SOURCE TARGET --json`, of a process or a runc container by stop-and-copy if not said otherwise.
 
         What `auto` takes depends on how fast the machine is at the moment, and a test must not.
         """
         mode = PLAIN if "--mode" not in options and re.search(":(criu|runc)/", source) else ()
-        return self.run("move", *mode, *options, "--json", "--", source, target, env=env)
+        return self.run("move", *mode, *options, "--json", "--", source, target, env=env, limit_s=limit_s)
 
 
 def done_of(code: int, out: str, err: str) -> Done:

@@ -1,8 +1,9 @@
 """Lazy restore: the copy runs at once and its pages come after it, from images that lie here or from the source.
 
-CRIU's lazy-pages daemon answers the page faults. When a userfaultfd loses its last holder, missing pages read as zeros:
-silently wrong memory. The guardian, this helper, holds a copy of each, so a daemon that dies makes the copy block
-instead (tried: 291 wrong lines without, none with it). Commit waits until the fill is complete and counted.
+CRIU's lazy-pages daemon answers the page faults. When the last descriptor of a userfaultfd is closed, missing pages
+read as zeros: silently wrong memory. Two processes share the daemon's open files (`shared_table`), so a daemon that
+dies makes the copy block instead (tried: 291 wrong lines without, none with it), and what it closes is closed. Commit
+waits until the fill is complete and counted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
-import re
 import signal
 import subprocess
 import sys
@@ -18,21 +18,23 @@ import threading
 import time
 from typing import Any, Callable
 
+from reberth.node.criu.pagemap import lazy_pages
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
-from reberth.node.pages import uffd_holder
+from reberth.node.pages import shared_table
+from reberth.node.pages.daemon_log import DaemonLog
+from reberth.node.pages.patience import Patience
 from reberth.node.pages.prefetch import Prefetch
+from reberth.node.pages.shared_table import Holder
 from reberth.node.runs.run import Run
 from reberth.node.system import procs, spawn
 
 SOCKET = "lazy-pages.socket"
-STALL_S = 60.0
-GUARD_S, GUARD_REST = 0.01, 20
-GUARDIAN_S = 2.0
+HOLDERS = 2
+LOG_BYTES = 4 << 20
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+GUARDIAN_S, POLL_S, END_S = 2.0, 0.01, 10.0
 NOBODY_S = 2.0
-# Lines of criu/uffd.c at -v4 (4.2.1, read 2026-11-25).
-DROPPED = re.compile(r"uffd: \d+-\d+: (?:REMOVE|UNMAP): [0-9a-f]+\(([0-9a-f]+)\)")
-ENDED = re.compile(r"uffd: \d+-\d+: EXIT")
 
 
 class Fill:
@@ -49,17 +51,18 @@ class Fill:
         if not lazy:
             return
         self.filler = Filler(work, flow, guard)
-        pid, start_ticks = self.filler.start()
-        pages, remote = self.filler.expected, flow is not None
-        self.run.journal.write("lazy", pid=pid, start_ticks=start_ticks, pages=pages, remote=remote)
+        identity = self.filler.begin()
+        self.run.journal.write("lazy-daemon", **identity)  # before anything can go wrong: they outlive this helper
+        self.filler.wait_ready()
+        self.run.journal.write("lazy", **identity, pages=self.filler.expected, remote=flow is not None)
 
     def guard(self, address_spaces: int) -> None:
-        """Hold a copy of every userfaultfd, before the copy may run."""
+        """Make sure that every userfaultfd is held, before the copy may run."""
         if self.filler is not None:
             self.filler.guard(address_spaces)
 
     def watch(self, path: str) -> None:
-        """Before the copy runs: guard also what it forks from now on, and freeze it as soon as the daemon dies."""
+        """Before the copy runs: freeze it as soon as the daemon dies."""
         self.cgroup = path
         if self.filler is not None:
             self.filler.watch(path, self._broke)
@@ -70,7 +73,7 @@ class Fill:
             cgroup.ask_freeze(self.cgroup)
 
     def fill(self, told: Callable[..., None] | None = None) -> None:
-        """Wait until every page is in; raises OpError `fill` when the daemon died or nothing came for `STALL_S`."""
+        """Wait until every page is in; raises OpError `fill` when the daemon died or does not get on (`Patience`)."""
         with self._lock:
             if not self.run.journal.has("lazy") or self.run.journal.has("filled"):
                 return
@@ -98,17 +101,25 @@ class Fill:
         raise OpError("fill", "nobody saw how the fill of memory ended")
 
     def stop(self) -> None:
-        """End the daemon, and the guardian that a dead helper has left; their copy must be dead."""
+        """End the daemon and those that hold, and the guardian that a dead helper has left; their copy must be dead."""
         if self.filler is not None:
             self.filler.stop()
             return
+        self._end_left(self.run.journal.last("lazy-daemon") or {})
         left = self.run.journal.last("guardian")
         deadline = time.monotonic() + GUARDIAN_S
         while left and procs.alive(left["pid"], left["start_ticks"]):
             if time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(left["pid"], signal.SIGKILL)
-            time.sleep(GUARD_S)
+            time.sleep(POLL_S)
+
+    @staticmethod
+    def _end_left(daemon: dict[str, Any]) -> None:
+        """What an earlier helper has started: the daemon first, so that it hears nothing of the rest."""
+        for pid, start_ticks in [(daemon.get("pid", 0), daemon.get("start_ticks", 0)), *daemon.get("holders", [])]:
+            if pid:
+                shared_table.end(Holder(pid, start_ticks))
 
     def facts(self) -> dict[str, Any]:
         """What the protocol decides from, and what the fill has cost."""
@@ -120,10 +131,10 @@ class Fill:
 
 
 class Guardian:
-    """The process beside us that holds what we hold; started while the workload still runs."""
+    """The process beside us that watches the copy when we are gone; started while the workload still runs."""
 
     def __init__(self) -> None:
-        source = pkgutil.get_data("reberth.node.pages", "uffd_holder.py")
+        source = pkgutil.get_data("reberth.node.pages", "guardian.py")
         assert source is not None
         self.process = subprocess.Popen(
             [sys.executable, "-IS", "-c", source.decode()],
@@ -137,7 +148,7 @@ class Guardian:
         )
 
     def say(self, line: str) -> int:
-        """Tell it something; answers how many descriptors it holds, 0 when it is gone."""
+        """Tell it something; answers how many address spaces each process holds, 0 when it is gone."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(f"{line}\n".encode())
@@ -156,28 +167,43 @@ class Guardian:
 
 
 class Filler:
-    """The daemon of one restore and the copies of its descriptors."""
+    """The daemon of one restore, and the processes that hold what it holds."""
 
     def __init__(self, work: str, flow: Prefetch | None = None, guard: Guardian | None = None) -> None:
         self.work, self.flow, self.guardian = work, flow, guard
         self.log = os.path.join(work, "lazy-pages.log")
+        self.said: DaemonLog | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self.holders: list[Holder] = []
         self.expected = 0  # pages that come through the flow
-        self.guarded: dict[int, int] = {}  # descriptor of the daemon -> our copy
+        self.guarded = 0  # address spaces
         self.cgroup = ""  # the copy's, once it may run
-        self._guarding = threading.Lock()
 
-    def start(self, timeout_s: float = 10.0) -> tuple[int, int]:
-        """Start the daemon and wait for its socket; answers pid and start time."""
-        # -v4 tells what was unmapped or forked meanwhile, which the count of the pages needs.
+    def begin(self) -> dict[str, Any]:
+        """Start the daemon and those that hold; answers who they are. Raises OpError `lazy-pages`."""
+        log = os.path.basename(self.log)
+        if self.flow is not None:
+            # -v4 tells what was unmapped or forked meanwhile, which the count of the pages needs.
+            log = "lazy-pages.fifo"
+            self.said = DaemonLog(os.path.join(self.work, log), self.log)
         argv = ["criu", "lazy-pages", "--no-default-config", "-v4" if self.flow else "-v2"]
-        argv += ["--images-dir", self.work, "--work-dir", self.work, "--log-file", "lazy-pages.log"]
+        argv += ["--images-dir", self.work, "--work-dir", self.work, "--log-file", log]
         fds: list[int] = []
         if self.flow is not None:
             fds = [self.flow.theirs.fileno()]
             argv += ["--page-server", "--ps-socket", str(fds[0])]
         output = os.path.join(self.work, "lazy-pages.out")
-        self.process = spawn.spawn(argv, output=output, cwd=self.work, pass_fds=fds)
+        words = shared_table.stopped(spawn.resolve(argv))
+        self.process = spawn.spawn(words, output=output, cwd=self.work, pass_fds=fds)
+        self.holders = shared_table.begin(self.process, HOLDERS, file_bytes=LOG_BYTES)
+        for one in self.holders:
+            spawn.spare(one.pid)
+        me = procs.task(self.process.pid)
+        return {"pid": self.process.pid, "start_ticks": me.start_ticks if me else 0, "holders": self.holders}
+
+    def wait_ready(self, timeout_s: float = 10.0) -> None:
+        """Wait until the daemon listens; raises OpError `lazy-pages` when it does not."""
+        assert self.process is not None
         if self.flow is not None:
             self.expected = self.flow.load(self.work)
             self.flow.start()
@@ -185,55 +211,36 @@ class Filler:
         while not os.path.exists(os.path.join(self.work, SOCKET)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise OpError("lazy-pages", "criu lazy-pages did not start", tail=spawn.first_errors(self.log))
+                raise OpError("lazy-pages", "criu lazy-pages did not start", tail=self.errors())
             time.sleep(0.001)
-        me = procs.task(self.process.pid)
-        return self.process.pid, me.start_ticks if me else 0
 
     def guard(self, expected: int, timeout_s: float = 5.0) -> int:
-        """Copy every userfaultfd of the daemon until it has `expected` of them; raises OpError when it does not."""
+        """Wait until every address space has its userfaultfd and is held; raises OpError when it is not."""
         assert self.process is not None
         deadline = time.monotonic() + timeout_s
-        pidfd = os.pidfd_open(self.process.pid)
-        try:
-            while True:
-                self._copy_new(pidfd)
-                if len(self.guarded) >= expected:
-                    break
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    text = f"criu lazy-pages holds {len(self.guarded)} of {expected} address spaces"
-                    raise OpError("lazy-pages", text, tail=spawn.first_errors(self.log))
-                time.sleep(0.001)
-        finally:
-            os.close(pidfd)
-        if self.guardian is not None and self.guardian.say(f"guard {self.process.pid}") < expected:
-            raise OpError("lazy-pages", "the guardian does not hold every address space")
-        return len(self.guarded)
+        while (found := self._held()) < expected:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                text = f"criu lazy-pages holds {found} of {expected} address spaces"
+                raise OpError("lazy-pages", text, tail=self.errors())
+            time.sleep(0.001)
+        self.guarded = found
+        if self.guardian is not None:
+            words = " ".join(str(pid) for pid in (self.process.pid, *(one.pid for one in self.holders)))
+            if self.guardian.say(f"guard {words}") < expected:
+                raise OpError("lazy-pages", "the guardian does not see every address space held")
+        return found
 
-    def _copy_new(self, pidfd: int) -> None:
-        assert self.process is not None
-        try:
-            uffd_holder.copy_new(pidfd, self.process.pid, self.guarded)
-        except OSError as error:
-            raise OpError("lazy-pages", str(error)) from error
+    def _held(self) -> int:
+        return min(shared_table.count(one.pid) for one in self.holders)
 
     def watch(self, path: str, broke: Callable[[], None]) -> None:
-        """Guard what the daemon is given later (a task that forks), and tell when it dies before all pages are in."""
+        """Tell when the daemon dies before all pages are in."""
         self.cgroup = path
         if self.guardian is not None:
             self.guardian.say(f"copy {path}")
 
         def run() -> None:
             assert self.process is not None
-            with contextlib.suppress(OSError, OpError):
-                pidfd = os.pidfd_open(self.process.pid)
-                while self.process.poll() is None:
-                    began_s = time.monotonic()
-                    with self._guarding, contextlib.suppress(OSError, OpError):
-                        self._copy_new(pidfd)
-                    # a slow node has better use for its processor: the pages come through this very process
-                    time.sleep(max(GUARD_S, GUARD_REST * (time.monotonic() - began_s)))
-                os.close(pidfd)
             if self.process.wait() != 0 and not self._nobody():
                 broke()
 
@@ -243,11 +250,12 @@ class Filler:
         """Wait until every page is in, and count them; answers what came.
 
         A copy that has ended needs no page any more, which its daemon (criu 4.2.1) does not always see. Raises OpError
-        `fill` when the daemon died, when no page came for `STALL_S`, or when pages are missing: then the copy blocks at
-        its next missing page, and the guardian keeps it so.
+        `fill` when the daemon died, when it does not get on (`Patience`), or when pages are missing: then the copy
+        blocks at its next missing page, and those that hold keep it so.
         """
         assert self.process is not None
         started_s = lived_s = time.monotonic()
+        patience = Patience(self.process.pid, self._expected_bytes(), self.flow)
         while self.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
@@ -255,21 +263,41 @@ class Filler:
                 lived_s = time.monotonic()
             elif time.monotonic() - lived_s > NOBODY_S:
                 return self._unneeded(time.monotonic() - started_s)
-            if self.flow is not None:
-                if told is not None:
-                    told(bytes=self.flow.bytes)
-                if self.process.poll() is None and time.monotonic() - max(self.flow.moved_s, started_s) > STALL_S:
-                    spawn.kill_group(self.process)
-                    raise OpError("fill", f"no page came for {STALL_S:g} s", hint="is the link cut?")
+            if self.flow is not None and told is not None:
+                told(bytes=self.flow.bytes)
+            if self.process.poll() is None:
+                self._check(patience)
         code = self.process.wait()
+        self._hang_up()
         if code != 0:
             text = f"criu lazy-pages ended with {code}"
-            raise OpError("fill", text, tail=spawn.first_errors(self.log) or (self.flow.failed if self.flow else ""))
+            raise OpError("fill", text, tail=self.errors() or (self.flow.failed if self.flow else ""))
         seconds = time.monotonic() - started_s
-        found = {"code": code, "guarded": len(self.guarded), "seconds": seconds}
+        return {"code": code, "guarded": self.guarded, "seconds": seconds, **self._count()}
+
+    def _expected_bytes(self) -> int:
+        pages = self.expected if self.flow else sum(lazy_pages(self.work).values())
+        return pages * PAGE_BYTES
+
+    def _check(self, patience: Patience) -> None:
+        try:
+            patience.check()
+        except OpError:
+            assert self.process is not None
+            spawn.kill_group(self.process)
+            self._hang_up()
+            raise
+
+    def _hang_up(self) -> None:
+        """The daemon has ended, but its end of the flow is open in those that share it: the source is told by us."""
         if self.flow is not None:
-            found.update(self._count())
-        return found
+            self.flow.end()
+        if self.said is not None:
+            self.said.close()
+
+    def errors(self) -> str:
+        """The first errors of the daemon's log."""
+        return spawn.first_errors(self.log)
 
     def _nobody(self) -> bool:
         """Whether the copy, which may run, has no task left."""
@@ -279,48 +307,36 @@ class Filler:
         """The copy has ended by itself: so does the fill, whatever its daemon waits for."""
         assert self.process is not None
         spawn.kill_group(self.process)
-        found = {"code": self.process.wait(), "guarded": len(self.guarded), "seconds": seconds}
+        found = {"code": self.process.wait(), "guarded": self.guarded, "seconds": seconds}
+        self._hang_up()
         if self.flow is not None:
             found.update(pages=self.flow.pages, dropped=self.expected - self.flow.pages, bytes=self.flow.bytes)
         return found
 
     def _count(self) -> dict[str, int]:
         """CRIU's exit status alone proves nothing: each page has come, or was unmapped before it could."""
-        assert self.flow is not None
+        if self.flow is None or self.said is None:
+            return {}
         came = self.flow.pages
         if self.flow.failed:
             raise OpError("fill", f"the flow of pages failed: {self.flow.failed}")
-        dropped = dropped_pages(self.log)
+        dropped = self.said.dropped_pages
         if came + dropped < self.expected:
             raise OpError("fill", f"{came} of {self.expected} pages came, {dropped} are known to be unmapped")
         return {"pages": came, "dropped": dropped, "bytes": self.flow.bytes}
 
     def release(self) -> None:
-        """Give the copies up: all pages are in, or the copy is dead."""
+        """Let go: all pages are in, or the copy is dead."""
         if self.guardian is not None:
             self.guardian.release()
-        with self._guarding:
-            while self.guarded:
-                os.close(self.guarded.popitem()[1])
+        while self.holders:
+            shared_table.end(self.holders.pop())
 
     def stop(self) -> None:
         """End the daemon; the copy must be dead before."""
         if self.process is not None and self.process.poll() is None:
             spawn.kill_group(self.process)
-            self.process.wait()
-        if self.flow is not None:
-            self.flow.end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_S)
+        self._hang_up()
         self.release()
-
-
-def dropped_pages(log: str) -> int:
-    """Pages that the workload gave back before they came, as the daemon's log tells; all of them for an exit."""
-    dropped_bytes = 0
-    with open(log, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            found = DROPPED.search(line)
-            if found:
-                dropped_bytes += int(found[1], 16)
-            elif ENDED.search(line):
-                return 1 << 62
-    return dropped_bytes // os.sysconf("SC_PAGE_SIZE")
