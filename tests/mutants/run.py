@@ -39,7 +39,7 @@ only_mutate = ["{file}"]
 also_copy = ["reberth_hooks", "tests"]
 pytest_add_cli_args_test_selection = [{tests}]
 use_git_change_detection = false
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib", "-m", "not slow"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib"]
 
 [tool.pytest.ini_options]
 markers = ["slow: as in the project"]
@@ -58,13 +58,17 @@ def prepare(place: Path, file: str, tests: tuple[str, ...]) -> None:
 
 
 def main() -> int:
-    """Judge each file; the exit code is that of mutmut."""
+    """Judge each file, or those that are named, or of all only what a pattern of names says (`*.x__aborted*`)."""
     code = 0
-    for file in sys.argv[1:] or FILES:
+    patterns = [word for word in sys.argv[1:] if "*" in word]
+    for file in [word for word in sys.argv[1:] if "*" not in word] or FILES:
         place = PLACE / Path(file).stem
         prepare(place, file, FILES[file])
         mutmut = [sys.executable, "-m", "mutmut"]
-        code = subprocess.run([*mutmut, "run", "--max-children", "2"], cwd=place, check=False).returncode or code
+        code = (
+            subprocess.run([*mutmut, "run", "--max-children", "2", *patterns], cwd=place, check=False).returncode
+            or code
+        )
         print(f"{file}: survivors, if any; `mutmut show NAME` in {place} shows one", flush=True)
         subprocess.run([*mutmut, "results"], cwd=place, check=False)
     return code
