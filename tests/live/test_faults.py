@@ -66,6 +66,12 @@ TWINS = {
         ("controller", "commit-source"),
         "who ran",
     ),
+    # Healed by the mended link, so it is seen only by a look before that.
+    "a-helper-that-ignores-silence": (
+        [("node/daemon/loop.py", " or silent_s > SILENCE_S)", ")")],
+        ("link-down-source", "restore"),
+        "never acted alone",
+    ),
     "a-flipped-page": ([], ("flipped-page", "restore"), "is not well"),
 }
 
@@ -74,7 +80,7 @@ TWINS = {
 def planted(request: pytest.FixtureRequest, field: Field, tmp_path: Path) -> Iterator[Field]:
     """The field in which the code of one twin runs."""
     with changed_code(tmp_path, TWINS[request.param][0]) as env:
-        yield Field(field.lab, field.command, field.chance, env)
+        yield Field(field.lab, field.command, field.chance, env, alone_s=30)
 
 
 @pytest.mark.parametrize(("planted", "name"), [(name, name) for name in TWINS], indirect=["planted"], ids=list(TWINS))

@@ -1,5 +1,7 @@
 """Ways to log in: `node add`, `check` and `move` through jump hosts, Match, odd shells and their noise, and sudo.
 
+Live because logins, shells and sudo are those of a real sshd.
+
 `REBERTH_LOGINS=all` takes the whole table of `livekit.logins`, which the soak does; else its first part and a sample.
 """
 

@@ -17,7 +17,7 @@ from reberth_lab.node import Node
 TIMES = int(os.environ.get("REBERTH_TURNS", "3"))  # `make soak`: 20
 
 
-@pytest.mark.timeout(120 + 30 * TIMES)
+@pytest.mark.timeout(600 + 30 * TIMES)
 @pytest.mark.parametrize("kind", ["raw", "runc"])
 def test_there_and_back(kind: str, works: Stand, watch: Watch, reberth: Command, node1: Node, node2: Node) -> None:
     start = works.raw if kind == "raw" else works.container

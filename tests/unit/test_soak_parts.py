@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from faults import kills, postcopy, soak
+from faults import alone, kills, pairs, pairs_table, postcopy, soak
 from faults.hops import grown, renamed
 from faults.kills import VICTIMS, chosen, table
 
@@ -83,3 +83,62 @@ def test_a_break_of_a_post_copy_comes_from_the_seed_and_its_row_tells_how_it_end
     runs = [{**held, "resolved": ["forward 50", "rollback 0"]}, {**held, "resolved": ["rollback 0"]}]
     lines = postcopy.table([*runs, {**held, "outcome": "moved", "resolved": ["forward 0"], "problems": ["x"]}])
     assert "| daemon | 3 | 0 | 50: 3 | 1 | 2 | 1 | 2 | 1 |" in lines
+
+
+@pytest.mark.parametrize(
+    ("role", "events", "expected"),
+    [
+        ("source", [("freezing", None), ("held", None)], False),  # it waits for the link for ever
+        ("source", [("voting", "RESUME")], False),  # it wants to, and has not done it
+        ("source", [("voting", "RESUME"), ("resumed", None)], True),
+        ("source", [("voting", "READY")], True),  # it has to wait
+        ("source", [("voting", "READY"), ("released", None)], True),
+        ("target", [("copy-held", None)], False),
+        ("target", [("deciding", "ABORT")], False),
+        ("target", [("deciding", "ABORT"), ("taken-back", None)], True),
+        ("target", [("deciding", "PERMIT")], True),
+    ],
+)
+def test_the_judge_sees_a_node_that_waits_for_its_link(role, events, expected, tmp_path, mocker):
+    records = [{"event": event, "value": value} for event, value in events]
+    assert alone.acted(role, records) is expected
+    node = mocker.Mock(root=tmp_path)
+    node.name = "node1"
+    assert alone.problem(node, role, "r1", 0.0) == ""  # there is no such run
+    place = tmp_path / "var/lib/reberth/r1"
+    place.mkdir(parents=True)
+    lines = [json.dumps(record) for record in records]
+    (place / "journal.jsonl").write_text("\n".join([*lines, '{"event": "hal']))
+    assert ("never acted alone" in alone.problem(node, role, "r1", 0.0)) is not expected
+
+
+def test_each_schedule_of_two_faults_is_made_of_words_that_there_are():
+    names = [one.name for one in pairs_table.PAIRS]
+    assert len({*names}) == len(names) >= 15
+    for one in pairs_table.PAIRS:
+        assert [word for word in one.does if not callable(getattr(pairs.Two, word, None))] == [], one.name
+        assert one.ran and one.outcome and (one.ends or "kill_controller" in one.does), one.name
+        assert bool(one.last) == any(word.startswith("recover") for word in one.does) or one.ends <= {0, 20}, one.name
+
+
+def test_the_sample_of_two_faults_comes_from_the_seed_and_leaves_out_what_is_not_yet_promised():
+    found = pairs_table.sample(3, 6)
+    assert found == pairs_table.sample(3, 6) and len({one.name for one in found}) == 3
+    every = {one.name for seed in range(40) for one in pairs_table.sample(3, seed)}
+    assert every == {one.name for one in pairs_table.PAIRS if one.cheap and not one.waits}
+
+
+def test_the_judge_of_two_faults_sees_a_wrong_end_a_wrong_outcome_and_a_second_run(mocker):
+    pair = pairs_table.pair("x", "permit", "go_on recover", (0,), "rolled-back", ends=[20], last=[0])
+    one = pairs.Two(mocker.Mock(nodes=(mocker.Mock(), mocker.Mock())), pair, 9)
+    one.result.code, one.result.recovered, one.result.outcome = 20, [40, 0], "rolled-back"
+    witness = mocker.Mock(stop=lambda: [(1, 0), (2, 0)])
+    mocker.patch.object(one, "_patient_health", return_value={"ok": True})
+    gone = mocker.patch.object(pairs, "gone", autospec=True, return_value=True)
+    one._settle(one.done), one._judge(mocker.Mock(), witness)
+    assert one.result.problems == []
+    one.result.code, one.result.recovered, one.result.outcome = 0, [40], "moved"
+    witness.stop = lambda: [(1, 0), (2, 1), (3, 0)]
+    gone.return_value = False
+    one._settle(one.done), one._judge(mocker.Mock(), witness)
+    assert [problem.split()[1] for problem in one.result.problems] == ["move", "ended", "outcome", "of", "ran,"]

@@ -23,7 +23,7 @@ from livekit.stand import Stand, gone, healthy, word_of
 from workloads import driver
 from workloads.driver import Handle
 
-from faults import reboot, strike
+from faults import alone, reboot, strike
 from faults.cases import Case, ends
 from faults.witness import Witness, turns
 from reberth_lab.lab import Lab
@@ -65,6 +65,7 @@ class Field:
     command: Command
     chance: random.Random
     env: Mapping[str, str] = field(default_factory=dict)
+    alone_s: float = alone.LIMIT_S  # how long a node behind a cut link may take to act by itself
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -125,6 +126,7 @@ class Trial:
         self.restarted, self.patience_s = False, 30.0
         self.hunter: threading.Thread | None = None
         self.hits: list[int] = []
+        self.cut_s = 0.0
 
     def run(self) -> Result:
         """Do it all; what goes wrong is a problem of the result, not an exception."""
@@ -136,6 +138,7 @@ class Trial:
         try:
             healthy(self.source, handle)
             done = self._move(handle)
+            self._look_at_the_cut_off(done)
             self._settle(done)
             self._judge(handle, witness)
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
@@ -213,6 +216,7 @@ class Trial:
         elif kind.startswith("link"):
             block = strike.cut(self.field.lab, self.side, kind.partition("-")[2])
             block.__enter__()
+            self.cut_s = time.monotonic()
             self.undo.append(lambda: block.__exit__(None, None, None))
         else:
             getattr(self, f"_{self.case.fault.replace('-', '_')}")(handle)
@@ -254,6 +258,14 @@ class Trial:
             self.undo.pop()()
 
     # Its end
+
+    def _look_at_the_cut_off(self, done: Done) -> None:
+        """What the node behind a cut link does by itself is seen only before the link is mended."""
+        run_id = str(done.report.get("id") or self.field.newest())
+        if self.cut_s and run_id:
+            role = "source" if self.side is self.source else "target"
+            said = alone.problem(self.side, role, run_id, self.cut_s + self.field.alone_s)
+            self.result.problems += [said] if said else []
 
     def _settle(self, done: Done) -> None:
         """What the user would do: mend what is broken, then `recover` until nothing is open."""

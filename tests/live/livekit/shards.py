@@ -28,6 +28,7 @@ GROUPS = {
     "test_lxd_near.py": "lxd",
     "test_faults.py": "faults",
     "test_postcopy_faults.py": "faults",
+    "test_two_faults.py": "faults",
     "test_postcopy.py": "timing",
     "test_kit.py": "kit",  # quick; one pytest run inside, whose outcomes all of its tests read
 }
