@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from livekit import crowd
 from livekit import lxd as kit
 from livekit.command import Command, Done, journal_of
 
@@ -169,6 +170,11 @@ def test_the_old_one_is_kept_on_request(nodes: Sequence[Node], command: Command,
         assert time.monotonic() < deadline, "the daemon knows no such container any more"
         time.sleep(0.2)
     assert status == "Stopped"
+
+
+def test_many_at_once(nodes: Sequence[Node], command: Command) -> None:
+    """The node's one line in CRIU's configuration serves them all, and harms no stranger (`make soak`: ten)."""
+    crowd.check(nodes, command, 2)
 
 
 NEWER = """

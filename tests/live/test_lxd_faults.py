@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from livekit import crowd, lxdtraps
 from livekit import lxd as kit
-from livekit import lxdtraps
 from livekit.command import Command, journal_of
 
 from reberth_lab import lxd as lab_lxd
@@ -219,3 +219,11 @@ def test_the_restore_fails_fast(nodes: Sequence[Node], command: Command, counter
     notes = [r for r in journal_of(command.state, done.report["id"]) if r["event"] == "note"]
     said = next((r["value"] for r in notes if r["key"] == "ended.target"), {})
     print(f"{trap.name}: the target's daemon ended with {said}; longest silence {after['longest_silence_s']} s")
+
+
+@pytest.mark.skipif(not ALL, reason="make soak")
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.timeout(900)
+def test_ten_at_once(nodes: Sequence[Node], command: Command, turn: int) -> None:
+    """All arrive, three times."""
+    crowd.check(nodes, command, 10)

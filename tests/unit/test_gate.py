@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from reberth.node import gate, gated
+from reberth.node.criu import planted
 from reberth.node.criu.pagemap import pack
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
@@ -26,18 +27,32 @@ LEAF = f"lxc.payload.gate-test-{os.getpid()}"
 CRIU = "import os, subprocess, sys; sys.exit(subprocess.call([sys.argv[1]], env=dict(os.environ)))"
 
 
+def planted_in(place, monkeypatch):
+    """CRIU's configuration, the script and its table in a place of the test."""
+    for name, path in (("CONFIG", "etc/default.conf"), ("SCRIPT", "etc/gate"), ("TABLE", "run/gates")):
+        monkeypatch.setattr(planted, name, str(place / path))
+
+
 class Site:
     """A run, a container's cgroup with one task in it, and a criu that calls the script for it."""
 
     def __init__(self, place, monkeypatch):
         monkeypatch.setattr(run, "STATE", str(place / "state"))
+        planted_in(place, monkeypatch)
         self.run = run.Run.open("r1", "source", "lxd/c1")
         self.cgroup = os.path.join(cgroup.mount_point(), LEAF)
         os.makedirs(self.cgroup, exist_ok=True)
         self.task = subprocess.Popen(["sleep", "60"])
         cgroup.enter(self.cgroup, self.task.pid)
 
-    def criu(self, script, action, init=None):
+    def gate(self, role, worker=(), **words):
+        """A gate that is planted, as every criu finds it."""
+        job = gate.Gate(role, self.run.dir, LEAF, worker, fence=self.cgroup if role == "source" else "", **words)
+        job.plant()
+        return job
+
+    def criu(self, action, init=None, script=""):
+        script = script or planted.SCRIPT
         env = {**os.environ, "CRTOOLS_SCRIPT_ACTION": action, "CRTOOLS_INIT_PID": str(init or self.task.pid)}
         return subprocess.Popen([sys.executable, "-c", CRIU, script], env=env)
 
@@ -64,8 +79,8 @@ def until(condition):
 
 @pytest.mark.parametrize(("word", "code"), [("go", 0), ("veto", 1)])
 def test_the_source_is_held_and_fenced_until_it_is_answered(site, word, code):
-    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup)
-    criu = site.criu(job.script, "post-dump")
+    job = site.gate("source")
+    criu = site.criu("post-dump")
     until(lambda: job.holds("post-dump"))
     assert cgroup.is_frozen(site.cgroup) and criu.poll() is None and job.pid == criu.pid
     done = threading.Thread(target=job.finish, args=(word, 10.0))
@@ -75,27 +90,27 @@ def test_the_source_is_held_and_fenced_until_it_is_answered(site, word, code):
 
 
 def test_pre_dump_passes_and_tells_when_the_freeze_began(site):
-    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup)
-    assert site.criu(job.script, "pre-dump").wait(20) == 0
+    job = site.gate("source")
+    assert site.criu("pre-dump").wait(20) == 0
     assert job.frozen_ns > 0 and not cgroup.is_asked_to_freeze(site.cgroup)
 
 
 def test_a_source_that_pauses_begins_when_it_is_told(site):
     """Its first dump waits, and runs on meanwhile; the next one does not wait again."""
-    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
+    job = site.gate("source", pauses=True)
     assert not job.begin()
-    criu = site.criu(job.script, "pre-dump")
+    criu = site.criu("pre-dump")
     until(lambda: job.holds("pre-dump"))
     met_ns = job.frozen_ns
     assert criu.poll() is None and not cgroup.is_asked_to_freeze(site.cgroup)
     assert job.begin() and criu.wait(20) == 0 and not job.begin()
     assert job.frozen_ns > met_ns  # the wait is no part of the freeze
-    assert site.criu(job.script, "pre-dump").wait(20) == 0
+    assert site.criu("pre-dump").wait(20) == 0
 
 
 def test_a_source_that_pauses_never_begins_after_a_veto(site):
-    job = gate.Gate("source", site.run.dir, LEAF, fence=site.cgroup, pauses=True)
-    criu = site.criu(job.script, "pre-dump")
+    job = site.gate("source", pauses=True)
+    criu = site.criu("pre-dump")
     until(lambda: job.holds("pre-dump"))
     threading.Thread(target=criu.wait).start()
     job.stop(10.0)
@@ -103,13 +118,13 @@ def test_a_source_that_pauses_never_begins_after_a_veto(site):
 
 
 def test_the_copy_is_held_and_vetoed(site):
-    job = gate.Gate("target", site.run.dir, LEAF)
-    criu = site.criu(job.script, "post-restore")
+    job = site.gate("target")
+    criu = site.criu("post-restore")
     until(lambda: job.holds("post-restore"))
     threading.Thread(target=criu.wait).start()
     job.stop(10.0)
     assert criu.wait(20) == 1
-    later = site.criu(job.script, "post-restore")
+    later = site.criu("post-restore")
     assert later.wait(20) == 1  # after a veto nothing passes any more
 
 
@@ -117,11 +132,11 @@ def test_the_copy_is_held_and_vetoed(site):
 WORKER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', *sys.argv[1:3]]))"
 
 
-def restored_by(job, worker, images):
+def restored_by(worker, images):
     """The end of a criu below this worker that begins to restore: there is no task of the container yet."""
     env = {k: v for k, v in os.environ.items() if k != "CRTOOLS_INIT_PID"}
     env |= {"CRTOOLS_SCRIPT_ACTION": "pre-restore", "CRTOOLS_IMAGE_DIR": str(images)}
-    words = [sys.executable, "-c", WORKER, CRIU, job.script, *worker]
+    words = [sys.executable, "-c", WORKER, CRIU, planted.SCRIPT, *worker]
     return subprocess.run(words, env=env, timeout=20, check=False).returncode
 
 
@@ -137,16 +152,16 @@ def images(tmp_path):
 
 
 def test_a_restore_from_whole_images_goes_on(site, images):
-    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
-    assert restored_by(job, ["forkmigrate", "c1", "/d"], images) == 0
+    job = site.gate("target", ["forkmigrate", "c1"])
+    assert restored_by(["forkmigrate", "c1", "/d"], images) == 0
     assert job.met[0] > 0 and job.damage == ""
 
 
 def test_a_pages_image_that_is_cut_short_never_reaches_criu(site, images):
     """Its restorer would read on for ever."""
     os.truncate(images / "pages-1.img", 4095)
-    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
-    assert restored_by(job, ["forkmigrate", "c1", "/d"], images) == 1
+    job = site.gate("target", ["forkmigrate", "c1"])
+    assert restored_by(["forkmigrate", "c1", "/d"], images) == 1
     assert "pages-1.img has 4095 bytes" in job.damage
     target = SimpleNamespace(lock=threading.RLock(), job=job, run=site.run)
     with pytest.raises(OpError, match="whole") as caught:
@@ -155,8 +170,8 @@ def test_a_pages_image_that_is_cut_short_never_reaches_criu(site, images):
 
 
 def test_images_that_cannot_be_read_are_left_to_criu(site, tmp_path):
-    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
-    assert restored_by(job, ["forkmigrate", "c1", "/d"], tmp_path / "none") == 0
+    job = site.gate("target", ["forkmigrate", "c1"])
+    assert restored_by(["forkmigrate", "c1", "/d"], tmp_path / "none") == 0
     assert job.met[0] > 0
 
 
@@ -171,19 +186,24 @@ def test_images_that_cannot_be_read_are_left_to_criu(site, tmp_path):
 )
 def test_the_restore_of_another_container_is_not_looked_at(site, images, worker):
     os.truncate(images / "pages-1.img", 0)
-    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
-    assert restored_by(job, worker, images) == 0
+    job = site.gate("target", ["forkmigrate", "c1"])
+    assert restored_by(worker, images) == 0
     assert job.met == (0, 0, 0)
-    assert restored_by(gate.Gate("source", site.run.dir, LEAF), ["forkmigrate", "c1", "/d"], images) == 0
+
+
+def test_the_restore_of_a_container_that_leaves_is_not_looked_at(site, images):
+    os.truncate(images / "pages-1.img", 0)
+    job = site.gate("source")
+    assert restored_by(["forkmigrate", "c1", "/d"], images) == 0 and job.met == (0, 0, 0)
 
 
 def test_what_a_criu_itself_was_told_makes_it_nobodys(site, images, tmp_path):
     """Its words name paths, and in them any container that has a name like ours."""
     os.truncate(images / "pages-1.img", 0)
     (tmp_path / "criu").symlink_to(os.path.realpath(sys.executable))
-    job = gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", "c1"])
+    job = site.gate("target", ["forkmigrate", "c1"])
     env = {"CRTOOLS_SCRIPT_ACTION": "pre-restore", "CRTOOLS_IMAGE_DIR": str(images)}
-    words = [str(tmp_path / "criu"), "-c", CRIU, job.script, "/containers/forkmigratec1/rootfs"]
+    words = [str(tmp_path / "criu"), "-c", CRIU, planted.SCRIPT, "/containers/forkmigratec1/rootfs"]
     assert subprocess.run(words, env=env, timeout=20, check=False).returncode == 0
     assert job.met == (0, 0, 0)
 
@@ -191,8 +211,8 @@ def test_what_a_criu_itself_was_told_makes_it_nobodys(site, images, tmp_path):
 @pytest.mark.parametrize("role", ["source", "target"])
 @pytest.mark.parametrize("action", ["pre-dump", "post-dump", "post-restore", "pre-resume"])
 def test_the_criu_of_another_container_passes(site, role, action):
-    job = gate.Gate(role, site.run.dir, LEAF, fence=site.cgroup)
-    assert site.criu(job.script, action, init=os.getpid()).wait(20) == 0
+    job = site.gate(role)
+    assert site.criu(action, init=os.getpid()).wait(20) == 0
     assert job.met == (0, 0, 0)
 
 
@@ -205,7 +225,7 @@ def test_without_a_helper_the_source_votes_and_runs_again(site):
     )
     words = [sys.executable, "-c", program, "source", site.run.dir, LEAF, site.cgroup]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as helper:
-        criu = site.criu(helper.stdout.readline().strip(), "post-dump")
+        criu = site.criu("post-dump", script=helper.stdout.readline().strip())
         assert helper.stdout.readline() == "held\n"
         helper.kill()
     assert criu.wait(20) == 1
@@ -218,24 +238,6 @@ def test_no_name_of_a_cgroup_gets_into_the_script_unread(site):
             gate.Gate("source", site.run.dir, leaf)
         with pytest.raises(OpError, match="no name"):
             gate.Gate("target", site.run.dir, LEAF, ["forkmigrate", leaf])
-
-
-@pytest.mark.parametrize("before", [None, "", "log-level 4\n", "log-level 4"])
-def test_the_administrators_configuration_stays(tmp_path, before):
-    path = tmp_path / "criu" / "default.conf"
-    if before is not None:
-        path.parent.mkdir()
-        path.write_text(before)
-    gate.plant("/run/a.hook", str(path))
-    gate.plant("/run/b.hook", str(path))
-    own = f"{before.strip()}\n" if before else ""
-    assert path.read_text() == f"{own}action-script /run/a.hook\naction-script /run/b.hook\n"
-    gate.pluck("/run/a.hook", str(path))
-    gate.pluck("/run/a.hook", str(path))
-    gate.pluck("/run/b.hook", str(path))
-    assert path.exists() is bool(before)
-    if before:
-        assert path.read_text() == own
 
 
 @pytest.mark.parametrize(("begun", "least"), [(True, 3), (False, 5)])

@@ -5,7 +5,7 @@ file, which every criu of the node reads. CRIU runs all scripts, the command lin
 for a veto (tried with criu 4.2.1, liblxc 6.0.4, 2026-11-25). So on the source ours is asked when the daemon has made up
 its mind, and has the last word; on the target it holds the copy in `post-restore`, and the daemon waits.
 
-Every other criu of the node runs the script as well, and leaves it at once: it looks for the container's own cgroup.
+What is named there is one script for all runs, which finds the run's own one (`criu/planted.py`).
 """
 
 from __future__ import annotations
@@ -19,42 +19,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from reberth.node.criu import planted
 from reberth.node.criu.complete import lacking
 from reberth.node.criu.stats import read_dump_stats
 from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
 from reberth.node.system import procs
-from reberth.node.system.durable import boottime_ns, read_text, write_whole
+from reberth.node.system.durable import boottime_ns
 
-CONFIG = "/etc/criu/default.conf"
 IDLE_LOOKS, SLOW_LOOKS = 3, 100  # without a criu once it has begun its log, and before: half a minute, on slow machines
 LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-# The cgroup that the daemon makes for the container's tasks; an init of systemd's kind is in one below it. Before there
-# are tasks (pre-restore) the daemon's process that started this criu tells, by its words, which a shell reads without
-# the zeros between them. A criu's own words name paths and cgroups of any container, so they are not looked at.
-MINE = """mine=
-case $CRTOOLS_SCRIPT_ACTION in
-pre-restore)
-  pid=$$
-  while [ -n '@first@' ] && [ "${pid:-0}" -gt 1 ]; do
-    name= above= line=
-    while read -r key value; do
-      case $key in Name:) name=$value ;; PPid:) above=$value ;; esac
-    done <"/proc/$pid/status" 2>/dev/null
-    [ "$name" = criu ] || read -r line <"/proc/$pid/cmdline" 2>/dev/null
-    case $line in *'@first@'*)
-      case ${line#*'@first@'} in '@rest@'/*) mine=1 ;; esac
-      break ;;
-    esac
-    pid=$above
-  done ;;
-*)
-  while IFS= read -r line; do
-    case $line in 0::*/'@leaf@' | 0::*/'@leaf@'/*) mine=1 ;; esac
-  done <"/proc/$CRTOOLS_INIT_PID/cgroup" 2>/dev/null ;;
-esac
-[ "$mine" ] || exit 0
-"""
 PASSING = ("pre-dump", "pre-restore")  # answered at once
 
 
@@ -62,12 +36,18 @@ class Gate(Job):
     """The planted script of one end; its tool is whatever criu runs it for the container."""
 
     def __init__(
-        self, role: str, run_dir: str, leaf: str, worker: Sequence[str] = (), fence: str = "", pauses: bool = False
+        self,
+        role: str,
+        run_dir: str,
+        leaf: str,
+        worker: Sequence[str] = (),
+        fence: str = "",
+        pauses: bool = False,
+        root_pid: int = 0,
     ) -> None:
         for word in (leaf, *worker):
             if not LEAF.match(word):
                 raise OpError("bad-argument", f"{word!r} is no name of a cgroup or container")
-        mine = MINE.replace("@leaf@", leaf).replace("@first@", "".join(worker[:1]))
         source = role == "source"
         super().__init__(
             f"gate-{role}",
@@ -77,9 +57,8 @@ class Gate(Job):
             freezes="post-dump" if source else "never",
             fenced="never" if source else "pre-resume",
             others="pre-dump" if source else "pre-restore | post-restore",
-            mine=mine.replace("@rest@", "".join(worker[1:])),
         )
-        self.leaf = leaf
+        self.role, self.leaf, self.root_pid = role, leaf, root_pid
         self.pauses = pauses  # the first dump or pre-dump waits for `begin`, while the container runs
         self.worker = Worker(list(worker))
         self.tool = (0, 0)
@@ -116,6 +95,10 @@ class Gate(Job):
         with self._changed:
             if self.closed or passes:  # what waits may have been let go meanwhile
                 self.answer("veto" if self.closed or self.damage else "go")
+
+    def plant(self) -> None:
+        """Let every criu of the container come to this gate from now on."""
+        planted.plant(self.script, self.role, self.leaf, "".join(self.worker.words[1:]), self.root_pid)
 
     def begin(self) -> bool:
         """Let the first dump go on that waits for it; False when none does."""
@@ -288,29 +271,3 @@ def _kill_below(pid: int) -> None:
     for task in procs.tree(pid)[1:]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(task.pid, signal.SIGKILL)
-
-
-def plant(script: str, path: str = CONFIG) -> None:
-    """Name the script in CRIU's configuration; what the administrator wrote there stays."""
-    text = read_text(path) or ""
-    if text and not text.endswith("\n"):
-        text += "\n"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    write_whole(path, text + line_of(script), 0o644)
-
-
-def pluck(script: str, path: str = CONFIG) -> None:
-    """Take the script's line out again; a file that held nothing else goes."""
-    text = read_text(path)
-    if text is None:
-        return
-    left = text.replace(line_of(script), "")
-    if left.strip():
-        write_whole(path, left, 0o644)
-    else:
-        os.unlink(path)
-
-
-def line_of(script: str) -> str:
-    """The line of the configuration file."""
-    return f"action-script {script}\n"

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from reberth.node import unixhttp
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
-from reberth.node.gate import Gate, dumped, plant
-from reberth.node.runs.run import locked
+from reberth.node.gate import Gate, dumped
 from reberth.node.runs.source import Source
 from reberth.node.runs.target import Target
 from reberth.node.system import procs
@@ -35,11 +34,10 @@ def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int, paus
     with end.lock:
         if end.run.vote() is not None:
             raise OpError("decided", "the source has voted already")
-        job = end.job = Gate("source", end.run.dir, leaf, fence=end.cgroup, pauses=pauses)
+        job = end.job = Gate("source", end.run.dir, leaf, fence=end.cgroup, pauses=pauses, root_pid=root_pid)
         end.run.push_undo("end", "gate_pluck", path=job.script)
         end.run.journal.write("freezing", cgroup=end.cgroup, root_pid=root_pid, start_ticks=start_ticks)
-        with locked():
-            plant(job.script)
+        job.plant()
 
 
 def gate_paused(end: Source) -> bool:
@@ -85,8 +83,7 @@ def gate_target(end: Target, *, leaf: str, worker: list[str]) -> None:
     end.run.journal.write("restoring", cgroup="", leaf=leaf)
     job = end.job = Gate("target", end.run.dir, leaf, worker)
     end.run.push_undo("end", "gate_pluck", path=job.script)
-    with locked():
-        plant(job.script)
+    job.plant()
 
 
 def gate_hold(end: Target) -> dict[str, Any] | None:

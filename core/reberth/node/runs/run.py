@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from reberth.node import gate, unixhttp
-from reberth.node.criu import leftovers, network_lock
+from reberth.node import unixhttp
+from reberth.node.criu import leftovers, network_lock, planted
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import address
@@ -231,7 +231,7 @@ def _run(record: dict[str, Any]) -> None:
 
 
 def _gate_pluck(record: dict[str, Any]) -> None:
-    gate.pluck(record["path"])
+    planted.pluck(record["path"])
 
 
 def _unix_request(record: dict[str, Any]) -> None:
