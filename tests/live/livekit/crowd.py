@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from livekit import lxd as kit
 from livekit.command import Command, Done
-
 from reberth_lab.node import Node
 
 LIMIT_S = 280.0
