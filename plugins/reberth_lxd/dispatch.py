@@ -20,6 +20,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_lxd.api import identity
 from reberth_lxd.held import phases, survey
 from reberth_lxd.https import facts as ledger
 from reberth_lxd.https import phases as apimove
@@ -43,6 +44,9 @@ def reberth_survey(
         text = f"node {blind[0]} is reached by its daemon's API alone, and the other one is not"
         raise UsageError(text, hint=f"both the same way: reberth node add {blind[0]}, or --remotes lxc")
     nearsurvey.refuse_idle_words(options)
+    for end, shell in (("source", source), ("target", target)):
+        if facts[end]["lxd"].get("usable"):
+            identity.refuse_another(shell.node, facts[end]["lxd"])
     if options.mode is Mode.NEAR_LIVE:
         return nearsurvey.survey(workload, target_name, source, target, facts, options)
     way = apisurvey.survey if blind else survey.reberth_survey

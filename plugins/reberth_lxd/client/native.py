@@ -38,7 +38,7 @@ OPTIONS = (
     Option("debug", beside=HONOURED, why="passed on"),
     Option("force-local", why="both ends are named by remotes"),
     Option("help", "h", beside=NATIVE),
-    Option("project", "", True, why="the default project alone"),
+    Option("project", "", True, HONOURED, "the default project alone; another one is refused, or left to the client"),
     Option("quiet", "q", beside=HONOURED, why="passed on"),
     Option("sub-commands", beside=NATIVE),
     Option("verbose", "v", beside=HONOURED, why="there is nothing more to say"),

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from reberth_hooks import UsageError
+from reberth_lxd.api import identity
 from reberth_lxd.api.client import RUNNING
 from reberth_lxd.api.keys import is_true
 from reberth_lxd.client.native import RELAY, Words, parse, split
 
 QUERY_S = 20
+DEFAULT_PROJECT = "default"
+OVERRIDE = {"incus": "INCUS_PROJECT"}  # the client of LXD looks at no such variable (5.0.2, 6.5)
 GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
 Run = Callable[[Sequence[str]], str]
 Known = Callable[[], Collection[str] | None]
@@ -33,17 +37,12 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
         return None
     if not found.ours and not _key_is_true(client, found, run):
         return None
-    if refused := found.refused():
+    remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
+    if cannot := _cannot(client, found, remotes, run):
         if not found.ours:
             return None  # only the key asks for us, and the user wants what only the native client has
-        raise UsageError(f"not beside a live move by reberth: {'; '.join(refused)}", hint="--native leaves it to lxc")
-    (source, name), (target, new_name) = (split(place) for place in found.places)
-    if "/" in name or not target or (new_name and new_name != name):
-        text = "a snapshot" if "/" in name else "no other remote" if not target else "a new name"
-        if not found.ours:
-            return None
-        raise UsageError(f"not by a live move: {text}", hint="--native leaves it to lxc")
-    remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
+        raise UsageError(cannot, hint="--native leaves it to the client")
+    (source, name), (target, _) = (split(place) for place in found.places)
     ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
     inventory = known()
     lacking = not {*ends} <= {*inventory} if inventory is not None else False
@@ -53,18 +52,67 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
     return [*aloud, "move", *_options(found), *beside, "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
 
+def _cannot(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> str:
+    """Why a live move of ours is not what was said, in words; empty when it is."""
+    if elsewhere := _projects(client, found, remotes, run):
+        return f"not by a live move: {elsewhere}, and reberth moves in the project {DEFAULT_PROJECT} alone"
+    if refused := found.refused():
+        return f"not beside a live move by reberth: {'; '.join(refused)}"
+    (_, name), (target, new_name) = (split(place) for place in found.places)
+    if "/" in name or not target or (new_name and new_name != name):
+        return (
+            f"not by a live move: {'a snapshot' if '/' in name else 'no other remote' if not target else 'a new name'}"
+        )
+    return ""
+
+
 def _key_is_true(client: str, found: Words, run: Run) -> bool:
-    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client."""
+    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client.
+
+    Which project it is in is not known yet; in another one the client moves it by itself.
+    """
     remote, name = split(found.places[0])
-    if not name or "/" in name or "project" in found.native:
+    if not name or "/" in name:
         return False
-    place = f"{remote}:/1.0/instances/{name}" if remote else f"/1.0/instances/{name}"
+    place = f"/1.0/instances/{quote(name, safe='')}?project={DEFAULT_PROJECT}"
     try:
-        instance: dict[str, Any] = json.loads(run([client, "query", place]))
+        instance: dict[str, Any] = json.loads(run([client, "query", f"{remote}:{place}" if remote else place]))
     except (OSError, ValueError, subprocess.SubprocessError):
         return False
     running = instance.get("type") == "container" and instance.get("status_code") == RUNNING
     return bool(running and is_true(instance.get("expanded_config") or {}))
+
+
+def _projects(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> str:
+    """What the client means by another project than the default one, in words; empty for nothing.
+
+    `--project` counts, then the environment, then what `lxc project switch` has set, for each remote by itself.
+    """
+    said = []
+    override = found.native.get("project") or os.environ.get(OVERRIDE.get(client, ""), "")
+    for end, place in zip(("source", "target"), found.places, strict=True):
+        remote = split(place)[0] or _default_remote(client, run)
+        table = remotes.get(remote) or {}
+        project = override or str(table.get("Project") or table.get("project") or "")
+        if project and project != DEFAULT_PROJECT:
+            said.append(f"the project of the {end} {remote}: is {project}")
+    return ", ".join(said)
+
+
+def daemons(client: str, ours: Sequence[str], run: Run) -> dict[str, str]:
+    """The fingerprints of the daemons that the client means by both ends; UsageError where one does not answer."""
+    found = {}
+    for place in ours[-2:]:
+        remote = place.partition(":")[0]
+        try:
+            said = json.loads(run([client, "query", f"{remote}:/1.0"]))
+            found[remote] = str(said["environment"]["certificate_fingerprint"])
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            text = f"the client cannot say which daemon its remote {remote} is: {error}"
+            raise UsageError(
+                text, hint=f"by the inventory alone: reberth move --backend lxd {' '.join(ours[-2:])}"
+            ) from error
+    return found
 
 
 def _default_remote(client: str, run: Run) -> str:
@@ -108,4 +156,6 @@ def become(client: str, words: Sequence[str], known: Known = lambda: None) -> No
         os.environ.update(dict.fromkeys(GUARD.values(), "1"))
         native = [word for word in words if word != "--native"]
         os.execvp(client, [client, "move", *native])
+    if "--remotes" not in ours:
+        os.environ[identity.VARIABLE] = identity.handed_over(daemons(client, ours, run_client))
     os.execv(sys.executable, [sys.executable, "-m", "reberth", *ours])

@@ -195,7 +195,7 @@ def reberth_commit(move: Move) -> bool:
             raise CommandError(text, hint=hint)
     target.patch("instances", name, json={"config": {keys.AUTOSTART: move.recall("keys")[keys.AUTOSTART]}})
     _drop_snapshot(move, target)
-    old = source.get("instances", name)
+    old = _come_to_rest(source, name)
     if old is None:
         return True
     if old["status_code"] != STOPPED:
@@ -208,6 +208,16 @@ def reberth_commit(move: Move) -> bool:
     else:
         source.delete("instances", name)
     return True
+
+
+def _come_to_rest(source: Daemon, name: str) -> dict[str, Any] | None:
+    """The old instance when its daemon has noticed its end: on a busy node that is seconds after its operation's end."""
+    deadline = time.monotonic() + END_S
+    while True:
+        old = source.get("instances", name)
+        if old is None or old["status_code"] == STOPPED or time.monotonic() > deadline:
+            return old
+        time.sleep(ASK_S)
 
 
 @hookimpl

@@ -51,6 +51,7 @@ def reberth_probe(node: Node, shell: Shell) -> dict[str, object]:
         "version": said.get("server_version"),
         "liblxc": said.get("driver_version"),
         "addresses": said.get("addresses") or [],
+        "fingerprint": said.get("certificate_fingerprint"),
     }
     gate = checks.version_gate(kind, str(said.get("server_version")))
     if gate:
