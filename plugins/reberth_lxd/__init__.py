@@ -64,5 +64,5 @@ def reberth_describe() -> Declaration:
         options=frozenset({"certificate", "identity", "socket", "url"}),
         managed=True,
         ignores=frozenset(IGNORED),
-        knows=frozenset({"force_stop", "keep_source", "lxd_mode", "snapshot_first"}),
+        knows=frozenset({"force_stop", "keep_source", "lxd_mode", "lxd_pool", "snapshot_first"}),
     )

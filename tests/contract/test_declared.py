@@ -86,6 +86,7 @@ def test_every_option_of_move_that_one_backend_alone_has_is_known_by_one():
         "force_stop",
         "keep_source",
         "lxd_mode",
+        "lxd_pool",
         "snapshot_first",
     }  # `backend_args` in core/reberth/cli/common.py
 

@@ -108,6 +108,20 @@ def test_a_source_that_pauses_begins_when_it_is_told(site):
     assert site.criu("pre-dump").wait(20) == 0
 
 
+def test_one_container_at_a_time_begins(site, monkeypatch):
+    """Those that wait run; a turn ends with the copy that is held, with a veto, or with the helper."""
+    first, second = site.gate("source", pauses=True), site.gate("source", pauses=True)
+    assert first.has_turn() and first.has_turn() and not second.has_turn()
+    first.end_turn()
+    assert second.has_turn() and not first.has_turn()
+    second.stop(0.0)
+    assert first.has_turn()
+    monkeypatch.setattr(gate, "TURN_S", -1.0)
+    assert second.has_turn()  # it has waited long enough
+    for job in (first, second):
+        job.stop(0.0)
+
+
 def test_a_source_that_pauses_never_begins_after_a_veto(site):
     job = site.gate("source", pauses=True)
     criu = site.criu("pre-dump")

@@ -10,7 +10,7 @@ import pytest
 from reberth.complete import client as complete
 from reberth_hooks import Level, Mode, Options, UsageError, Workload
 from reberth_lxd import dispatch
-from reberth_lxd.api import keys
+from reberth_lxd.api import keys, landing
 from reberth_lxd.api.explain import KNOWN, explain
 from reberth_lxd.api.request import for_source, for_target
 from reberth_lxd.client import native, shim
@@ -212,14 +212,16 @@ class Pools:
     ],
 )
 def test_pools_that_would_lose_writes_are_refused(here, there, expected):
-    instance = {"expanded_devices": {"root": {"type": "disk", "path": "/", "pool": "default"}}}
+    root = {"root": {"type": "disk", "path": "/", "pool": "default"}}
+    instance = {"expanded_devices": root, "devices": root, "profiles": []}
     assert failing(checks.storage(instance, Pools(here), Pools(there), "b")) == expected
 
 
 def test_the_name_stays_and_must_be_free():
-    assert failing(checks.names("c1", "c1", None, "b")) == set()
-    assert failing(checks.names("c1", "c2", None, "b")) == {"rename"}
-    assert failing(checks.names("c1", "c1", {"status": "Stopped"}, "b")) == {"name-free"}
+    assert failing(checks.renamed("c1", "c1", "b")) == set()
+    assert failing(checks.renamed("c1", "c2", "b")) == {"rename"}
+    assert failing([landing.name_free("c1", None, [], "", "b")]) == set()
+    assert failing([landing.name_free("c1", {"status": "Stopped"}, [], "", "b")]) == {"name-free"}
 
 
 def test_each_known_word_is_explained_and_an_unknown_one_is_told():

@@ -40,7 +40,11 @@ class World:
         self.patches: list[tuple[str, dict[str, str]]] = []
         self.asks: list[tuple[str, dict[str, Any]]] = []
         reached = {"status_code": 400, "err": "Failed getting remote image info: Image not found", "node": ""}
-        self.probe = {HERE: reached, THERE: reached}
+        self.probe: dict[str, Any] = {HERE: reached, THERE: reached}
+        self.trials: list[dict[str, Any]] = []
+        self.answer = 'Failed creating instance record: Invalid device type "reberth"'
+        self.others: dict[str, list[dict[str, Any]]] = {HERE: [], THERE: []}  # operations that are none of ours
+        self.profiles: dict[str, dict[str, Any]] = {HERE: {}, THERE: {}}
         disk = {"root": {"type": "disk", "path": "/", "pool": "p"}}
         config = {"raw.lxc": "lxc.console.path = none", "security.privileged": "true", f"{KEY}.goal": "55"}
         self.instances[HERE]["c1"] = {
@@ -117,6 +121,8 @@ class Played:
         return hint
 
     def get(self, *path):
+        if path[0] == "profiles":
+            return self.world.profiles[self.node.name].get(path[1], {})
         if path[0] != "instances":
             return {"driver": "dir"}
         one = self.mine.get(path[1])
@@ -133,15 +139,21 @@ class Played:
         self.world.asked += 1
         if self.world.asked > 20:  # nobody has connected to it
             self.world.end(self.node.name, 400, "context deadline exceeded")
-        return [one for one in self.world.ops.values() if one["node"] == self.node.name]
+        ours = [one for one in self.world.ops.values() if one["node"] == self.node.name]
+        return [*ours, *self.world.others[self.node.name]]
 
     def operation(self, url):
         return self.world.ops.get(url, {"status_code": 0, "err": ""})
 
     def post(self, *path, json):
         if path == ("images",):
-            self.world.ops["/1.0/operations/image"] = self.world.probe[self.node.name]
-            return {"url": "/1.0/operations/image", "secrets": {}}
+            url = f"/1.0/operations/image-{self.node.name}-{json['source']['server'].rpartition('.')[2]}"
+            probe = self.world.probe[self.node.name]
+            self.world.ops[url] = probe(json["source"]["server"]) if callable(probe) else probe
+            return {"url": url, "secrets": {}}
+        if "reberth-asks" in json.get("devices", {}):
+            self.world.trials.append(json)
+            raise CommandError(f"the daemon of node {self.node.name} says: {self.world.answer}")
         self.world.asks.append((self.node.name, json))
         found = {"url": self.world.begin(self.node.name), "secrets": {"control": "secret"}}
         if len(self.world.asks) % 2 == 0:

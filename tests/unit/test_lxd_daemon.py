@@ -237,7 +237,9 @@ def test_emulated_a_copy_does_not_start_with_its_daemon_before_it_is_the_only_on
             self.word = word
 
         def get(self, *path):
-            late = self.word == "source" and asked and looks.pop()  # its daemon notices the end a moment later
+            late = (
+                self.word == "source" and asked and looks and looks.pop()
+            )  # its daemon notices the end a moment later
             return {"status_code": phases.RUNNING if late or self.word == "target" else phases.STOPPED, "processes": 2}
 
         def patch(self, *path, json):

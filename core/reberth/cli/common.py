@@ -54,7 +54,7 @@ def open_host(config: Config, *, yes: bool = False, quiet: bool = False, json: b
 def options_of(config: Config, **given: Any) -> Options:
     """Options from the configuration's defaults under what was given; False, None and empty lists are not given."""
     lazy = {"lazy_restore": False} if given.pop("no_lazy_restore", False) else {}
-    own_words = ("force_stop", "keep_source", "lxd_mode", "snapshot_first")
+    own_words = ("force_stop", "keep_source", "lxd_mode", "lxd_pool", "snapshot_first")
     own = {word: given.pop(word) for word in own_words if given.get(word)}
     words: Mapping[str, Any] = {word: value for word, value in given.items() if value} | lazy
     return replace(make_options(config.defaults, words), backend_args=own)

@@ -41,6 +41,7 @@ def command(
     snapshot_first: params.SnapshotFirst = False,
     force_stop: params.ForceStop = False,
     lxd_mode: params.LxdMode = "",
+    lxd_pool: params.LxdPool = "",
     remotes: params.Remotes = "",
     dry_run: DryRun = False,
     json: params.Json = False,
@@ -80,6 +81,7 @@ def command(
         snapshot_first=snapshot_first,
         force_stop=force_stop,
         lxd_mode=lxd_mode,
+        lxd_pool=lxd_pool,
     )
     request = Request(source, target, options, backend, tuple(transport or ()), figures=dry_run)
     with common.open_host(config, yes=yes, quiet=quiet, json=json) as host:

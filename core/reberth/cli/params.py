@@ -124,6 +124,10 @@ LxdMode = Annotated[
         "--lxd-mode", metavar="WAY", help="lxd: which daemon connects: pull, push or relay.", show_default=False
     ),
 ]
+LxdPool = Annotated[
+    str,
+    typer.Option("--lxd-pool", metavar="NAME", help="lxd: another storage pool on the target.", show_default=False),
+]
 Remotes = Annotated[
     str,
     typer.Option(

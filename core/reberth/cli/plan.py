@@ -31,6 +31,7 @@ def command(
     snapshot_first: params.SnapshotFirst = False,
     force_stop: params.ForceStop = False,
     lxd_mode: params.LxdMode = "",
+    lxd_pool: params.LxdPool = "",
     remotes: params.Remotes = "",
     json: params.Json = False,
     quiet: params.Quiet = False,

@@ -29,6 +29,7 @@ from reberth.node.system.durable import boottime_ns
 
 IDLE_LOOKS, SLOW_LOOKS = 3, 100  # without a criu once it has begun its log, and before: half a minute, on slow machines
 LEAF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+TURN_S = 120.0
 PASSING = ("pre-dump", "pre-restore")  # answered at once
 
 
@@ -65,6 +66,7 @@ class Gate(Job):
         self.frozen_ns = 0
         self.fenced = False
         self.met = (0, 0, 0)  # the script's pid, the container's init and the stamp in ns of the last action
+        self._turn, self._asked_s = -1, 0.0
         self.closed = False
         self.damage = ""  # what is wrong with the images that the daemon's criu was to restore
         self._changed = threading.Condition()
@@ -99,6 +101,22 @@ class Gate(Job):
     def plant(self) -> None:
         """Let every criu of the container come to this gate from now on."""
         planted.plant(self.script, self.role, self.leaf, "".join(self.worker.words[1:]), self.root_pid)
+
+    def has_turn(self) -> bool:
+        """Whether it may begin: one container at a time freezes, or each would be frozen for the time of all.
+
+        One that has waited for TURN_S begins beside another.
+        """
+        self._asked_s = self._asked_s or time.monotonic()
+        if self._turn < 0:
+            self._turn = planted.take_turn()
+        return self._turn >= 0 or time.monotonic() - self._asked_s > TURN_S
+
+    def end_turn(self) -> None:
+        """Let the next one begin."""
+        turn, self._turn = self._turn, -1
+        if turn >= 0:
+            os.close(turn)
 
     def begin(self) -> bool:
         """Let the first dump go on that waits for it; False when none does."""
@@ -156,6 +174,7 @@ class Gate(Job):
 
     def finish(self, word: str, timeout_s: float) -> int | None:
         """Answer when the daemon has made up its mind; for a veto its script is ended, and ours speaks next."""
+        self.end_turn()
         if word == "go":
             with contextlib.suppress(OpError):
                 self.wait_hook("post-dump", stall_s=timeout_s)
@@ -166,6 +185,7 @@ class Gate(Job):
 
     def stop(self, grace_s: float = 20.0) -> None:
         """From now on every action gets a veto; the daemon's own script is ended, at last criu itself."""
+        self.end_turn()
         with self._changed:
             self.closed = True
             self._changed.notify_all()

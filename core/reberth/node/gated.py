@@ -41,8 +41,8 @@ def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int, paus
 
 
 def gate_paused(end: Source) -> bool:
-    """Whether the daemon's criu waits to begin its first dump; the container runs meanwhile."""
-    return isinstance(end.job, Gate) and end.job.holds("pre-dump")
+    """Whether the daemon's criu waits to begin its first dump, and it is its turn; the container runs meanwhile."""
+    return isinstance(end.job, Gate) and end.job.holds("pre-dump") and end.job.has_turn()
 
 
 def gate_begin(end: Source) -> None:
@@ -69,6 +69,7 @@ def fence(end: Source) -> dict[str, Any]:
             raise OpError("tool-failed", "the daemon's criu ended while the container was fenced")
         job.fenced, held_ns = True, boottime_ns()
         end.run.journal.write("held", frozen_ns=job.frozen_ns, held_ns=held_ns)
+        job.end_turn()
         found = dumped(procs.command_line(job.pid))
         return {"frozen_ns": job.frozen_ns, "held_ns": held_ns, "pids": cgroup.pids(end.cgroup), **found}
 

@@ -103,14 +103,19 @@ class Daemon:
         """Every entry of a collection, whole."""
         return self._ask("get", path, params={"recursion": "2"})["metadata"]
 
+    def projects_of(self, name: str) -> Sequence[str]:
+        """The projects that have an instance of this name."""
+        found = self._ask("get", ("instances",), params={"recursion": "1", "all-projects": "true"})["metadata"] or []
+        return sorted(str(one.get("project")) for one in found if one["name"] == name)
+
     def operations(self) -> Sequence[dict[str, Any]]:
         """Every operation that the daemon still knows."""
         kinds = self._ask("get", ("operations",), params={"recursion": "1"})["metadata"] or {}
         return [dict(one) for some in kinds.values() for one in some]
 
-    def post(self, *path: str, json: dict[str, Any]) -> dict[str, Any]:
+    def post(self, *path: str, json: dict[str, Any], params: dict[str, str] | None = None) -> dict[str, Any]:
         """Begin something; answers the operation's URL and the secrets of its websockets (never to be kept)."""
-        found = self._ask("post", path, json=json)
+        found = self._ask("post", path, json=json, **({"params": params} if params else {}))
         return {"url": str(found["operation"]), "secrets": (found.get("metadata") or {}).get("metadata") or {}}
 
     def create(self, *path: str, json: dict[str, Any]) -> None:

@@ -73,7 +73,12 @@ def _number(given: bool, option: int, key: str | None) -> int:
 
 def is_true(config: Mapping[str, Any]) -> bool:
     """Whether the key asks for pre-copy, in the daemon's own words for yes."""
-    return str(config.get(KEY, "")).lower() in ("true", "1", "yes", "on")
+    return is_on(config.get(KEY))
+
+
+def is_on(value: Any) -> bool:
+    """Whether a key's value is yes, in the daemon's own words."""
+    return str(value or "").lower() in ("true", "1", "yes", "on")
 
 
 def saved(config: Mapping[str, Any]) -> dict[str, str]:

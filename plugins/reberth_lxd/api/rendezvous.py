@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reberth_hooks import Check, CommandError, Level, Move, UsageError
-from reberth_lxd.api import request
+from reberth_lxd.api import landing, request
 from reberth_lxd.api.client import Daemon, over
 from reberth_lxd.api.explain import explain
 from reberth_lxd.api.keys import AUTOSTART
@@ -22,6 +22,8 @@ from reberth_lxd.api.relay import Relay
 from reberth_lxd.client.native import PULL, PUSH, RELAY, WAYS
 
 SIDES = ("source", "target")
+MOST_ADDRESSES = 8  # of a daemon on `[::]:8443`, which names those of all its bridges
+LONGER_S = 2.0
 PROBE_S, ASK_S = 12.0, 0.05  # LXD 5.0.2 takes 20 s for an address that does not answer (measured 2026-11-28)
 NO_WAY = ("ailed to connect", "Unable to connect", "ailed connecting")
 KNOWN = ("connection refused", "timeout", "no route to host", "network is unreachable", "certificate")
@@ -64,50 +66,78 @@ def choose(source: Daemon, target: Daemon, kind: str, wanted: str, relays: bool)
         if way == RELAY:
             continue
         asking, asked = (target, source) if way == PULL else (source, target)
-        url = address(asked)
-        reached, words = reaches(asking, asked, kind)
-        if reached or (reached is None and way in (PULL, wanted)):
-            return Meeting(
-                way, url, _verdict(True, [*said, TEXT[way].format(**names, url=url), *([words] if words else [])])
-            )
-        said.append(words)
+        url, words = reached_at(asking, asked, kind)
+        if url is None and way in (PULL, wanted):  # that cannot be asked
+            url = next(iter(addresses(asked)), "")
+        if url:
+            return Meeting(way, url, _verdict(True, [*said, TEXT[way].format(**names, url=url), *words]))
+        said += words
     if relays and wanted in ("", RELAY):
         return Meeting(RELAY, "", _verdict(True, [*said, TEXT[RELAY]]))
     if wanted == RELAY:
         said.append("relay: this machine reaches the daemons through ssh alone")
-    return Meeting(wanted or PULL, address(target if wanted == PUSH else source), _verdict(False, said))
+    asked = target if wanted == PUSH else source
+    return Meeting(wanted or PULL, next(iter(addresses(asked)), ""), _verdict(False, said, asked.node.name))
 
 
-def _verdict(good: bool, said: list[str]) -> Check:
-    remedy = "let it listen where the other one reaches it: lxc config set core.https_address ADDRESS:8443"
+def _verdict(good: bool, said: list[str], asked: str = "") -> Check:
+    remedy = "let it listen where the other one reaches it: lxc config set core.https_address ADDRESS:8443; "
+    remedy += f'where it is reached by another address: [nodes.{asked}.lxd] url = "https://ADDRESS:8443"'
     return Check("lxd-address", Level.OK if good else Level.FAIL, "; ".join(said), "" if good else remedy)
 
 
-def address(daemon: Daemon) -> str:
-    """Where the other daemon finds this one: as configured, else at its first address; empty for none."""
-    own = str(daemon.node.options_of("lxd").get("url") or "")
-    listens = daemon.environment.get("addresses") or []
-    return own.rstrip("/") if own.startswith("https:") else f"https://{listens[0]}" if listens else ""
+def addresses(daemon: Daemon) -> list[str]:
+    """Where the other daemon may find this one: as configured or as the client has it, then each that it says."""
+    own = str(daemon.node.options_of("lxd").get("url") or "").rstrip("/")
+    listens = [f"https://{one}" for one in daemon.environment.get("addresses") or []]
+    return list(dict.fromkeys([*([own] if own.startswith("https:") else []), *listens]))[:MOST_ADDRESSES]
 
 
-def reaches(asking: Daemon, asked: Daemon, kind: str) -> tuple[bool | None, str]:
-    """Whether one daemon reaches the other, None where that cannot be found out; with what is to be said of it."""
-    url, names = address(asked), f"the daemon of {asking.node.name} does not reach"
-    if not url:
-        return False, f"the daemon of {asked.node.name} does not listen on HTTPS"
-    words = request.for_nothing(url, str(asked.environment.get("certificate") or ""), kind, secrets.token_hex(16))
+def reached_at(asking: Daemon, asked: Daemon, kind: str) -> tuple[str | None, list[str]]:
+    """The first address by which one daemon reaches the other, empty for none, with what is to be said of the others.
+
+    None where it cannot be asked. All are asked at once, as one that never answers takes its time.
+    """
+    names = f"the daemon of {asking.node.name} does not reach"
+    if not (urls := addresses(asked)):
+        return "", [f"the daemon of {asked.node.name} does not listen on HTTPS"]
+    begun: dict[str, str] = {}
+    certificate = str(asked.environment.get("certificate") or "")
     try:
-        begun, deadline = asking.post("images", json=words), time.monotonic() + PROBE_S
-        while not over(found := asking.operation(begun["url"])):
-            if time.monotonic() > deadline:
-                return False, f"{names} {url} (no answer)"
-            time.sleep(ASK_S)
+        for url in urls:
+            words = request.for_nothing(url, certificate, kind, secrets.token_hex(16))
+            begun[url] = asking.post("images", json=words)["url"]
+        found = _answers(asking, begun)
     except CommandError as error:
-        return None, f"whether it is reached could not be asked ({error.message})"
-    failed = str(found.get("err") or "")
+        return None, [f"whether it is reached could not be asked ({error.message})"]
+    reached = next((url for url in urls if found[url] == ""), "")
+    before = urls[: urls.index(reached)] if reached else urls
+    return reached, [f"{names} {url} ({found[url] or 'no answer'})" for url in before]
+
+
+def _answers(asking: Daemon, begun: Mapping[str, str]) -> dict[str, str | None]:
+    """Why each address is not reached, empty for one that is, None for one that has not answered in time.
+
+    A later one counts when those before it have failed, or have been silent for a while longer.
+    """
+    found: dict[str, str | None] = dict.fromkeys(begun)
+    deadline = time.monotonic() + PROBE_S
+    while time.monotonic() < deadline and None in found.values():
+        for url, operation in begun.items():
+            if found[url] is None and over(ended := asking.operation(operation)):
+                found[url] = _why(str(ended.get("err") or ""))
+                if found[url] == "":
+                    deadline = min(deadline, time.monotonic() + LONGER_S)
+        if "" in found.values() and None not in list(found.values())[: list(found.values()).index("")]:
+            break
+        time.sleep(ASK_S)
+    return found
+
+
+def _why(failed: str) -> str:
     if any(word in failed for word in NO_WAY):
-        return False, f"{names} {url} ({next((word for word in KNOWN if word in failed), failed[-120:])})"
-    return True, ""
+        return next((word for word in KNOWN if word in failed), failed[-120:])
+    return ""
 
 
 def begin(
@@ -127,6 +157,7 @@ def begin(
     details, name = move.plan.details, move.plan.workload.name
     way, base = details.get("way", PULL), str(details["url"]).rstrip("/")
     keys, calm = on_target(move), {} if files is None else {"live": False}
+    instance = landing.in_pool(instance, str(details.get("other_pool") or ""))
     move.emit("step", str(details.get("why_way") or way))
 
     def journaled(end: int, url: str) -> None:
@@ -162,7 +193,7 @@ def _take(move: Move, target: Daemon, json: dict[str, Any]) -> dict[str, Any]:
     """Let the target make the copy; CommandError with the target's own words."""
     move.note("created", True)  # from here on an instance of this name on the target is ours to remove
     try:
-        return target.post("instances", json=json)
+        return landing.make(target, json)
     except CommandError as error:
         cause, hint = explain(error.message)
         raise CommandError(f"the target's daemon does not take it: {cause}", hint=hint, tail=error.message) from error

@@ -32,7 +32,7 @@ OPTIONS = (
     Option("no-profiles", why="the profiles stay"),
     Option("profile", "p", True, why="the profiles stay"),
     Option("stateless", why="that is no live move"),
-    Option("storage", "s", True, why="the pool of the same name is used"),
+    Option("storage", "s", True, HONOURED, "our --lxd-pool"),
     Option("target", "", True, why="members of a cluster are moved by the native client"),
     Option("target-project", "", True, why="it stays in its project"),
     Option("debug", beside=HONOURED, why="passed on"),

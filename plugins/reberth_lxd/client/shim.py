@@ -137,6 +137,7 @@ def _options(found: Words) -> list[str]:
     for name in ("iterations", "goal"):
         words += [f"--{name}", found.ours[name]] if name in found.ours else []
     words += ["--lxd-mode", found.native["mode"]] if "mode" in found.native else []
+    words += ["--lxd-pool", found.native["storage"]] if "storage" in found.native else []
     return words + (["--mode", "pre-copy"] if "incremental-memory" in found.ours else [])
 
 

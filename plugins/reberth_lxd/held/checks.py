@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from reberth_hooks import Check, Level, Shell
+from reberth_hooks import Check, Level, Options, Shell
+from reberth_lxd.api import landing
+from reberth_lxd.api.keys import is_on
+from reberth_lxd.api.landing import Asks
 
 REMOVED_IN = (6, 6)
 FIXED_LIBLXC = (7, 1)  # in no released version that this project has read (7.0.0 and older lack it)
@@ -14,13 +17,6 @@ CONSOLE = re.compile(r"^\s*lxc\.console\.path\s*=\s*none\s*$", re.MULTILINE)
 # Between two pools of such a kind the daemon sends one snapshot, not files (ceph: read in the source of LXD).
 OPTIMIZED = ("zfs", "btrfs", "ceph")
 KNOWN_NICS = ("bridged", "macvlan", "p2p", "physical")
-
-
-class Asks(Protocol):
-    """What of a daemon these checks need."""
-
-    def get(self, *path: str) -> dict[str, Any] | None:
-        """What a GET answers, None where there is nothing."""
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -83,24 +79,34 @@ def shape(
                f"restart it once: lxc restart {name}")  # fmt: skip
 
 
-def names(name: str, target_name: str, there: Mapping[str, Any] | None, node: str) -> Iterator[Check]:
-    """The name must stay, and be free."""
+def renamed(name: str, target_name: str, node: str) -> Iterator[Check]:
+    """The name must stay; whether it is free is the target's daemon's to say (`landing`)."""
     yield _say("rename", name == target_name, "a running container keeps its name", "", f"move it to {node}:{name}")
-    yield _say("name-free", there is None, f"the name {name} on the target", node,
-               f"lxc delete or lxc rename the {str((there or {}).get('status', '')).lower()} one there")  # fmt: skip
 
 
-def pool_of(instance: Mapping[str, Any]) -> str:
-    """The pool of its root filesystem, empty for none."""
-    root: Mapping[str, Any] = next((d for d in instance["expanded_devices"].values() if d.get("path") == "/"), {})
-    return str(root.get("pool", ""))
+def kept(instance: Mapping[str, Any], options: Options, server: str, node: str, held: bool = True) -> Iterator[Check]:
+    """What the source's daemon would do, or not do, with the old one; `held`: no success of its own ends that."""
+    own, name, gone = options.backend_args, instance["name"], bool(instance.get("ephemeral"))
+    text = "it is ephemeral: its daemon deletes it when it ends there" if gone else "it stays when it ends"
+    good = not gone or (held and not own.get("keep_source"))
+    remedy = "leave out --keep-source; or" if held else "reach the nodes by ssh; or"
+    yield _say("ephemeral", good, text, node, f"{remedy}: lxc config edit {name}, and set ephemeral: false")
+    if own.get("snapshot_first") and server == "incus":
+        stateful = is_on(instance["expanded_config"].get("migration.stateful"))
+        text = "Incus takes a stateful snapshot only where migration.stateful is true"
+        yield _say("stateful", stateful, text, node, f"lxc config set {name} migration.stateful true")
 
 
-def storage(instance: Mapping[str, Any], source: Asks, target: Asks, node: str) -> Iterator[Check]:
-    """The pool must be there, and files must travel as files: a snapshot lacks what was written after it."""
-    pool = pool_of(instance)
-    here, there = source.get("storage-pools", pool), target.get("storage-pools", pool)
-    yield _say("pool", there is not None, f"storage pool {pool}", node, f"lxc storage create {pool} DRIVER")
+def storage(instance: Mapping[str, Any], source: Asks, target: Asks, node: str, wanted: str = "") -> Iterator[Check]:
+    """The pool must be there, and files must travel as files: a snapshot lacks what was written after it.
+
+    `wanted` is the pool that was asked for.
+    """
+    pool, pool_there = landing.pool_of(instance), landing.pool_there(instance, target, wanted)
+    here, there = source.get("storage-pools", pool), target.get("storage-pools", pool_there)
+    text = f"storage pool {pool_there}" + (f", on the source {pool}" if pool != pool_there else "")
+    yield _say("pool", there is not None, text, node,
+               f"--lxd-pool NAME (lxc storage list there), or lxc storage create {pool_there} DRIVER")  # fmt: skip
     drivers = str((here or {}).get("driver")), str((there or {}).get("driver"))
     lossy = drivers[0] == drivers[1] and drivers[0] in OPTIMIZED
     text = f"storage: {drivers[0]} to {drivers[1]}"

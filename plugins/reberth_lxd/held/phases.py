@@ -22,12 +22,14 @@ from reberth_hooks import (
 from reberth_lxd.api import keys, rendezvous
 from reberth_lxd.api.client import OVER, RUNNING, STOPPED, Daemon, over
 from reberth_lxd.api.explain import explain
+from reberth_lxd.api.keys import is_on
 from reberth_lxd.held import backdate
 from reberth_lxd.https.connect import over_api
 
 LOOK_S, ASK_S = 0.02, 0.25
 END_S = 150.0  # after a failed restore LXD 5.0.2 waits 60 s for hooks of its own; twice where criu was never started
 TWICE_S = 1.0
+PROTECTED = "security.protection.delete"
 
 
 def fetch(source: Daemon, name: str) -> dict[str, Any]:
@@ -206,12 +208,12 @@ def reberth_commit(move: Move) -> bool:
         left_off = {keys.AUTOSTART: "false"}  # it must not start with its daemon beside the new one
         source.patch("instances", name, json={"config": {**move.recall("keys"), **left_off}})
     else:
-        source.delete("instances", name)
+        delete(source, name)
     return True
 
 
 def _come_to_rest(source: Daemon, name: str) -> dict[str, Any] | None:
-    """The old instance when its daemon has noticed its end: on a busy node that is seconds after its operation's end."""
+    """The old instance when its daemon has noticed its end, on a busy node seconds after the operation's end."""
     deadline = time.monotonic() + END_S
     while True:
         old = source.get("instances", name)
@@ -250,6 +252,17 @@ def tidied(move: Move, put_back: Callable[[Move], None]) -> bool:
         return True
     move.note("tidied", True)
     return True
+
+
+def delete(side: Daemon, name: str) -> None:
+    """Remove an instance that the move has given up, also where it is protected: its copy has the key as it was.
+
+    The native client does the same (`lxc move`, LXD 4.12 and later).
+    """
+    found = side.get("instances", name) or {}
+    if is_on((found.get("expanded_config") or {}).get(PROTECTED)):
+        side.patch("instances", name, json={"config": {PROTECTED: "false"}})
+    side.delete("instances", name)
 
 
 def runs(side: Daemon, name: str) -> bool:
@@ -291,7 +304,7 @@ def _remove_remains(move: Move, source: Daemon) -> None:
         try:
             if left["status_code"] == RUNNING:
                 target.put("instances", name, "state", json={"action": "stop", "force": True, "timeout": 10})
-            target.delete("instances", name)
+            delete(target, name)
         except CommandError:
             if time.monotonic() > deadline:
                 raise

@@ -17,9 +17,9 @@ from reberth_hooks import (
     hookimpl,
 )
 from reberth_hooks.criu.preflight import has_feature, space_checks
-from reberth_lxd.api import keys, kinds, rendezvous
+from reberth_lxd.api import keys, kinds, landing, rendezvous
 from reberth_lxd.api.client import Daemon, socket_of
-from reberth_lxd.api.wanted import running, told
+from reberth_lxd.api.wanted import other_pool, refuse_one_daemon, running, told
 from reberth_lxd.held import checks
 from reberth_lxd.https import connect, survey
 
@@ -128,8 +128,9 @@ def reberth_survey(
         return Survey()  # the plan says why, by `usable`
     if dead := list(checks.not_live(here, there, source.node.name, target.node.name)):
         return Survey(tuple(kinds.in_words_of(here["server"], dead)))
+    refuse_one_daemon(here, there, source.node.name, target.node.name)
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
-    instance = running(daemons[0], workload, here["server"])
+    instance, pool = running(daemons[0], workload, here["server"]), other_pool(options)
     state = daemons[0].get("instances", workload.name, "state") or {}
     pid = int(state["pid"])
     tree = source.call("describe", pid=pid)
@@ -140,10 +141,12 @@ def reberth_survey(
         meets.check,
         *checks.daemons(here, there, source.node.name, target.node.name, want.precopy),
         *checks.shape(instance, here, there, root["comm"], _restored(tree), source.node.name),
-        *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), target.node.name),
-        *checks.storage(instance, daemons[0], daemons[1], target.node.name),
+        *checks.renamed(workload.name, target_name, target.node.name),
+        *checks.kept(instance, options, here["server"], source.node.name),
+        *checks.storage(instance, *daemons, target.node.name, pool),
         *checks.profiles_and_devices(instance, daemons[1], target, target.node.name),
     ]
+    found += landing.decided(daemons, target, instance, pool, found)
     memory = int(tree["memory_bytes"])
     need = memory * (want.iterations + 1 if want.precopy else 1)
     for shell, fact in ((source, here), (target, there)):
@@ -153,7 +156,7 @@ def reberth_survey(
         "pid": pid,
         "start_ticks": root["start_ticks"],
         "leaf": f"lxc.payload.{workload.name}",
-        "pool": checks.pool_of(instance),
+        "pool": landing.pool_there(instance, daemons[1], pool),
         "sockets": [here["socket"], there["socket"]],
         **meets.details(),
     }

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Options, Shell, Survey, Workload
-from reberth_lxd.api import keys, kinds, rendezvous
+from reberth_lxd.api import keys, kinds, landing, rendezvous
 from reberth_lxd.api.client import Daemon
-from reberth_lxd.api.wanted import refuse_one_daemon, running, told
+from reberth_lxd.api.wanted import other_pool, refuse_one_daemon, running, told
 from reberth_lxd.held import checks
 from reberth_lxd.https.connect import url_of
 
@@ -30,14 +30,16 @@ def facts(said: Mapping[str, Any]) -> dict[str, object]:
 
 
 class Devices:
-    """A target's network devices, asked for as a node's files are."""
+    """A target's network devices, asked for as a node's files are; it has no runs that a helper could tell."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
 
-    def call(self, op: str, paths: list[str]) -> list[Any]:
+    def call(self, op: str, paths: list[str] | None = None) -> list[Any]:
         """What the daemon says of each, None for one that is not there."""
-        assert op == "stats"
+        if op == "runs":
+            return []
+        assert op == "stats" and paths is not None
         return [self.daemon.get("networks", posixpath.basename(path)) for path in paths]
 
 
@@ -53,20 +55,23 @@ def survey(
         return Survey(tuple(kinds.in_words_of(here["server"], dead)))
     refuse_one_daemon(here, there, *nodes)
     daemons = Daemon(source.node, source), Daemon(target.node, target)
-    instance = running(daemons[0], workload, here["server"])
+    instance, pool = running(daemons[0], workload, here["server"]), other_pool(options)
     want = keys.wanted(options, instance["expanded_config"], True)
     if want.why == keys.ABLE:
         want = replace(want, why=MAYBE)
+    looks = cast(Shell, Devices(daemons[1]))
     meets = rendezvous.choose(*daemons, here["server"], rendezvous.wish(options.backend_args), relays=True)
     found = [
         meets.check,
         *(c for c in checks.daemons(here, {**there, "apparmor": True}, *nodes, False) if c.id == "lxd-kind"),
         *(c for c in checks.shape(instance, here, there, "", False, nodes[0]) if c.id in OF_SHAPE),
-        *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
-        *checks.storage(instance, daemons[0], daemons[1], nodes[1]),
-        *checks.profiles_and_devices(instance, daemons[1], cast(Shell, Devices(daemons[1])), nodes[1]),
+        *checks.renamed(workload.name, target_name, nodes[1]),
+        *checks.kept(instance, options, here["server"], nodes[0], held=False),
+        *checks.storage(instance, *daemons, nodes[1], pool),
+        *checks.profiles_and_devices(instance, daemons[1], looks, nodes[1]),
         *_unseen(options, want.precopy),
     ]
+    found += landing.decided(daemons, looks, instance, pool, found)
     details = {"sockets": [url_of(source.node), url_of(target.node)], **meets.details()}
     return told(here["server"], found, details, want, options)
 

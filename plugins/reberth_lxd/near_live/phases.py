@@ -48,7 +48,7 @@ def transfer(move: Move, parcel: Tree) -> Receipt:
     move.note("copied", True)
     if parcel.kind == "filesystem" and not backdate.date_back(move, target := phases.daemon(move, 1), wall_s):
         move.emit("warning", "the copy's files cannot be looked at: all is sent again when it is stopped")
-        target.delete("instances", name)
+        phases.delete(target, name)
         move.note("copied", False)
     return Receipt(parcel.kind, parcel.into, sent, 1, time.monotonic() - begun)
 
@@ -178,7 +178,7 @@ def commit(move: Move) -> bool:
         raise CommandError(text, hint=f"reberth recover {move.id} tries again")
     target.patch("instances", name, json={"config": move.recall("keys")})
     if old is not None and not move.plan.details["keep_source"]:
-        source.delete("instances", name)
+        phases.delete(source, name)
     return True  # one that is kept keeps boot.autostart false: it must not start with its daemon beside the new one
 
 
@@ -242,4 +242,4 @@ def _remove_copy(move: Move, source: Daemon, target: Daemon) -> None:
     if used(left) and not (move.recall("start-failed") or move.recall("given-up")):
         text = f"{name} may have run on {target.node.name}: it is not removed"
         raise CommandError(text, hint=target.spoken(f"lxc delete {name}"))
-    target.delete("instances", name)
+    phases.delete(target, name)

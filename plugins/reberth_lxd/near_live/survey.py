@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from reberth_hooks import Check, Level, Mode, Options, Shell, Survey, UsageError, Workload
-from reberth_lxd.api import keys, kinds, rendezvous
+from reberth_lxd.api import keys, kinds, landing, rendezvous
 from reberth_lxd.api.client import Daemon
-from reberth_lxd.api.wanted import refuse_one_daemon, running
+from reberth_lxd.api.wanted import other_pool, refuse_one_daemon, running
 from reberth_lxd.held import checks
 from reberth_lxd.https import survey as apisurvey
 from reberth_lxd.https.connect import over_api, url_of
@@ -41,10 +41,10 @@ def survey(
     if not (here.get("usable") and there.get("usable")):
         return Survey()  # the plan says why, by `usable`
     nodes = source.node.name, target.node.name
-    if blind := over_api(source.node):
-        refuse_one_daemon(here, there, *nodes)
+    blind = over_api(source.node)
+    refuse_one_daemon(here, there, *nodes)
     daemons = Daemon(source.node, source, here["socket"]), Daemon(target.node, target, there["socket"])
-    instance = running(daemons[0], workload, here["server"])
+    instance, pool = running(daemons[0], workload, here["server"]), other_pool(options)
     looks = cast(Shell, apisurvey.Devices(daemons[1])) if blind else target
     meets = rendezvous.choose(*daemons, here["server"], rendezvous.wish(options.backend_args), relays=blind)
     held = {**there, "apparmor": True}
@@ -53,15 +53,17 @@ def survey(
         meets.check,
         *(check for check in checks.daemons(here, held, *nodes, False) if check.id == "lxd-kind"),
         *_kept(instance, nodes[0]),
-        *checks.names(workload.name, target_name, daemons[1].get("instances", workload.name), nodes[1]),
-        *(check for check in checks.storage(instance, *daemons, nodes[1]) if check.id == "pool"),
+        *checks.renamed(workload.name, target_name, nodes[1]),
+        *(check for check in checks.storage(instance, *daemons, nodes[1], pool) if check.id == "pool"),
         *checks.profiles_and_devices(instance, daemons[1], looks, nodes[1]),
         *_unseen(options),
     ]
+    found += landing.decided(daemons, looks, instance, pool, found)
     details = {
         "sockets": [url_of(node.node) if blind else fact["socket"] for node, fact in ((source, here), (target, there))],
         **meets.details(),
-        "pool": checks.pool_of(instance),
+        "pool": landing.pool_there(instance, daemons[1], pool),
+        "other_pool": pool,
         "shutdown_s": shutdown_s(instance["expanded_config"]),
         "force_stop": bool(options.backend_args.get("force_stop")),
         "keep_source": bool(options.backend_args.get("keep_source")),

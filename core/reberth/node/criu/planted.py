@@ -122,6 +122,17 @@ def pluck(hook: str) -> None:
             _unname_it()
 
 
+def take_turn() -> int:
+    """A descriptor as long as which no other container of this node is in its freeze; -1 while another one has it."""
+    fd = os.open(os.path.join(TABLE, "turn"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    return fd
+
+
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """No other helper, of whatever version, changes configuration or table meanwhile."""
