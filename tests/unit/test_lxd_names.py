@@ -19,7 +19,7 @@ TRUE = {keys.KEY: "true"}
 OURS = ["--goal", "80"]
 
 
-def client(*, n1="", n2="", local="", default="local", word="Project", asked=None, daemons=None):
+def client(*, n1="", n2="", local="", default="local", word="Project", asked=None, daemons=None, config=TRUE):
     """The native client, whose remotes have these projects; `asked` has the queries."""
     projects = {"local": local, "n1": n1, "n2": n2}
 
@@ -36,7 +36,7 @@ def client(*, n1="", n2="", local="", default="local", word="Project", asked=Non
             if found is None:
                 raise subprocess.CalledProcessError(1, argv, stderr="no route to host")
             return json.dumps({"environment": {"certificate_fingerprint": found}})
-        return json.dumps({"type": "container", "status_code": 103, "expanded_config": TRUE})
+        return json.dumps({"type": "container", "status_code": 103, "expanded_config": config})
 
     return run
 
@@ -44,21 +44,42 @@ def client(*, n1="", n2="", local="", default="local", word="Project", asked=Non
 @pytest.mark.parametrize(
     ("words", "projects", "named"),
     [
-        (["n1:p1", "n2:"], {"n1": "dev"}, "source n1: is dev"),
-        (["n1:p1", "n2:"], {"n1": "dev", "word": "project"}, "source n1: is dev"),
-        (["n1:p1", "n2:"], {"n2": "dev"}, "target n2: is dev"),
-        (["p1", "n2:"], {"local": "dev"}, "source local: is dev"),
-        (["p1", "n2:"], {"n1": "dev", "default": "n1"}, "source n1: is dev"),
-        (["n1:p1", "n2:", "--project", "dev"], {}, "source n1: is dev"),
-        (["n1:p1", "n2:", "--project=dev"], {"n1": "default"}, "source n1: is dev"),
+        (["n1:p1", "n2:"], {"n1": "dev"}, "project dev, for the target that is default"),
+        (["n1:p1", "n2:"], {"n1": "dev", "word": "project"}, "project dev, for the target that is default"),
+        (["n1:p1", "n2:"], {"n2": "dev"}, "project default, for the target that is dev"),
+        (["p1", "n2:"], {"local": "dev"}, "project dev, for the target that is default"),
+        (["p1", "n2:"], {"n1": "dev", "default": "n1"}, "project dev, for the target that is default"),
     ],
 )
-def test_another_project_is_the_clients_affair(words, projects, named):
+def test_from_one_project_to_another_is_refused(words, projects, named):
     """The one that the client means is never taken for that of the same name in the default project."""
+    for ours in ([], OURS):
+        with pytest.raises(UsageError, match=named) as caught:
+            shim.decide("lxc", [*words, *ours], client(**projects))
+        assert "--native" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "projects"),
+    [
+        (["n1:p1", "n2:"], {"n1": "dev", "n2": "dev"}),
+        (["n1:p1", "n2:", "--project", "dev"], {}),
+        (["n1:p1", "n2:", "--project=dev"], {"n1": "default"}),
+    ],
+)
+def test_another_project_is_the_clients_affair(words, projects, capsys):
     assert shim.decide("lxc", words, client(**projects)) is None
-    with pytest.raises(UsageError, match=named) as caught:
+    assert "the client's project dev" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="client's project dev") as caught:
         shim.decide("lxc", [*words, *OURS], client(**projects))
     assert "--native" in caught.value.hint
+
+
+def test_the_key_is_that_of_the_container_which_is_meant():
+    asked = []
+    run = client(n1="dev", n2="dev", asked=asked, config={keys.KEY: "false"})
+    assert shim.decide("lxc", ["n1:p1", "n2:"], run) is None
+    assert asked == ["n1:/1.0/instances/p1?project=dev"]
 
 
 @pytest.mark.parametrize(

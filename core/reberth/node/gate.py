@@ -103,13 +103,13 @@ class Gate(Job):
         planted.plant(self.script, self.role, self.leaf, "".join(self.worker.words[1:]), self.root_pid)
 
     def has_turn(self) -> bool:
-        """Whether it may begin: one container at a time freezes, or each would be frozen for the time of all.
+        """Whether it may begin: at a time as many freeze as the node has processors, or each waits frozen for all.
 
-        One that has waited for TURN_S begins beside another.
+        One that has waited for TURN_S begins beside the others.
         """
         self._asked_s = self._asked_s or time.monotonic()
         if self._turn < 0:
-            self._turn = planted.take_turn()
+            self._turn = planted.take_turn(len(os.sched_getaffinity(0)))
         return self._turn >= 0 or time.monotonic() - self._asked_s > TURN_S
 
     def end_turn(self) -> None:

@@ -18,6 +18,7 @@ from reberth_lxd.client.native import RELAY, Words, parse, split
 
 QUERY_S = 20
 DEFAULT_PROJECT = "default"
+SWITCH = "the same project at both ends: lxc project switch REMOTE:PROJECT; or --native, which leaves it to lxc"
 OVERRIDE = {"incus": "INCUS_PROJECT"}  # the client of LXD looks at no such variable (5.0.2, 6.5)
 GUARD = {"lxc": "LXC_ALIASES", "incus": "INCUS_ALIASES"}
 Run = Callable[[Sequence[str]], str]
@@ -35,13 +36,17 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
         raise UsageError(f"{', '.join(beside)} beside --native: the native client has no such option")
     if found.wants_native or len(found.places) != 2:
         return None
-    if not found.ours and not _key_is_true(client, found, run):
-        return None
     remotes = json.loads(run([client, "remote", "list", "--format", "json"]))
-    if cannot := _cannot(client, found, remotes, run):
+    projects = _projects(client, found, remotes, run)
+    if not found.ours and not _key_is_true(client, found, projects[0], run):
+        return None
+    if cannot := _cannot(found):
         if not found.ours:
             return None  # only the key asks for us, and the user wants what only the native client has
         raise UsageError(cannot, hint="--native leaves it to the client")
+    if {*projects} != {DEFAULT_PROJECT}:
+        _elsewhere(found, projects)
+        return None
     (source, name), (target, _) = (split(place) for place in found.places)
     ends = [_node(remote or _default_remote(client, run), remotes) for remote in (source, target)]
     inventory = known()
@@ -52,10 +57,8 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
     return [*aloud, "move", *_options(found), *beside, "--backend", "lxd", "--", f"{ends[0]}:{name}", f"{ends[1]}:"]
 
 
-def _cannot(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> str:
+def _cannot(found: Words) -> str:
     """Why a live move of ours is not what was said, in words; empty when it is."""
-    if elsewhere := _projects(client, found, remotes, run):
-        return f"not by a live move: {elsewhere}, and reberth moves in the project {DEFAULT_PROJECT} alone"
     if refused := found.refused():
         return f"not beside a live move by reberth: {'; '.join(refused)}"
     (_, name), (target, new_name) = (split(place) for place in found.places)
@@ -66,37 +69,47 @@ def _cannot(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> 
     return ""
 
 
-def _key_is_true(client: str, found: Words, run: Run) -> bool:
-    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client.
+def _elsewhere(found: Words, projects: tuple[str, str]) -> None:
+    """Leave to the client what is in other projects than the default one; it says so, or refuses by UsageError.
 
-    Which project it is in is not known yet; in another one the client moves it by itself.
+    From one project to another LXD 5.0.2 cannot move what runs: it looks for mounts by the old name (2026-12-01).
     """
+    source, target = projects
+    text = f"{split(found.places[0])[1]} is in the client's project {source}, for the target that is {target}"
+    if source != target:
+        raise UsageError(f"{text}: no running container moves from one project to another", hint=SWITCH)
+    if found.ours:
+        text = f"{text}, and reberth moves in the project {DEFAULT_PROJECT} alone"
+        raise UsageError(text, hint="--native leaves it to the client, which moves in its projects")
+    sys.stderr.write(f"reberth: {text}; left to the client\n")
+
+
+def _projects(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> tuple[str, str]:
+    """The projects that the client means by both ends.
+
+    `--project` counts, then the environment, then what `project switch` has set, for each remote by itself.
+    """
+    override = found.native.get("project") or os.environ.get(OVERRIDE.get(client, ""), "")
+
+    def of(place: str) -> str:
+        table = remotes.get(split(place)[0] or _default_remote(client, run)) or {}
+        return override or str(table.get("Project") or table.get("project") or "") or DEFAULT_PROJECT
+
+    return of(found.places[0]), of(found.places[1])
+
+
+def _key_is_true(client: str, found: Words, project: str, run: Run) -> bool:
+    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client."""
     remote, name = split(found.places[0])
     if not name or "/" in name:
         return False
-    place = f"/1.0/instances/{quote(name, safe='')}?project={DEFAULT_PROJECT}"
+    place = f"/1.0/instances/{quote(name, safe='')}?project={quote(project, safe='')}"
     try:
         instance: dict[str, Any] = json.loads(run([client, "query", f"{remote}:{place}" if remote else place]))
     except (OSError, ValueError, subprocess.SubprocessError):
         return False
     running = instance.get("type") == "container" and instance.get("status_code") == RUNNING
     return bool(running and is_true(instance.get("expanded_config") or {}))
-
-
-def _projects(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> str:
-    """What the client means by another project than the default one, in words; empty for nothing.
-
-    `--project` counts, then the environment, then what `lxc project switch` has set, for each remote by itself.
-    """
-    said = []
-    override = found.native.get("project") or os.environ.get(OVERRIDE.get(client, ""), "")
-    for end, place in zip(("source", "target"), found.places, strict=True):
-        remote = split(place)[0] or _default_remote(client, run)
-        table = remotes.get(remote) or {}
-        project = override or str(table.get("Project") or table.get("project") or "")
-        if project and project != DEFAULT_PROJECT:
-            said.append(f"the project of the {end} {remote}: is {project}")
-    return ", ".join(said)
 
 
 def daemons(client: str, ours: Sequence[str], run: Run) -> dict[str, str]:
@@ -109,9 +122,8 @@ def daemons(client: str, ours: Sequence[str], run: Run) -> dict[str, str]:
             found[remote] = str(said["environment"]["certificate_fingerprint"])
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
             text = f"the client cannot say which daemon its remote {remote} is: {error}"
-            raise UsageError(
-                text, hint=f"by the inventory alone: reberth move --backend lxd {' '.join(ours[-2:])}"
-            ) from error
+            hint = f"by the inventory alone: reberth move --backend lxd {' '.join(ours[-2:])}"
+            raise UsageError(text, hint=hint) from error
     return found
 
 

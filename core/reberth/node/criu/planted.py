@@ -122,15 +122,16 @@ def pluck(hook: str) -> None:
             _unname_it()
 
 
-def take_turn() -> int:
-    """A descriptor as long as which no other container of this node is in its freeze; -1 while another one has it."""
-    fd = os.open(os.path.join(TABLE, "turn"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return -1
-    return fd
+def take_turn(slots: int) -> int:
+    """A descriptor that holds one of so many places among the containers that this node freezes; -1 for none free."""
+    for slot in range(slots):
+        fd = os.open(os.path.join(TABLE, f"turn.{slot}"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            os.close(fd)
+    return -1
 
 
 @contextlib.contextmanager
