@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,27 @@ def nodes(client: str) -> dict[str, Node]:
 
 def over_api(remote: Remote, client: str) -> Node:
     """A remote as a node that nobody logs in to, with the certificates that the client keeps."""
-    folder = client_dir(client)
-    pinned = folder / "servercerts" / f"{remote.name}.crt"
-    table = {"url": remote.url, "identity": str(folder.absolute())}
-    if pinned.exists() and remote.host:
-        table["certificate"] = str(pinned.absolute())
+    table = {**over_ssh(remote, client), "identity": str(client_dir(client).absolute())}
     return Node(remote.name, remote.host, CONNECTOR, backends=("lxd",), options={"lxd": table})
 
 
+def over_ssh(remote: Remote, client: str) -> dict[str, str]:
+    """What a node by ssh keeps of a remote: its address, and its certificate, as ssh may lead to another machine."""
+    pinned = client_dir(client) / "servercerts" / f"{remote.name}.crt"
+    known = {"certificate": str(pinned.absolute())} if pinned.exists() and remote.host else {}
+    return {"url": remote.url, **known}
+
+
 def client_dir(client: str) -> Path:
-    """Where the client keeps its remotes, certificates and keys."""
+    """Where the client keeps its remotes, certificates and keys: one of a snap has a place of its own.
+
+    Both places may be there, with remotes of the same names that are other daemons.
+    """
     if own := os.environ.get("LXD_CONF" if client == "lxc" else "INCUS_CONF"):
         return Path(own)
-    places = [Path(f"~/.config/{client}").expanduser()]
-    if client == "lxc":
-        places.insert(0, Path("~/snap/lxd/common/config").expanduser())
-    return next((place for place in places if place.is_dir()), places[-1])
+    program = os.path.realpath(shutil.which(client) or client)
+    is_snap = "/snap/" in f"{shutil.which(client)}" or program.endswith("/snap")
+    return Path("~/snap/lxd/common/config" if client == "lxc" and is_snap else f"~/.config/{client}").expanduser()
 
 
 def _socket(client: str) -> str:
@@ -83,7 +89,7 @@ def _all(client: str) -> list[Remote]:
         raise CommandError(f"{client} remote list gave no JSON", tail=done.out[-300:]) from error
     found = []
     for name, remote in sorted(said.items()):
-        url = str(remote.get("Addr") or "")
+        url = str(remote.get("Addr") or next(iter(remote.get("Addrs") or ()), ""))  # newer ones of Incus have several
         host = urlsplit(url).hostname or ""
         if url.startswith("unix:") and is_name(name):
             found.append(Remote(name, "", f"unix://{urlsplit(url).path or _socket(client)}"))

@@ -110,3 +110,40 @@ def test_remotes_as_nodes(tmp_path, monkeypatch):
     assert [remote.name for remote in lxdremotes.remotes("lxc")] == ["n1"]
     with pytest.raises(UsageError):
         lxdremotes.nodes("ls")
+
+
+def test_a_remote_with_several_addresses_is_its_first(monkeypatch):
+    said = {"n1": {"Addrs": ["https://192.0.2.1:8443", "https://192.0.2.9:8443"], "Protocol": "incus"}}
+    monkeypatch.setattr(lxdremotes, "run_local", lambda argv, env: Finished(0, json.dumps(said), ""))
+    assert [remote.url for remote in lxdremotes.remotes("incus")] == ["https://192.0.2.1:8443"]
+
+
+@pytest.mark.parametrize(
+    ("client", "program", "place"),
+    [
+        ("lxc", "/snap/bin/lxc", "snap/lxd/common/config"),
+        ("lxc", "/usr/bin/lxc", ".config/lxc"),
+        ("incus", "/usr/bin/incus", ".config/incus"),
+        ("lxc", None, ".config/lxc"),
+    ],
+)
+def test_the_folder_is_that_of_the_client_which_is_called(monkeypatch, tmp_path, client, program, place):
+    """A folder of the snap that was left behind pins the certificates of other days, and of other daemons."""
+    monkeypatch.delenv("LXD_CONF", raising=False)
+    monkeypatch.delenv("INCUS_CONF", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "snap/lxd/common/config").mkdir(parents=True)
+    monkeypatch.setattr(lxdremotes.shutil, "which", lambda name: program)
+    assert lxdremotes.client_dir(client) == tmp_path / place
+
+
+def test_a_node_by_ssh_keeps_the_certificate_of_its_remote(monkeypatch, tmp_path):
+    """ssh may lead to another machine than the remote's address."""
+    (tmp_path / "servercerts").mkdir()
+    (tmp_path / "servercerts/n1.crt").touch()
+    monkeypatch.setenv("LXD_CONF", str(tmp_path))
+    remote = lxdremotes.Remote("n1", "192.0.2.1", "https://192.0.2.1:8443")
+    kept = {"url": remote.url, "certificate": f"{tmp_path}/servercerts/n1.crt"}
+    assert lxdremotes.over_ssh(remote, "lxc") == kept
+    unpinned = lxdremotes.Remote("n2", "192.0.2.2", "https://192.0.2.2:8443")
+    assert lxdremotes.over_ssh(unpinned, "lxc") == {"url": unpinned.url}

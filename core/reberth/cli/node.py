@@ -120,7 +120,7 @@ def import_lxd(
             continue
         try:
             ssh = {"user": user, "port": 0, "identity": ""}
-            _add(name, remote.host, become, ssh, {"lxd": {"url": remote.url}}, yes=yes)
+            _add(name, remote.host, become, ssh, {"lxd": lxdremotes.over_ssh(remote, client)}, yes=yes)
         except UnreachableError as error:
             note(f"{safe(name)} is not added: {safe(error.message)}")
             note(f"  its daemon alone, with fewer checks: reberth node import-lxd {safe(name)} --https")

@@ -27,7 +27,8 @@ while [ ! -e "$1/stop" ]; do
   echo "dump $code" >>"$1/said"
   [ $code = 0 ] || break
   /usr/sbin/criu restore -d -D "$1/images" -o restore.log || code=$?
-  echo "restore $code" $(grep Error "$1/images/restore.log") >>"$1/said"
+  why=; [ $code = 0 ] || why=$(grep Error "$1/images/restore.log")
+  echo "restore $code" $why >>"$1/said"
   [ $code = 0 ] || break
   sleep 0.2
 done
