@@ -141,9 +141,9 @@ def test_the_clients_alias(nodes: Sequence[Node], command: Command, counter: str
     kit.lxc(here, "config", "set", counter, f"{KEY}=false")
     native = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", "-v", env=client)
     assert (native.code, native.stdout) == (7, f"native move node1:{counter} node2: -v 1\n")
-    both = ("--goal", "80", "--storage", "other")
+    both = ("--goal", "80", "--no-profiles")
     wrong = command.run("lxd", "shim", "lxc", f"node1:{counter}", "node2:", *both, env=client)
-    assert wrong.code == 2 and "--storage" in wrong.stderr, str(wrong)
+    assert wrong.code == 2 and "--no-profiles" in wrong.stderr, str(wrong)
     for key, value in ((KEY, "true"), (f"{KEY}.iterations", "4"), (f"{KEY}.goal", "80")):
         kit.lxc(here, "config", "set", counter, f"{key}={value}")
     config, before = kit.config(here, counter), kit.healthy(here, counter)

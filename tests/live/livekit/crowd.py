@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from livekit import lxd as kit
-from livekit.command import Command, Done
+from livekit.command import PLAIN, Command, Done
+from livekit.stand import Stand, gone, healthy, keep_pids_apart, word_of
 from reberth_lab.node import Node
 
 LIMIT_S = 280.0
@@ -95,3 +96,24 @@ def check(nodes: Sequence[Node], command: Command, number: int) -> None:
             kit.delete(nodes, name)
         for node in nodes:
             node.run(["rm", "-f", CONFIG])
+
+
+def check_processes(nodes: Sequence[Node], command: Command, number: int) -> None:
+    """As many processes arrive and go on, beside strangers; our own criu moves them, and reads no such file."""
+    works = Stand(nodes)
+    try:
+        keep_pids_apart(nodes)
+        handles = [works.raw("pulse") for _ in range(number)]
+        words = [("move", *PLAIN, "--json", "--", word_of(nodes[0], one), f"{nodes[1].name}:") for one in handles]
+        with strangers(nodes) as said, ThreadPoolExecutor(number) as pool:
+            found = list(pool.map(lambda one: command.run(*one, limit_s=LIMIT_S), words))
+        failed = [str(done) for done in found if done.code]
+        assert not failed, "\n".join(failed)
+        for one in handles:
+            healthy(nodes[1], one)
+            assert gone(nodes[0], one)
+        harmed = [line for line in said if not line.endswith(" 0") and "File exists" not in line]
+        assert not harmed and len(said) >= 4, said
+        print(f"{number} processes moved at once; {len(said)} dumps and restores of strangers beside them")
+    finally:
+        works.stop_all()
