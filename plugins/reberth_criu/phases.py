@@ -94,6 +94,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         work=images,
         own_cgroup=True,
         network_lock=dump["network_lock"],
+        tasks=dump.get("tasks", 0),
         **lazy,
         timeout_s=None,
     )

@@ -162,7 +162,8 @@ class Engine:
                 want = Want.BACK
                 if isinstance(error, VerifyError) and not take_back(self.session):
                     return UNVERIFIED
-        if (self.session.look()[1] or {}).get("landed"):
+        target = self.session.look()[1] or {}
+        if target.get("landed") and not target.get("unseen"):
             return Decision(None, "the source is not cleaned up", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
 
@@ -192,6 +193,8 @@ class Engine:
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)
+        elif step is Step.LOOK:
+            session.learn(1, session.target.call("look", timeout_s=60.0))
         elif step in (Step.FILL, Step.DISCARD):
             with self.phase(step.value):
                 session.learn(1, session.target.call(step.value, timeout_s=None))

@@ -16,6 +16,7 @@ from reberth.node.net import loopback as netdev
 from reberth.node.pages.fill import Fill, Guardian
 from reberth.node.pages.prefetch import Prefetch
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
+from reberth.node.runs.look import Look
 from reberth.node.runs.run import Run, boot_id, open_runs
 from reberth.node.runs.source import write_config
 from reberth.node.system import orphans, procs
@@ -34,7 +35,7 @@ class Target:
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
         self.fenced = False  # the copy is complete, without its tool, and frozen
-        self.filling = Fill(run)
+        self.filling, self.looking = Fill(run), Look(run)
         self.guardian: Guardian | None = None
         self.past = parents.Past()
         self.inflow: Inflow | None = None  # of the newest round whose pages came through a page server
@@ -59,6 +60,7 @@ class Target:
         lazy: bool = False,
         header_bytes: int = 0,
         follow: bool = True,
+        tasks: int = 0,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -103,17 +105,26 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
+        return {**self.held(init, tasks), "started_ns": started_ns, "held_ns": held_ns}
 
-    def held(self, init: int) -> dict[str, Any]:
-        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
+    def held(self, init: int, tasks: int = 0) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down.
+
+        Raises OpError `tasks` when it has fewer processes than the source had at the freeze (`tasks`; 0: not known).
+        """
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
         write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
-        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
+        tree = procs.below(init, pids)
+        if len(tree) < tasks:
+            raise OpError("tasks", f"{tasks} processes were dumped, the copy has {len(tree)}")
+        self.looking.hold(init, tree)
+        first = procs.task(init)
+        ticks = first.start_ticks if first else 0
+        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, start_ticks=ticks, pids=pids, tree=tree)
         return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
     def guard(self) -> None:
@@ -139,9 +150,9 @@ class Target:
     def discard(self) -> dict[str, Any]:
         """Kill a copy that cannot go on, or is not well, on the operator's word: what it did since is lost."""
         with self.lock:
-            bad = self.run.journal.has("fill-failed") or self.run.journal.has("note-verify-failed")
+            bad = any(self.run.journal.has(event) for event in ("fill-failed", "note-verify-failed", "look-failed"))
             if not bad and not self._ended_with_the_node():
-                raise OpError("protocol", "only a copy that failed its fill or its probes, or that a restart ended")
+                raise OpError("protocol", "only a copy that did not live, failed its fill or its probes, or ended here")
             self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):
@@ -210,10 +221,17 @@ class Target:
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
-            self._fail(f"the tool ended with {code} after PERMIT", None, never_ran=never_ran)
+            gone = self.looking.ended(self._tree())
+            self._fail(f"the tool ended with {code} after PERMIT{gone and ': '}{gone}", None, never_ran=never_ran)
+        if gone := self.looking.ended(self._tree()):
+            self._fail(f"{gone}, before it ran", None, never_ran=never_ran)
         self.fenced = True
         self.run.journal.write("landed")
         self._go()
+
+    def _tree(self) -> list[int]:
+        """The processes of the copy, as they were when it was held."""
+        return list((self.run.journal.last("copy-held") or {}).get("tree", ()))
 
     def _was_never_let_go(self) -> bool:
         """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
@@ -234,10 +252,12 @@ class Target:
         if self.run.journal.has("running"):
             return
         if cgroup.is_asked_to_freeze(self.cgroup):
+            self.looking.hold(int((self.run.journal.last("copy-held") or {}).get("init", 0)), self._tree())
             self.run.undo("landed")
             self.filling.watch(self.cgroup)
             cgroup.thaw(self.cgroup)
         self.run.journal.tell("running", running_ns=boottime_ns())
+        self.looking.watch(self.cgroup)
 
     def _fail(self, message: str, cause: OpError | None, *, never_ran: bool) -> None:
         """PERMIT stands but the copy did not land: nothing of it stays, and the journal tells whether it ever ran."""
@@ -264,6 +284,8 @@ class Target:
     def finish(self) -> dict[str, Any]:
         """After landing: remove what only the move needed."""
         with self.lock:
+            if self.run.journal.has("look-failed") and cgroup.is_asked_to_freeze(self.cgroup):
+                cgroup.thaw(self.cgroup)  # its end was accepted: what is left of it goes on
             if not self.run.journal.has("cleaned"):
                 self.run.journal.tell("cleaned", failed=self.run.undo("commit", "always"))
             return self.facts()
@@ -289,6 +311,7 @@ class Target:
             "may_have_run": failed is not None and not failed.get("never_ran"),
             "cleaned": self.run.journal.has("cleaned"),
             **self.filling.facts(),
+            **self.looking.facts(),
             "taken_back": self.run.journal.has("taken-back"),
             "running_ns": running["running_ns"] if running else 0,
             "tasks": len([p for p in present if procs.alive(p)]),
@@ -307,6 +330,7 @@ class Target:
         with contextlib.suppress(OpError, OSError):
             facts = self.decide("ABORT")
             if facts["verdict"] == "PERMIT":
+                self.looking.look(self.cgroup)
                 self.filling.fill()
                 self.finish()
                 self.run.end("moved")
