@@ -88,6 +88,8 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     dump = move.recall("dump")
     lazy = lazy_words(move, "criu")
     argv += ["--lazy-pages"] if lazy["lazy"] else []
+    # As criu's child it would be sent that signal as criu ends; as its sibling it has init for a parent at once.
+    argv += ["--restore-sibling"] if dump.get("parent_death") else []
     got = move.target.call(
         "restore",
         argv=argv,
@@ -95,6 +97,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         own_cgroup=True,
         network_lock=dump["network_lock"],
         tasks=dump.get("tasks", 0),
+        adopted=bool(dump.get("parent_death")),
         **lazy,
         timeout_s=None,
     )

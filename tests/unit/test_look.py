@@ -15,8 +15,9 @@ from reberth.node.errors import OpError
 from reberth.node.runs import look, run
 from reberth.node.runs.look import Look
 from reberth.node.runs.target import Target
-from reberth.node.system import procs
+from reberth.node.system import ends, procs
 from reberth.node.system.durable import boottime_ns
+from reberth.node.system.ends import kernel_tells
 
 
 @pytest.fixture
@@ -82,18 +83,12 @@ def test_a_copy_that_dies_at_once_is_told_with_its_cause(held, death, words):
         looking.look(GROUP)
     assert caught.value.kind == "ill"
     assert f"first process {pid} " in caught.value.message
-    if look._zombie_status(pid) is not None or kernel_tells():
+    if ends._zombie_status(pid) is not None or kernel_tells():
         assert words in caught.value.message
     assert f"reberth recover {one.id} --rollback" in caught.value.hint
     assert looking.facts() == {"unseen": False, "ill": True}
     with pytest.raises(OpError):
         looking.look(GROUP)  # and so whenever it is asked
-
-
-def kernel_tells() -> bool:
-    """Whether this kernel tells the exit status of another's child by its pidfd (Linux 6.15)."""
-    release = tuple(int(word) for word in os.uname().release.split(".")[:2])
-    return release >= (6, 15)
 
 
 def test_a_zombie_is_no_living_copy(held):
@@ -187,8 +182,8 @@ def test_what_does_not_descend_from_the_first_process_is_none_of_the_copy():
     [(0, "ended with exit status 0"), (0x300, "ended with exit status 3"), (0x8B, "was killed by SIGSEGV")],
 )
 def test_words_of_a_wait_status(status, words):
-    assert look.words_of(status) == words
+    assert ends.words_of(status) == words
 
 
 def test_a_signal_without_a_name():
-    assert look.signal_name(77) == "signal 77"
+    assert ends.signal_name(77) == "signal 77"

@@ -9,31 +9,24 @@ of a signal that tells of wrong surroundings. Children that end otherwise are th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
-import struct
 import threading
-import time
 from collections.abc import Iterable
-from typing import Optional
 
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
 from reberth.node.runs.run import Run
 from reberth.node.system import procs
 from reberth.node.system.durable import boottime_ns
+from reberth.node.system.ends import exit_status, how_ended, words_of
 
 # A signal that was pending strikes before the first instruction; a wrong processor, filter or library within the first
 # milliseconds of running. On a busy node these come late, so a copy that has not been on the processor has more time.
 LOOK_S, MOST_S, SLICE_S = 0.05, 0.15, 0.01
-REAP_S = 0.05
 MOST_WATCHED = 256  # descriptors of the helper, of which a node allows 1024
 SURROUNDINGS = (signal.SIGILL, signal.SIGBUS, signal.SIGSEGV, signal.SIGSYS)
-# ioctl PIDFD_GET_INFO with PIDFD_INFO_EXIT (include/uapi/linux/pidfd.h, Linux 6.15): the exit status of a process that
-# was reaped by somebody else.
-PIDFD_GET_INFO, PIDFD_INFO_EXIT, INFO_BYTES = 0xC040FF0B, 1 << 3, 64
 
 
 class Look:
@@ -142,52 +135,6 @@ def turns(pid: int) -> int:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
         return sum(int(line.split()[1]) for line in lines if "_ctxt_switches:" in line)
     return -1
-
-
-def exit_status(pidfd: int, pid: int) -> Optional[int]:
-    """The wait status of a process that has ended and is not our child; None where the kernel does not tell."""
-    if pidfd < 0:
-        return None
-    deadline = time.monotonic() + REAP_S
-    while True:
-        with contextlib.suppress(OSError):
-            answer = fcntl.ioctl(pidfd, PIDFD_GET_INFO, struct.pack("Q56x", PIDFD_INFO_EXIT))
-            mask, status = struct.unpack_from("Q", answer)[0], struct.unpack_from("i", answer, INFO_BYTES - 4)[0]
-            if mask & PIDFD_INFO_EXIT:
-                return int(status)
-        found = _zombie_status(pid)
-        if found is not None or time.monotonic() > deadline:
-            return found
-        time.sleep(0.002)  # its parent has not reaped it yet
-
-
-def _zombie_status(pid: int) -> Optional[int]:
-    """The last word of /proc/PID/stat, as long as nobody has reaped it (proc_pid_stat(5))."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        words = file.read().rpartition(")")[2].split()
-        return int(words[-1]) if words[0] in "ZX" else None
-    return None
-
-
-def how_ended(pidfd: int, pid: int) -> str:
-    """What it came to, in words."""
-    status = exit_status(pidfd, pid)
-    return "ended (this kernel does not tell how)" if status is None else words_of(status)
-
-
-def words_of(status: int) -> str:
-    """A wait status in words."""
-    number = status & 0x7F
-    if not number:
-        return f"ended with exit status {status >> 8 & 0xFF}"
-    return f"was killed by {signal_name(number)}"
-
-
-def signal_name(number: int) -> str:
-    """SIGTERM for 15; a number for what has no name."""
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
 
 
 def _oom_kills(group: str) -> int:

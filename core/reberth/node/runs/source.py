@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable
 
 from reberth.node.criu import network_lock, tcp_repair
+from reberth.node.criu.cores import parent_death_signal
 from reberth.node.criu.pagemap import lazy_pages
 from reberth.node.criu.stats import read_dump_stats, sizes
 from reberth.node.criu.tool import Job
@@ -25,6 +26,7 @@ from reberth.node.runs.peer import Listener, what_follows
 from reberth.node.runs.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_all
+from reberth.node.system.ends import signal_name
 from reberth.node.system.rate_limit import Bucket
 
 OUTLIVES_S, VETO_S = 1.0, 5.0
@@ -176,9 +178,15 @@ class Source:
             "held_ns": held_ns,
             **sizes(work, sent),
             "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
-            "pids": cgroup.pids(self.cgroup),
+            **self._dumped(root_pid, work),
             "network_lock": network_lock.export(locks),
         }
+
+    def _dumped(self, root_pid: int, work: str) -> dict[str, Any]:
+        """The processes that stand still, how many of them are the copy's, and the first one's parent-death signal."""
+        pids = cgroup.pids(self.cgroup)
+        tree = procs.below(root_pid, pids)
+        return {"pids": pids, "tasks": len(tree), "parent_death": signal_name(parent_death_signal(work))}
 
     def _start(self, job: Job, words: list[str], variables: dict[str, str]) -> None:
         if self.outflow is not None:

@@ -21,10 +21,13 @@ from reberth.node.runs.run import Run, boot_id, open_runs
 from reberth.node.runs.source import write_config
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_whole
+from reberth.node.system.ends import kernel_tells
 from reberth.node.system.rate_limit import Bucket
 
 if TYPE_CHECKING:
     from reberth.node.pages.page_server import Inflow
+
+NO_STATUS = "this kernel does not tell how a process ended that init has adopted: a parent-death signal cannot be kept"
 
 
 class Target:
@@ -61,6 +64,7 @@ class Target:
         header_bytes: int = 0,
         follow: bool = True,
         tasks: int = 0,
+        adopted: bool = False,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -68,10 +72,14 @@ class Target:
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
         itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
         CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
-        Raises OpError `decided`, `tool-failed`, `images`.
+        `tasks` is how many processes were dumped. `adopted`: the tool is a child of init, as a first process with a
+        parent-death signal would die of the end of its parent. Raises OpError `decided`, `tool-failed`, `images`,
+        `tasks`, `parent-death`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
+        if adopted and not kernel_tells():
+            raise OpError("parent-death", NO_STATUS, hint="a kernel from 6.15 on there")
         self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
         self.run.push_undo("always", "criu_roots", known=leftovers.roots())
@@ -90,7 +98,7 @@ class Target:
             flow = Prefetch(channel, header_bytes, parents.join(work, self.past))
         self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
-        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
+        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "", adopted=adopted)
         self.run.journal.write("tool", **job.identity())
         with self.lock:
             if self.run.verdict() is not None:  # ABORT came meanwhile and found no tool to end
