@@ -60,6 +60,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
         locks_network=keeps,
+        files={"/": "/"},
     )
     iteration = paging.final_round(move, round, got)
     parcel = Tree("images", images, move.recall("images.target"))
@@ -98,6 +99,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         network_lock=dump["network_lock"],
         tasks=dump.get("tasks", 0),
         adopted=bool(dump.get("parent_death")),
+        files=dump.get("files", []),
         **lazy,
         timeout_s=None,
     )

@@ -3,6 +3,8 @@
 Every operation is a generator that yields after each effect. Whoever drives it may stop in between: that is a helper
 that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
 `reberth.node.runs.source`, `reberth.node.runs.target` and the action script; a test compares the keys of the facts.
+
+Reason for its length: both ends and the controller's side of them are read together or not at all.
 """
 
 from __future__ import annotations
@@ -230,13 +232,11 @@ class FakeTarget(End):
 
     def look(self) -> Effects:
         """Whether the copy lives a moment after it began to run."""
-        if self.has("look-failed"):
-            raise RefusedByEndError("ill")
-        if not self.has("looked"):
+        if not self.has("looked") and not self.has("look-failed"):
             yield
             self.note("looked" if self.copy == "running" else "look-failed")
-            if self.copy != "running":
-                raise RefusedByEndError("ill")
+        if self.has("look-failed"):
+            raise RefusedByEndError("ill")
 
     def fill(self) -> Effects:
         if self.lazy and self.has("fill-failed"):

@@ -193,13 +193,11 @@ class Engine:
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)
-        elif step is Step.LOOK:
-            session.learn(1, session.target.call("look", timeout_s=60.0))
         elif step in (Step.FILL, Step.DISCARD):
             with self.phase(step.value):
                 session.learn(1, session.target.call(step.value, timeout_s=None))
-        elif step is Step.FINISH:
-            session.learn(1, session.target.call("finish", timeout_s=60.0))
+        elif step in (Step.LOOK, Step.FINISH):
+            session.learn(1, session.target.call(step.value, timeout_s=60.0))
         else:
             facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
             self.stage.rollback(session)

@@ -19,6 +19,7 @@ from reberth.node.pages.relay import Channel, no_channel, no_pipe
 from reberth.node.runs.look import Look
 from reberth.node.runs.run import Run, boot_id, open_runs
 from reberth.node.runs.source import write_config
+from reberth.node.survey.written import Beside, check
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_whole
 from reberth.node.system.ends import kernel_tells
@@ -65,6 +66,7 @@ class Target:
         follow: bool = True,
         tasks: int = 0,
         adopted: bool = False,
+        files: list[dict[str, Any]] | None = None,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -73,8 +75,8 @@ class Target:
         itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
         CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
         `tasks` is how many processes were dumped. `adopted`: the tool is a child of init, as a first process with a
-        parent-death signal would die of the end of its parent. Raises OpError `decided`, `tool-failed`, `images`,
-        `tasks`, `parent-death`.
+        parent-death signal would die of the end of its parent. `files` must hold here what they hold on the source.
+        Raises OpError `decided`, `tool-failed`, `images`, `tasks`, `parent-death`, `files`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
@@ -92,6 +94,7 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
+        comparing = Beside(lambda: check(files or []))
         flow = None
         if header_bytes:
             channel = self.channel() if follow else None
@@ -109,7 +112,10 @@ class Target:
             _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
             netdev.set_up(init)
             job.answer("go")
-        self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        try:
+            self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        finally:
+            comparing.result()  # a file that differs is the cause of what CRIU says of it
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
