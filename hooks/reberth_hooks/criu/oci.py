@@ -271,7 +271,7 @@ class OciBackend:
         if signal := move.recall("dump").get("parent_death"):
             text = f"the container's first process ({move.plan.details['pid']}) wants {signal} when its parent ends "
             text += f"(PR_SET_PDEATHSIG), and {self.name}, its parent in a restore, ends at once"
-            raise RefusedError(text, hint="start it without: setpriv --pdeathsig clear COMMAND")
+            raise RefusedError(text, hint="let that process clear it: prctl(PR_SET_PDEATHSIG, 0)")
         name, images = move.plan.target_name, move.recall("images.target")
         program = self.program(move.plan.target)
         record = self.record(move.plan.target, name)
