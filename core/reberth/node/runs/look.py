@@ -68,9 +68,9 @@ class Look:
                 problem = self._problem(held["init"], held.get("start_ticks", 0), running["running_ns"], group)
                 self._close()
                 if not problem:
-                    self.run.journal.write("looked")
+                    self.run.journal.tell("looked")
                     return
-                self.run.journal.write("look-failed", message=problem)
+                self.run.journal.tell("look-failed", message=problem)
                 with contextlib.suppress(OSError):  # what is left of it stands still, as its source does
                     cgroup.ask_freeze(group)
             raise OpError("ill", (self.run.journal.last("look-failed") or {})["message"], hint=self._hint())
