@@ -60,6 +60,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
         root_pid=details["pid"],
         start_ticks=details["start_ticks"],
         locks_network=keeps,
+        files={"/": "/"},
     )
     iteration = paging.final_round(move, round, got)
     parcel = Tree("images", images, move.recall("images.target"))
@@ -88,12 +89,17 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
     dump = move.recall("dump")
     lazy = lazy_words(move, "criu")
     argv += ["--lazy-pages"] if lazy["lazy"] else []
+    # As criu's child it would be sent that signal as criu ends; as its sibling it has init for a parent at once.
+    argv += ["--restore-sibling"] if dump.get("parent_death") else []
     got = move.target.call(
         "restore",
         argv=argv,
         work=images,
         own_cgroup=True,
         network_lock=dump["network_lock"],
+        tasks=dump.get("tasks", 0),
+        adopted=bool(dump.get("parent_death")),
+        files=dump.get("files", []),
         **lazy,
         timeout_s=None,
     )

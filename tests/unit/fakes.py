@@ -3,6 +3,8 @@
 Every operation is a generator that yields after each effect. Whoever drives it may stop in between: that is a helper
 that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
 `reberth.node.runs.source`, `reberth.node.runs.target` and the action script; a test compares the keys of the facts.
+
+Reason for its length: both ends and the controller's side of them are read together or not at all.
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ class FakeSource(End):
 
 
 class FakeTarget(End):
-    """The target; `copy` is none, held, landing (let go, not yet fenced again), frozen or running."""
+    """The target; `copy` is none, held, landing (let go, not yet fenced again), frozen, running or dead."""
 
     def __init__(self, lazy: bool = False) -> None:
         super().__init__()
@@ -228,6 +230,14 @@ class FakeTarget(End):
             yield
             self.note("taken-back")
 
+    def look(self) -> Effects:
+        """Whether the copy lives a moment after it began to run."""
+        if not self.has("looked") and not self.has("look-failed"):
+            yield
+            self.note("looked" if self.copy == "running" else "look-failed")
+        if self.has("look-failed"):
+            raise RefusedByEndError("ill")
+
     def fill(self) -> Effects:
         if self.lazy and self.has("fill-failed"):
             raise RefusedByEndError("fill")
@@ -238,7 +248,8 @@ class FakeTarget(End):
                 raise RefusedByEndError("fill")
 
     def discard(self) -> Effects:
-        if not self.has("fill-failed") and not self.has("note-verify-failed") and not self.rebooted:
+        bad = any(self.has(event) for event in ("fill-failed", "note-verify-failed", "look-failed"))
+        if not bad and not self.rebooted:
             raise RefusedByEndError("protocol")
         self.copy = "none"
         yield
@@ -255,6 +266,7 @@ class FakeTarget(End):
             return
         yield from self.decide("ABORT")
         if self.verdict == "PERMIT":
+            yield from self.look()
             yield from self.fill()
             yield from self.finish()
         self.end("moved" if self.verdict == "PERMIT" else "rolled-back")
@@ -271,6 +283,10 @@ class FakeTarget(End):
     def end_tool(self) -> None:
         """criu is killed: what it holds is silent, what it has let go and not fenced is not."""
         self.tool = False
+
+    def end_copy(self) -> None:
+        """The copy ends by itself, or dies of something."""
+        self.copy = "dead" if self.copy == "running" else self.copy
 
     def reboot(self) -> None:
         self.helper, self.half_done, self.job = False, None, ""
@@ -290,8 +306,10 @@ class FakeTarget(End):
             "filled": self.has("filled"),
             "fill_failed": self.has("fill-failed"),
             "taken_back": self.has("taken-back"),
+            "unseen": self.has("running") and not self.has("looked") and not self.has("look-failed"),
+            "ill": self.has("look-failed"),
             "running_ns": 3_000_000_000 if self.has("running") else 0,
-            "tasks": int(self.copy != "none"),
+            "tasks": int(self.copy not in ("none", "dead")),
             "frozen": self.copy == "frozen",
             "holding": self.helper and self.tool and self.job == "post-restore",
             "rebooted": self.rebooted,
@@ -356,6 +374,7 @@ class FakeShell:
             "vote": lambda: end.cast(args["value"]),
             "release": lambda: end.release(args["how"], args.get("aborted", False)),
             "decide": lambda: end.decide(args["value"]),
+            "look": lambda: end.look(),
             "fill": lambda: end.fill(),
             "discard": lambda: end.discard(),
             "finish": lambda: end.finish(),

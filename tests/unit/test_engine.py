@@ -25,8 +25,8 @@ def test_the_order_of_a_run_that_goes_well(theatre):
     report = stage.run()
     assert (report.outcome, report.owner, report.exit_code) == ("moved", "target", 0), report.error
     assert stage.ops() == [
-        "a open", "b open", "a dump", "b restore", "a vote", "b decide", "a release", "b finish", "a end", "b end",
-            "a leftovers", "b leftovers",
+        "a open", "b open", "a dump", "b restore", "a vote", "b decide", "b look", "a release", "b finish", "a end",
+            "b end", "a leftovers", "b leftovers",
     ]  # fmt: skip
     kinds = ["filesystem", "images", "filesystem-delta"]
     assert stage.box.calls == ["prepare", "sync", "checkpoint", "restore", kinds, "commit"]
@@ -57,10 +57,10 @@ def test_every_record_is_written_before_its_step(theatre):
         ("plan", ""), ("opening", "source"), ("opening", "target"), ("phase", "prepare"), ("note", "images.source"),
         ("phase", "initial-sync"), ("phase", "final-dump"), ("note", "images_bytes"), ("phase", "final-transfer"),
         ("phase", "final-sync"), ("phase", "restore"), ("phase", "commit"), ("step", "ask-ready"), ("step", "permit"),
-        ("step", "commit"), ("step", "finish"), ("note", "committed"), ("end", ""),
+        ("step", "look"), ("step", "commit"), ("step", "finish"), ("note", "committed"), ("end", ""),
     ]  # fmt: skip
     kinds = [kind for kind, _ in stage.told]
-    assert kinds.count("step") == 4 and kinds[-1] == "end"
+    assert kinds.count("step") == 5 and kinds[-1] == "end"
 
 
 FAILED = HelperError("it does not work", kind="tool-failed", tail="why")

@@ -45,7 +45,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "final-sync": ("20", "20", "20", "20", "40 rolled-back", "20", "0", "20"),
     "restore": ("20", "20", "20", "20", "40 rolled-back", "20", "0", "20"),
     "ask-ready": ("20", "0", "20", "20", "41 moved", "40 rolled-back", "0", "20"),
-    "permit": ("20", "0", "0", "20", "41 moved", "41 moved", "0", "20"),
+    "permit": ("20", "0", "0", "20", "41 moved", "40 moved", "0", "20"),
+    "look": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "40 held"),
     "commit": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
     "finish": ("0", "0", "0", "0", "41 moved", "41 moved", "0", "0"),
 }
@@ -58,7 +59,13 @@ PHASES = {
     "final-sync": ("wire", "filesystem-delta"),
     "restore": ("box", "restore"),
 }
-STEPS = {"ask-ready": (0, "vote"), "permit": (1, "decide"), "commit": (0, "release"), "finish": (1, "finish")}
+STEPS = {
+    "ask-ready": (0, "vote"),
+    "permit": (1, "decide"),
+    "look": (1, "look"),
+    "commit": (0, "release"),
+    "finish": (1, "finish"),
+}
 # Not struck here: rounds before the last one end nothing (test_rounds.py); the ends of a run are made of steps; what
 # only a way back or pages that follow have is struck in test_protocol.py and test_recover.py.
 ELSEWHERE = {"pre-dump", "pre-transfer", "commit", "rollback", "recover"}

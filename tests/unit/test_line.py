@@ -23,6 +23,7 @@ from reberth_hooks import HelperError, Node, Route
 
 SOURCE = {"role": "source", "vote": "READY", "holding": True, "held": True}
 FLAGS = ("landed", "lazy", "filled", "fill_failed", "taken_back", "ended", "rebooted", "landing_failed", "cleaned")
+FLAGS += ("unseen", "ill")
 STEPS = {Step.COMMIT: "kill", Step.RESUME_ABORTED: "resume"}
 
 
@@ -65,6 +66,8 @@ def test_the_source_alone_does_all_that_decide_would_do():
         ({"verdict": "PERMIT", "landed": True, "running_ns": 5, "lazy": True}, ""),
         ({"verdict": "PERMIT", "landed": True, "running_ns": 5, "lazy": True, "filled": True}, "kill"),
         ({"verdict": "PERMIT", "landing_failed": True}, ""),
+        ({"verdict": "PERMIT", "landed": True, "running_ns": 5, "unseen": True}, ""),
+        ({"verdict": "PERMIT", "landed": True, "running_ns": 5, "ill": True}, ""),
     ],
 )
 def test_rows_by_name(target, expected):

@@ -22,7 +22,7 @@ from reberth_hooks import Exit, Owner
 BOOLS = (False, True)
 OUTCOMES = ("moved", "rolled-back", "held", "ended")
 OF_SOURCE = (Step.ASK_READY, Step.COMMIT, Step.RESUME, Step.RESUME_ABORTED)
-OF_TARGET = (Step.PERMIT, Step.ABORT, Step.FINISH, Step.FILL, Step.DISCARD)
+OF_TARGET = (Step.PERMIT, Step.ABORT, Step.LOOK, Step.FINISH, Step.FILL, Step.DISCARD)
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -71,7 +71,7 @@ def every_case(judge: Callable[[Any, Any], None]) -> int:
     return cases
 
 
-def wrong(source: Any, target: Any, rollback: bool, on_word: bool, got: Decision) -> str:
+def wrong(source: Any, target: Any, rollback: bool, on_word: bool, got: Decision, accepted: bool = False) -> str:
     """The rule that this decision breaks, or nothing."""
     from_source, from_target = source or {}, target or {}
     verdict, vote, step = from_target.get("verdict"), from_source.get("vote"), got.step
@@ -102,11 +102,18 @@ def wrong(source: Any, target: Any, rollback: bool, on_word: bool, got: Decision
         ),
         "COMMIT of a source that was let run": lambda: step is Step.COMMIT and from_source.get("resumed"),
         "COMMIT beside a copy that a restart ended": lambda: step is Step.COMMIT and from_target.get("rebooted"),
+        "COMMIT of a copy that was not seen to live": lambda: step is Step.COMMIT and from_target.get("unseen"),
+        "COMMIT of a copy that did not live": lambda: step is Step.COMMIT and from_target.get("ill") and not accepted,
+        "moved, with a copy that did not live": lambda: (
+            got.outcome == "moved" and permitted and from_target.get("ill") and got.exit_code is Exit.DONE
+        ),
         "DISCARD of a copy that is whole": lambda: (
-            step is Step.DISCARD and not from_target.get("fill_failed") and not from_target.get("rebooted")
+            step is Step.DISCARD
+            and not from_target.get("fill_failed") and not from_target.get("rebooted") and not from_target.get("ill")
         ),
         "DISCARD without the operator's word": lambda: (
-            step is Step.DISCARD and not on_word and not (rollback and from_target.get("fill_failed"))
+            step is Step.DISCARD and not on_word
+            and not (rollback and (from_target.get("fill_failed") or from_target.get("ill")))
         ),
         "the first PERMIT without READY": lambda: step is Step.PERMIT and verdict is None and vote != "READY",
         "the first PERMIT without a held copy": lambda: (
@@ -145,13 +152,14 @@ def wrong(source: Any, target: Any, rollback: bool, on_word: bool, got: Decision
 @pytest.mark.parametrize("want", Want)
 @pytest.mark.parametrize("rollback", BOOLS)
 @pytest.mark.parametrize("on_word", BOOLS)
-def test_no_row_breaks_a_rule(want, rollback, on_word):
+@pytest.mark.parametrize("accepted", BOOLS)
+def test_no_row_breaks_a_rule(want, rollback, on_word, accepted):
     broken: list[Any] = []
     seen = set()
 
     def judge(source: Any, target: Any) -> None:
-        got = decide(source, target, want, rollback_unlanded=rollback, on_word=on_word)
-        found = wrong(source, target, rollback, on_word, got)
+        got = decide(source, target, want, rollback_unlanded=rollback, on_word=on_word, accepted=accepted)
+        found = wrong(source, target, rollback, on_word, got, accepted)
         seen.add(got.step)
         if found:
             broken.append((found, got, getattr(source, "chosen", (source, target))))
@@ -183,6 +191,14 @@ READY = {**HELD, "vote": "READY"}
         (READY, {**LANDED, "running_ns": 0}, Want.BACK, False, Step.PERMIT),  # its helper died before the thaw
         (READY, LANDED, Want.BACK, True, Step.COMMIT),
         (READY, {**LANDED, "rebooted": True}, Want.BACK, False, "held"),
+        (READY, {**LANDED, "unseen": True}, Want.FORWARD, False, Step.LOOK),
+        (READY, {**LANDED, "unseen": True}, Want.BACK, True, Step.LOOK),
+        (READY, {**LANDED, "unseen": True, "lazy": True}, Want.FORWARD, False, Step.LOOK),  # before the pages are in
+        (None, {**LANDED, "unseen": True}, Want.FORWARD, False, Step.LOOK),
+        (READY, {**LANDED, "ill": True}, Want.FORWARD, True, "held"),
+        (READY, {**LANDED, "ill": True}, Want.BACK, False, "held"),
+        (READY, {**LANDED, "ill": True}, Want.BACK, True, Step.DISCARD),
+        (READY, {**LANDED, "ill": True, "taken_back": True}, Want.BACK, True, Step.RESUME_ABORTED),
         ({**READY, "released": True}, LANDED, Want.BACK, False, Step.FINISH),
         ({**READY, "released": True}, {**LANDED, "cleaned": True}, Want.BACK, False, "moved"),
         ({**READY, "released": True}, {}, Want.BACK, False, "moved"),
@@ -217,6 +233,15 @@ def test_a_copy_that_a_restart_ended_can_be_given_up_on_the_operators_word():
     assert decide(READY, {**gone, "taken_back": True}, Want.BACK, on_word=True).step is Step.RESUME_ABORTED
 
 
+def test_the_end_of_a_copy_is_accepted_by_word_alone():
+    """`recover --forward`: the workload had done its work, so its source goes; nobody says that a copy runs."""
+    ill = {**LANDED, "ill": True}
+    assert decide(READY, ill, Want.FORWARD).outcome == "held"
+    assert decide(READY, ill, Want.FORWARD, accepted=True).step is Step.COMMIT
+    got = decide({**READY, "released": True}, {**ill, "cleaned": True}, Want.FORWARD, accepted=True)
+    assert (got.outcome, got.owner, got.exit_code) == ("ended", Owner.NOBODY, Exit.ENDED)
+
+
 # Both ends in memory
 
 
@@ -227,6 +252,7 @@ PERFORM = {
     Step.COMMIT: lambda world: world.ask(world.source, world.source.release("kill")),
     Step.RESUME: lambda world: world.ask(world.source, world.source.release("resume")),
     Step.RESUME_ABORTED: lambda world: world.ask(world.source, world.source.release("resume", True)),
+    Step.LOOK: lambda world: world.ask(world.target, world.target.look()),
     Step.FILL: lambda world: world.ask(world.target, world.target.fill()),
     Step.DISCARD: lambda world: world.ask(world.target, world.target.discard()),
     Step.FINISH: lambda world: world.ask(world.target, world.target.finish()),
@@ -257,7 +283,7 @@ class World:
         self.source, self.target = FakeSource(), FakeTarget(lazy)
         self.faults, self.rollback = list(faults), rollback
         self.cut_at: int | None = None
-        self.on_word = False
+        self.on_word = self.accepted = False
         for end in (self.source, self.target):
             end.changed = self.check
 
@@ -265,8 +291,12 @@ class World:
         """I1 and I2 after each single effect."""
         running = [name for name, runs in (("source", self.source.running), ("copy", self.copy_runs())) if runs]
         assert len(running) < 2, (self.source.__dict__, self.target.__dict__)
-        whole = self.source.tasks or self.target.copy in ("held", "landing", "frozen", "running")
+        ended = self.target.copy == "dead" and (self.target.has("looked") or self.accepted)  # after it was seen to live
+        whole = self.source.tasks or ended or self.target.copy in ("held", "landing", "frozen", "running")
         assert whole or self.source.rebooted or self.target.rebooted, (self.source.__dict__, self.target.__dict__)
+
+        seen = self.target.has("looked") or self.accepted or self.target.rebooted
+        assert self.source.tasks or self.source.rebooted or seen, "the source went before its copy was seen to live"
 
     def copy_runs(self) -> bool:
         return self.target.copy == "running"
@@ -293,6 +323,8 @@ class World:
             self.target.finish_half_done()
         elif what == "tool":
             self.target.end_tool()
+        elif what == "die":
+            self.target.end_copy()
         elif what == "starve":
             self.target.feeder = self.target.feeder and self.target.has("filled")
         elif what == "stop":
@@ -332,7 +364,8 @@ class World:
         failures: dict[Step, int] = {}
         for _ in range(40):
             self.strike()
-            got = decide(*self.look(), want, rollback_unlanded=self.rollback, on_word=self.on_word)
+            words = {"rollback_unlanded": self.rollback, "on_word": self.on_word, "accepted": self.accepted}
+            got = decide(*self.look(), want, **words)
             if got.step is None:
                 return got
             if failures.get(got.step, 0) >= 3:
@@ -357,7 +390,7 @@ class World:
         return self.settle(want)
 
 
-FAULTS = ["nothing"] * 3 + ["heal", "time", "controller", "stop", "stop", "starve", "tool"]
+FAULTS = ["nothing"] * 3 + ["heal", "time", "controller", "stop", "stop", "starve", "tool", "die"]
 FAULTS += [f"{what} {where}" for what in ("kill", "cut", "silence") for where in ("source", "target")]
 REBOOTS = ["restart source", "restart target"]
 
@@ -375,7 +408,7 @@ def tells_the_truth(world: World, got: Decision) -> None:
     if got.owner is Owner.TARGET and not world.target.rebooted:
         assert not world.source.running
         assert world.target.has("landed")
-        assert world.copy_runs() or got.exit_code is not Exit.DONE
+        assert world.copy_runs() or got.exit_code is not Exit.DONE or world.target.has("looked")
     if got.outcome == "ended":
         assert not world.source.tasks and not world.copy_runs()
 
@@ -395,13 +428,17 @@ def test_two_nodes_under_random_faults(faults, rollback, lazy, how):
     world.source.reachable = world.target.reachable = True
     world.source.finish_half_done()
     world.target.finish_half_done()
+    world.accepted = how is Want.FORWARD
     got = world.settle(how)  # `recover`, when all can be reached again
     tells_the_truth(world, got)
-    failed = world.target.has("landing-failed") or world.target.has("fill-failed")
+    if got.outcome == "ended":
+        assert world.accepted and world.target.has("look-failed")
+        return
+    failed = any(world.target.has(event) for event in ("landing-failed", "fill-failed", "look-failed"))
     assert got.outcome in ("moved", "rolled-back") or (got.outcome == "held" and failed)
     if got.outcome == "held":
         assert world.source.tasks and world.source.frozen
-        assert world.target.copy == "none" or world.target.has("fill-failed")
+        assert world.target.copy in ("none", "dead") or world.target.has("fill-failed")
         world.on_word = True
         assert world.settle(Want.BACK).owner is Owner.SOURCE
         assert world.source.running
@@ -430,7 +467,24 @@ def test_two_nodes_with_restarts(faults, rollback, lazy, how):
         assert world.source.running and not world.copy_runs()
 
 
-def test_without_a_fault_it_moves_in_four_steps():
+@pytest.mark.parametrize("lazy", BOOLS)
+def test_a_copy_that_dies_at_once_takes_no_source_with_it(lazy):
+    """Its source is held, whatever killed the copy, until a word tells whether its work was done."""
+    world = World([("nothing", 0)] * 4 + [("die", 0)], False, lazy)
+    assert world.migrate().outcome == "held"
+    assert world.source.tasks and world.source.frozen
+    assert world.settle(Want.BACK).outcome == "held"
+    world.on_word = True
+    assert world.settle(Want.BACK).outcome == "rolled-back" and world.source.running
+
+
+def test_a_copy_that_dies_after_the_look_has_moved():
+    world = World([("nothing", 0)] * 5 + [("die", 0)], False)
+    assert world.migrate().outcome == "moved"
+    assert not world.source.tasks
+
+
+def test_without_a_fault_it_moves_in_five_steps():
     world = World([], False)
     assert world.migrate().outcome == "moved"
     assert world.copy_runs() and not world.source.tasks

@@ -30,6 +30,7 @@ class Step(StrEnum):
     ASK_READY = "ask-ready"
     PERMIT = "permit"
     ABORT = "abort"
+    LOOK = "look"
     FILL = "fill"
     DISCARD = "discard"
     COMMIT = "commit"
@@ -52,6 +53,7 @@ class Decision:
 MOVED = Decision(None, "the copy runs on the target", "moved", Owner.TARGET, Exit.DONE)
 BACK = Decision(None, "the source runs", "rolled-back", Owner.SOURCE, Exit.ROLLED_BACK)
 GONE = Decision(None, "the source's tasks are gone and no copy runs", "ended", Owner.NOBODY, Exit.ENDED)
+ENDED = Decision(None, "the copy ran and ended, and its end was accepted", "ended", Owner.NOBODY, Exit.ENDED)
 
 
 ON_WORD = "to prefer the source as it was at the freeze: reberth recover ID --rollback"
@@ -62,17 +64,26 @@ def _held(why: str, exit_code: Exit = Exit.HELD) -> Decision:
 
 
 def decide(
-    source: Facts, target: Facts, want: Want, *, rollback_unlanded: bool = False, on_word: bool = False
+    source: Facts,
+    target: Facts,
+    want: Want,
+    *,
+    rollback_unlanded: bool = False,
+    on_word: bool = False,
+    accepted: bool = False,
 ) -> Decision:
     """The next step of a run.
 
     `rollback_unlanded` allows what the default does not: with PERMIT written and a copy that the journal proves never
     ran, the source may run again. `on_word` (`recover --rollback`) allows it also beside a copy that may have run.
+    `accepted` (`recover --forward`) gives the source up although the copy was not well when it was looked at.
     """
     if target is None:
         return _target_unreachable(source)
     verdict = target.get("verdict")
     if verdict == "PERMIT":
+        if found := _lives(source or {}, target, want, rollback_unlanded or on_word, accepted):
+            return found
         return _permitted(source, target, want, rollback_unlanded or on_word, on_word)
     if verdict == "UNREADABLE":
         return _held("the target's verdict cannot be read")
@@ -145,7 +156,25 @@ def _landed(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool
         return Decision(Step.COMMIT, "the copy runs on the target")
     if not target.get("ended") and not target.get("cleaned"):
         return Decision(Step.FINISH, "the source was given up")
-    return MOVED
+    return ENDED if target.get("ill") else MOVED
+
+
+def _lives(
+    source: Mapping[str, Any], target: Mapping[str, Any], want: Want, rollback: bool, accepted: bool
+) -> Decision | None:
+    """What comes before everything else while nobody has seen the copy live, or once it did not; None: it lives.
+
+    What a copy that did not live has done meanwhile is not known: only a word makes the source run again.
+    """
+    if target.get("taken_back") or source.get("resumed") or source.get("released"):
+        return None
+    if target.get("unseen") and not target.get("rebooted"):
+        return Decision(Step.LOOK, "the copy runs: it is seen to live before the source goes")
+    if not target.get("ill") or accepted:
+        return None
+    if source and want is Want.BACK and rollback:
+        return Decision(Step.DISCARD, "the copy did not live, and the source as it was at the freeze is preferred")
+    return _held(f"the copy ran and did not live; {ON_WORD}; to accept its end: reberth recover ID --forward")
 
 
 def _filling(source: Facts, target: Mapping[str, Any], want: Want, rollback: bool) -> Decision:

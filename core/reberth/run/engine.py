@@ -163,7 +163,8 @@ class Engine:
                 want = Want.BACK
                 if isinstance(error, VerifyError) and not take_back(self.session):
                     return UNVERIFIED
-        if (self.session.look()[1] or {}).get("landed"):
+        target = self.session.look()[1] or {}
+        if target.get("landed") and not target.get("unseen"):
             return Decision(None, "the source is not cleaned up", "moved", Owner.TARGET, Exit.CLEANUP_PENDING)
         return Decision(None, "the run cannot be settled now", "held", Owner.NOBODY, Exit.HELD)
 
@@ -196,8 +197,8 @@ class Engine:
         elif step in (Step.FILL, Step.DISCARD):
             with self.phase(step.value):
                 session.learn(1, session.target.call(step.value, timeout_s=None))
-        elif step is Step.FINISH:
-            session.learn(1, session.target.call("finish", timeout_s=60.0))
+        elif step in (Step.LOOK, Step.FINISH):
+            session.learn(1, session.target.call(step.value, timeout_s=60.0))
         else:
             facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
             self.stage.rollback(session)

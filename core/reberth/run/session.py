@@ -234,7 +234,11 @@ class Session:
 
     def words(self) -> dict[str, bool]:
         """What the operator allows `decide` beyond its default."""
-        return {"rollback_unlanded": self.plan.options.on_failure == "rollback", "on_word": self.on_word}
+        return {
+            "rollback_unlanded": self.plan.options.on_failure == "rollback",
+            "on_word": self.on_word,
+            "accepted": bool(self.recall("accepted")),
+        }
 
     def learn(self, side: int, facts: Any) -> None:
         """What an operation answered is what is so now; None: look again."""

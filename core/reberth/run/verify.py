@@ -34,7 +34,8 @@ UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved",
 
 def take_back(session: Session) -> bool:
     """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
-    if not any(session.words().values()):
+    words = session.words()
+    if not words["rollback_unlanded"] and not words["on_word"]:
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
         _discard(session)

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from reberth.node.freeze import cgroup as real_cgroup
-from reberth.node.runs import run, source, target
+from reberth.node.runs import look, run, source, target
 from reberth.node.system.procs import Task
 from reberth.testing.machine import CGROUPS, Machine
 
@@ -114,6 +114,10 @@ class Procs:
         found = self.task(root)
         return [found] if found else []
 
+    def below(self, root: int, pids: list[int]) -> list[int]:
+        """The process alone, while it is there."""
+        return [root] if self.alive(root) else []
+
     def ancestors(self, pid: int, stop: int) -> list[int]:
         """None that matter: tools and scripts are outside."""
         return []
@@ -149,10 +153,13 @@ class Anywhere(Cgroups):
 def replaced(ends: tuple[Machine, Machine]) -> Iterator[None]:
     """Let the helper's code see these two nodes, source and target, instead of this machine."""
     with contextlib.ExitStack() as stack:
-        for module, machine in ((source, ends[0]), (target, ends[1])):
+        for module, machine in ((source, ends[0]), (target, ends[1]), (look, ends[1])):
             stack.enter_context(mock.patch.object(module, "cgroup", Cgroups(machine)))
             stack.enter_context(mock.patch.object(module, "procs", Procs(machine)))
         stack.enter_context(mock.patch.object(source, "open_runs", list))
+        # Pids of these nodes may be those of processes of this machine, which are left alone.
+        stack.enter_context(mock.patch.object(source, "content", lambda pids, places: []))
+        stack.enter_context(mock.patch.object(look.Look, "hold", lambda self, init, pids: None))
         stack.enter_context(mock.patch.object(run, "cgroup", Anywhere(list(ends))))
         yield
 

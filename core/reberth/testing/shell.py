@@ -102,7 +102,7 @@ class LabShell(HelperShell):
                 found[key] = str(self.machine.path(found[key]))
         if "paths" in found:
             found["paths"] = [str(self.machine.path(p)) for p in found["paths"]]
-        if "files" in found:
+        if isinstance(found.get("files"), list):
             found["files"] = [{**f, "path": str(self.machine.path(f["path"]))} for f in found["files"]]
         if op in RUNS_A_TOOL or found.get("do") == "run":
             found["argv"] = self.program(found["argv"])

@@ -26,6 +26,18 @@ def outside_mounts(config: Mapping[str, Any], bundle: str) -> list[str]:
     return found
 
 
+def places_outside(config: Mapping[str, Any], bundle: str) -> dict[str, str]:
+    """Where each mount of the container lies on the node when it is a bind mount from outside the bundle, else empty.
+
+    What lies in the bundle travels with it, and what lies in filesystems of the container's own in CRIU's images.
+    """
+    found = {}
+    for mount in config.get("mounts") or []:
+        outside = outside_mounts({"mounts": [mount]}, bundle)
+        found[posixpath.normpath(str(mount.get("destination", "")))] = outside[0] if outside else ""
+    return found
+
+
 def inside(path: str, directory: str) -> bool:
     """Whether a normalised absolute path is the directory or below it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")

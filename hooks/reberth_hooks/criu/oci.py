@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from reberth_hooks.criu import oci_survey, paging
-from reberth_hooks.criu.bundle import config_checks
+from reberth_hooks.criu.bundle import config_checks, places_outside
 from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.criu.objects import object_checks
 from reberth_hooks.criu.preflight import (
@@ -171,6 +171,7 @@ class OciBackend:
             "need_bytes": need,
             "bundle": bundle,
             "cgroup": tree["cgroup"],
+            "outside": places_outside(config, bundle),
             "tcp": list(tcp_words(tree, options)),
             "replaces": target.call("is_left", path=bundle)["exists"],
             "node_network": tree["namespaces"]["net"] == tree["helper_namespaces"]["net"],
@@ -235,6 +236,7 @@ class OciBackend:
             config=self._config(move, round.lazy),
             locks_network=keeps_tcp and details["node_network"],
             keeps_tcp=keeps_tcp,
+            files=details["outside"],
         )
         iteration = paging.final_round(move, round, got)
         parcels = [Tree("images", images, move.recall("images.target"))]
@@ -262,7 +264,14 @@ class OciBackend:
 
     @hookimpl
     def reberth_restore(self, move: Move, receipts: tuple[Receipt, ...]) -> Restored:
-        """Build the copy through the runtime; it is held in CRIU's post-restore script."""
+        """Build the copy through the runtime; it is held in CRIU's post-restore script.
+
+        Raises RefusedError when the runtime's own end would kill the copy, whose parent it is.
+        """
+        if signal := move.recall("dump").get("parent_death"):
+            text = f"the container's first process ({move.plan.details['pid']}) wants {signal} when its parent ends "
+            text += f"(PR_SET_PDEATHSIG), and {self.name}, its parent in a restore, ends at once"
+            raise RefusedError(text, hint="let that process clear it: prctl(PR_SET_PDEATHSIG, 0)")
         name, images = move.plan.target_name, move.recall("images.target")
         program = self.program(move.plan.target)
         record = self.record(move.plan.target, name)
@@ -286,6 +295,8 @@ class OciBackend:
             path=target_cgroup(move),
             config=self._config(move),
             network_lock=dump["network_lock"],
+            tasks=dump.get("tasks", 0),
+            files=dump.get("files", []),
             **lazy,
             loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
             timeout_s=None,

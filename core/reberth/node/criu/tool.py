@@ -22,6 +22,7 @@ from reberth.node.errors import OpError
 from reberth.node.system import orphans, procs
 from reberth.node.system import spawn as tools
 from reberth.node.system.durable import boottime_ns, write_whole
+from reberth.node.system.ends import Adopted
 
 SCRIPT = """#!/bin/sh
 # Action script of one run of reberth, called by criu for every action; only a few concern us.
@@ -110,7 +111,7 @@ class Job:
         self.log = os.path.join(work_dir, f"{name}.log")
         self.work_dir = work_dir
         self.script = os.path.join(run_dir, f"{name}.hook")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Adopted | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self.ended_ns = 0
         self._ended = threading.Event()
@@ -145,12 +146,19 @@ class Job:
         cwd: str = "/",
         cgroup: str = "",
         pass_fds: Sequence[int] = (),
+        adopted: bool = False,
     ) -> None:
-        """Start the tool and listen to its script; it inherits no descriptors but `pass_fds`."""
+        """Start the tool and listen to its script; it inherits no descriptors but `pass_fds`.
+
+        `adopted`: as a child of init, in its `cgroup`, so that what it restores as its sibling loses no parent.
+        """
         marked = {**(env or {}), orphans.MARK: self.run_id}
         alive = self._watch() if self.keeps_tcp else -1
         fds = [*pass_fds, *([alive] if self.keeps_tcp else [])]
-        self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=fds)
+        if adopted:
+            self.process = tools.spawn_adopted(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup)
+        else:
+            self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=fds)
         if self.name == "dump":
             tools.spare(self.process.pid)
         if self.keeps_tcp:
@@ -276,7 +284,7 @@ class Job:
     @property
     def above(self) -> int:
         """Pid from which the tool and its script descend as long as the tool lives."""
-        return os.getpid()
+        return self.process.pid if isinstance(self.process, Adopted) else os.getpid()
 
     @property
     def fences(self) -> bool:

@@ -240,6 +240,13 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
         return end.facts()
 
 
+def look(daemon: Daemon, progress: Any) -> dict[str, Any]:
+    """Look whether the copy lives a moment after it began to run; answers the target's facts, raises OpError `ill`."""
+    end = target_of(daemon)
+    end.looking.look(end.cgroup)
+    return end.facts()
+
+
 def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
     """Wait until all memory of a lazy restore is in; answers the target's facts."""
     target_of(daemon).filling.fill(progress)
@@ -338,6 +345,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "restore": lambda daemon, progress, **a: target_of(daemon).restore(**a),
     "decide": lambda daemon, progress, **a: target_of(daemon).decide(**a),
     **daemons.OPS,
+    "look": look,
     "fill": fill,
     "discard": lambda daemon, progress, **a: target_of(daemon).discard(**a),
     "finish": lambda daemon, progress, **a: target_of(daemon).finish(**a),

@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable
 
 from reberth.node.criu import network_lock, tcp_repair
+from reberth.node.criu.cores import parent_death_signal
 from reberth.node.criu.pagemap import lazy_pages
 from reberth.node.criu.stats import read_dump_stats, sizes
 from reberth.node.criu.tool import Job
@@ -23,8 +24,10 @@ from reberth.node.pages.postcopy_source import Serving, stopped, wake
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
 from reberth.node.runs.peer import Listener, what_follows
 from reberth.node.runs.run import Run, boot_id, locks_of_others, open_runs
+from reberth.node.survey.written import Beside, content
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_all
+from reberth.node.system.ends import signal_name
 from reberth.node.system.rate_limit import Bucket
 
 OUTLIVES_S, VETO_S = 1.0, 5.0
@@ -103,13 +106,15 @@ class Source:
         pages: str = "",
         through: str = "",
         header_bytes: int = 0,
+        files: dict[str, str] | None = None,
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
         """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
 
         With `pages` they stay behind, and the dump goes on to serve them when the other node asks for the first: by a
         `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that nobody else can reach.
-        With `through` they go to the target's page server meanwhile (`flow_out`).
+        With `through` they go to the target's page server meanwhile (`flow_out`). `files` maps places here to places on
+        the target: what the tasks have open for writing there is hashed meanwhile (survey/written.py).
 
         `@hook@` in `argv` or in the lines of `config` (a CRIU configuration file, its path in CRIU_CONFIG_FILE)
         becomes the action script. `locks_network` tells that CRIU sets nft tables of its own: they are answered as
@@ -149,6 +154,8 @@ class Source:
         try:
             script_pid, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
             self.guard = refreeze.of_script(self.cgroup, script_pid) if keeps_tcp else None
+            pids = cgroup.pids(self.cgroup)
+            hashing = Beside(lambda: content(pids, files or {}))  # nothing writes any more, and CRIU has work to do
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
             sent = self.outflow.finish() if self.outflow else None
@@ -176,9 +183,16 @@ class Source:
             "held_ns": held_ns,
             **sizes(work, sent),
             "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
-            "pids": cgroup.pids(self.cgroup),
+            **self._dumped(root_pid, work),
+            "files": hashing.result(),
             "network_lock": network_lock.export(locks),
         }
+
+    def _dumped(self, root_pid: int, work: str) -> dict[str, Any]:
+        """The processes that stand still, how many of them are the copy's, and the first one's parent-death signal."""
+        pids = cgroup.pids(self.cgroup)
+        tree = procs.below(root_pid, pids)
+        return {"pids": pids, "tasks": len(tree), "parent_death": signal_name(parent_death_signal(work))}
 
     def _start(self, job: Job, words: list[str], variables: dict[str, str]) -> None:
         if self.outflow is not None:

@@ -16,14 +16,19 @@ from reberth.node.net import loopback as netdev
 from reberth.node.pages.fill import Fill, Guardian
 from reberth.node.pages.prefetch import Prefetch
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
+from reberth.node.runs.look import Look
 from reberth.node.runs.run import Run, boot_id, open_runs
 from reberth.node.runs.source import write_config
+from reberth.node.survey.written import Beside, check
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_whole
+from reberth.node.system.ends import kernel_tells
 from reberth.node.system.rate_limit import Bucket
 
 if TYPE_CHECKING:
     from reberth.node.pages.page_server import Inflow
+
+NO_STATUS = "this kernel does not tell how a process ended that init has adopted: a parent-death signal cannot be kept"
 
 
 class Target:
@@ -34,7 +39,7 @@ class Target:
         self.job: Job | None = None
         self.let_go, self.script_pid = False, 0
         self.fenced = False  # the copy is complete, without its tool, and frozen
-        self.filling = Fill(run)
+        self.filling, self.looking = Fill(run), Look(run)
         self.guardian: Guardian | None = None
         self.past = parents.Past()
         self.inflow: Inflow | None = None  # of the newest round whose pages came through a page server
@@ -59,6 +64,9 @@ class Target:
         lazy: bool = False,
         header_bytes: int = 0,
         follow: bool = True,
+        tasks: int = 0,
+        adopted: bool = False,
+        files: list[dict[str, Any]] | None = None,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -66,10 +74,14 @@ class Target:
         With `own_cgroup` the tool starts inside a cgroup of this run, else the tool makes one at `path` (runc) and puts
         itself into it: tool and script are moved out before the copy may run. With `header_bytes` (of a page message of
         CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
-        Raises OpError `decided`, `tool-failed`, `images`.
+        `tasks` is how many processes were dumped. `adopted`: the tool is a child of init, as a first process with a
+        parent-death signal would die of the end of its parent. `files` must hold here what they hold on the source.
+        Raises OpError `decided`, `tool-failed`, `images`, `tasks`, `parent-death`, `files`.
         """
         if self.run.verdict() is not None:
             raise OpError("decided", "this run has a verdict already")
+        if adopted and not kernel_tells():
+            raise OpError("parent-death", NO_STATUS, hint="a kernel from 6.15 on there")
         self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
         self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
         self.run.push_undo("always", "criu_roots", known=leftovers.roots())
@@ -82,13 +94,14 @@ class Target:
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
         started_ns = boottime_ns()
+        comparing = Beside(lambda: check(files or []))
         flow = None
         if header_bytes:
             channel = self.channel() if follow else None
             flow = Prefetch(channel, header_bytes, parents.join(work, self.past))
         self.filling.start(work, lazy, flow, self.guardian if flow else None)
         words = [w.replace("@hook@", job.script) for w in argv]
-        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "")
+        job.spawn(words, env=variables, cgroup=self.cgroup if own_cgroup else "", adopted=adopted)
         self.run.journal.write("tool", **job.identity())
         with self.lock:
             if self.run.verdict() is not None:  # ABORT came meanwhile and found no tool to end
@@ -99,21 +112,33 @@ class Target:
             _, init, _ = job.wait_hook("post-setup-namespaces", stall_s=stall_s)
             netdev.set_up(init)
             job.answer("go")
-        self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        try:
+            self.script_pid, init, held_ns = job.wait_hook("post-restore", stall_s=stall_s)
+        finally:
+            comparing.result()  # a file that differs is the cause of what CRIU says of it
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        return {**self.held(init), "started_ns": started_ns, "held_ns": held_ns}
+        return {**self.held(init, tasks), "started_ns": started_ns, "held_ns": held_ns}
 
-    def held(self, init: int) -> dict[str, Any]:
-        """The copy is complete and waits in `post-restore`: make sure of it, and write it down."""
+    def held(self, init: int, tasks: int = 0) -> dict[str, Any]:
+        """The copy is complete and waits in `post-restore`: make sure of it, and write it down.
+
+        Raises OpError `tasks` when it has fewer processes than the source had at the freeze (`tasks`; 0: not known).
+        """
         self._move_out(self.script_pid)
         if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
             raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
         write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
-        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, pids=pids)
+        tree = procs.below(init, pids)
+        if len(tree) < tasks:
+            raise OpError("tasks", f"{tasks} processes were dumped, the copy has {len(tree)}")
+        self.looking.hold(init, tree)
+        first = procs.task(init)
+        ticks = first.start_ticks if first else 0
+        self.run.journal.write("copy-held", cgroup=self.cgroup, init=init, start_ticks=ticks, pids=pids, tree=tree)
         return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
     def guard(self) -> None:
@@ -139,9 +164,9 @@ class Target:
     def discard(self) -> dict[str, Any]:
         """Kill a copy that cannot go on, or is not well, on the operator's word: what it did since is lost."""
         with self.lock:
-            bad = self.run.journal.has("fill-failed") or self.run.journal.has("note-verify-failed")
+            bad = any(self.run.journal.has(event) for event in ("fill-failed", "note-verify-failed", "look-failed"))
             if not bad and not self._ended_with_the_node():
-                raise OpError("protocol", "only a copy that failed its fill or its probes, or that a restart ended")
+                raise OpError("protocol", "only a copy that did not live, failed its fill or its probes, or ended here")
             self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):
@@ -210,10 +235,17 @@ class Target:
         self.job.answer("go")
         code = self.job.wait_end(60.0)
         if code != 0 or not cgroup.wait_frozen(self.cgroup, 10.0) or not cgroup.pids(self.cgroup):
-            self._fail(f"the tool ended with {code} after PERMIT", None, never_ran=never_ran)
+            gone = self.looking.ended(self._tree())
+            self._fail(f"the tool ended with {code} after PERMIT{gone and ': '}{gone}", None, never_ran=never_ran)
+        if gone := self.looking.ended(self._tree()):
+            self._fail(f"{gone}, before it ran", None, never_ran=never_ran)
         self.fenced = True
         self.run.journal.write("landed")
         self._go()
+
+    def _tree(self) -> list[int]:
+        """The processes of the copy, as they were when it was held."""
+        return list((self.run.journal.last("copy-held") or {}).get("tree", ()))
 
     def _was_never_let_go(self) -> bool:
         """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
@@ -234,10 +266,12 @@ class Target:
         if self.run.journal.has("running"):
             return
         if cgroup.is_asked_to_freeze(self.cgroup):
+            self.looking.hold(int((self.run.journal.last("copy-held") or {}).get("init", 0)), self._tree())
             self.run.undo("landed")
             self.filling.watch(self.cgroup)
             cgroup.thaw(self.cgroup)
         self.run.journal.tell("running", running_ns=boottime_ns())
+        self.looking.watch(self.cgroup)
 
     def _fail(self, message: str, cause: OpError | None, *, never_ran: bool) -> None:
         """PERMIT stands but the copy did not land: nothing of it stays, and the journal tells whether it ever ran."""
@@ -264,6 +298,8 @@ class Target:
     def finish(self) -> dict[str, Any]:
         """After landing: remove what only the move needed."""
         with self.lock:
+            if self.run.journal.has("look-failed") and cgroup.is_asked_to_freeze(self.cgroup):
+                cgroup.thaw(self.cgroup)  # its end was accepted: what is left of it goes on
             if not self.run.journal.has("cleaned"):
                 self.run.journal.tell("cleaned", failed=self.run.undo("commit", "always"))
             return self.facts()
@@ -289,6 +325,7 @@ class Target:
             "may_have_run": failed is not None and not failed.get("never_ran"),
             "cleaned": self.run.journal.has("cleaned"),
             **self.filling.facts(),
+            **self.looking.facts(),
             "taken_back": self.run.journal.has("taken-back"),
             "running_ns": running["running_ns"] if running else 0,
             "tasks": len([p for p in present if procs.alive(p)]),
@@ -307,6 +344,7 @@ class Target:
         with contextlib.suppress(OpError, OSError):
             facts = self.decide("ABORT")
             if facts["verdict"] == "PERMIT":
+                self.looking.look(self.cgroup)
                 self.filling.fill()
                 self.finish()
                 self.run.end("moved")

@@ -13,6 +13,7 @@ from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import ipc, loopback, netlink, sockets, unix
 from reberth.node.survey import elf
 from reberth.node.survey.objects import Holdings
+from reberth.node.survey.written import written
 from reberth.node.system import procs
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "root": procs.link(f"/proc/{pid}/root"),
         "memory_bytes": sum(procs.memory_bytes(t.pid) for t in tasks),
         "files": list(found.files.values()),
+        "written": [{"path": one.path, "size": one.found.st_size} for one in written(pids)],
         "deleted": sorted(found.deleted),
         "anon": found.anon,
         "devices": sorted(found.devices),

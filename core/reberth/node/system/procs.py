@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 SYS_PIDFD_GETFD = 438  # the same number on every architecture
@@ -76,6 +77,17 @@ def tree(root: int) -> list[Task]:
     for t in order:
         order += below.get(t.pid, [])
     return order
+
+
+def below(root: int, pids: Iterable[int]) -> list[int]:
+    """Those of the processes that live and descend from `root` by way of one another, itself first; reads only them."""
+    found = {t.pid: t for t in map(task, {root, *pids}) if t is not None and t.state not in "ZX"}
+    inside, order = {root}, sorted(found.values(), key=lambda t: (t.pid != root, t.start_ticks, t.pid))
+    grown = True
+    while grown:
+        new = {t.pid for t in order if t.ppid in inside and t.pid not in inside}
+        inside, grown = inside | new, bool(new)
+    return [t.pid for t in order if t.pid in inside]
 
 
 def command_line(pid: int) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reberth.node.errors import OpError
+from reberth.node.system.ends import Adopted
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT_BYTES = 8 << 20
@@ -23,6 +24,9 @@ NOISE = "rlimit: Can't setup RLIMIT_NOFILE for self"
 
 # Enters the cgroup first and then becomes the tool; every value is an argument, none is parsed.
 ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+# The same for a tool whose parent shall be init: it waits for a word until the shell that has started it is gone.
+ORPHAN = 'exec 3<&0; setsid /bin/sh -c "$0" "$@" 0<&3 3<&- >&2 & echo $!'
+ENTER_LATE = 'read -r _ && exec </dev/null && echo $$ > "$0/cgroup.procs" && exec "$@"'
 
 
 def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -93,7 +97,7 @@ def _end_of_words(process: subprocess.Popen[bytes], said: threading.Event) -> No
         kill_group(process)
 
 
-def kill_group(process: subprocess.Popen[bytes], with_signal: int = signal.SIGKILL) -> None:
+def kill_group(process: subprocess.Popen[bytes] | Adopted, with_signal: int = signal.SIGKILL) -> None:
     """Signal the process and all that share its session's group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, with_signal)
@@ -133,6 +137,41 @@ def spawn(
             start_new_session=True,
             pass_fds=tuple(pass_fds),
         )
+    finally:
+        os.close(fd)
+
+
+def spawn_adopted(
+    argv: Sequence[str], *, output: str, cgroup: str, cwd: str = "/", env: Mapping[str, str] | None = None
+) -> Adopted:
+    """Start a tool as `spawn` does, but as a child of init (or of a subreaper above us), never of this process.
+
+    What it starts as its sibling (CLONE_PARENT) is then a child of init as well, and outlives no parent. Raises OpError
+    `missing`, `spawn`.
+    """
+    words = ["/bin/sh", "-c", ORPHAN, ENTER_LATE, cgroup, *resolve(argv)]
+    fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=fd,
+            env=clean_env(env),
+            cwd=cwd,
+            start_new_session=True,
+        ) as shell:
+            assert shell.stdin is not None and shell.stdout is not None
+            text = shell.stdout.readline()
+            if not text.strip().isdigit():
+                raise OpError("spawn", f"{argv[0]} could not be started")
+            found = Adopted(int(text))
+            shell.wait()
+            with contextlib.suppress(BrokenPipeError):
+                shell.stdin.write(b"\n")
+        return found
+    except ProcessLookupError as error:
+        raise OpError("spawn", f"{argv[0]} could not be started") from error
     finally:
         os.close(fd)
 

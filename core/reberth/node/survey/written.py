@@ -1,0 +1,222 @@
+"""Files that a tree writes where they lie: open for writing, or mapped shared from a descriptor that may write.
+
+They do not travel with a process tree, nor with a container when they lie outside its bundle. So the copy may only run
+where the target's file of that name holds the same: size and times are no proof, as a store of fixed size is written
+in place, and a write through a mapping changes no time. Content is compared while the tree stands still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import stat
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Callable, NamedTuple, Optional
+
+from reberth.node.errors import OpError
+from reberth.node.runs.run import boot_id
+from reberth.node.survey.objects import NAMELESS, NETWORK_FILESYSTEMS
+from reberth.node.system import procs
+
+_SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ [1-9]", re.MULTILINE)
+BLOCK_BYTES = 1 << 20
+_ZEROS = bytes(BLOCK_BYTES)
+# Filesystems without a content of their own: what a file there says is the node's affair.
+_STATELESS = ("proc", "sysfs", "cgroup", "debugfs", "tracefs", "securityfs", "pstore", "bpf", "configfs", "devpts")
+MOST_NAMED = 3
+REMEDY = (
+    "files that a workload has open for writing do not travel with it: let both nodes see them on storage that they "
+    "share, or run it as a container (runc) with these files in its bundle, which travels"
+)
+
+
+class Written(NamedTuple):
+    """One file: its name as the tree's processes see it, a way to it through /proc, and what stat(2) said."""
+
+    path: str
+    through: str
+    found: os.stat_result
+    network: bool  # on a filesystem that two nodes may share
+
+
+def written(pids: Collection[int]) -> list[Written]:
+    """Each such file of these processes once; one that goes meanwhile counts for nothing."""
+    files: dict[tuple[int, int], Written] = {}
+    kinds: dict[str, str] = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for through in (*_descriptors(pid), *_mappings(pid)):
+                with contextlib.suppress(FileNotFoundError):
+                    _add(through, pid, files, kinds)
+    return sorted(files.values())
+
+
+def _add(through: str, pid: int, files: dict[tuple[int, int], Written], kinds: dict[str, str]) -> None:
+    if not os.lstat(through).st_mode & stat.S_IWUSR:  # the link's own mode tells how the file is open (proc(5))
+        return
+    path, found = procs.link(through), os.stat(through)
+    nameless = not path.startswith("/") or path.startswith(NAMELESS) or path.endswith(" (deleted)")
+    if nameless or not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) in files:
+        return
+    if not kinds:
+        kinds.update(_filesystems(pid))
+    kind = kinds.get(f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}", "")
+    if not kind.startswith(_STATELESS):
+        files[found.st_dev, found.st_ino] = Written(path, through, found, kind.startswith(NETWORK_FILESYSTEMS))
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    return (f"{folder}/{name}" for name in os.listdir(folder))
+
+
+def _mappings(pid: int) -> Iterator[str]:
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as lines:
+        maps = lines.read()
+    for match in _SHARED.finditer(maps):
+        first, last = match.group(1).decode().split("-")
+        yield f"/proc/{pid}/map_files/{int(first, 16):x}-{int(last, 16):x}"
+
+
+def _filesystems(pid: int | str) -> dict[str, str]:
+    """The type of each filesystem that a process sees, by its device."""
+    found = {}
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            words = line.split()
+            found[words[2]] = words[words.index("-") + 1]
+    return found
+
+
+def digest(fd: int) -> str:
+    """SHA-256 of a file's content: of its blocks that are not all zeros, each with its place; holes are not read."""
+    sha, size = hashlib.sha256(), os.fstat(fd).st_size
+    sha.update(b"%d" % size)
+    at = _data(fd, 0, size)
+    while at < size:
+        block = os.pread(fd, BLOCK_BYTES, at)
+        if not block:
+            break
+        if block != _ZEROS[: len(block)]:
+            sha.update(b"@%d:" % at)
+            sha.update(block)
+        at = _data(fd, at + BLOCK_BYTES, size)
+    return sha.hexdigest()
+
+
+def _data(fd: int, at: int, size: int) -> int:
+    """The first block from here on that is not all hole."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
+    except OSError as error:  # ENXIO: nothing follows but a hole; else a filesystem that does not know holes
+        return size if error.errno == errno.ENXIO else at
+
+
+def _read(one: Written) -> str:
+    """Hash it through the tree's own descriptor where that can be read: an open(2) would break its leases."""
+    words = one.through.split("/")
+    if words[3] == "fd" and os.lstat(one.through).st_mode & stat.S_IRUSR:
+        pidfd = os.pidfd_open(int(words[2]))
+        try:
+            fd = procs.copy_fd(pidfd, int(words[4]))
+        finally:
+            os.close(pidfd)
+    else:
+        fd = os.open(one.through, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return digest(fd)
+    finally:
+        os.close(fd)
+
+
+def content(pids: Collection[int], places: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the target compares: name there, size, identity and digest of each file of a tree that stands still.
+
+    `places` maps the beginning of a name here to that on the target; an empty one: what lies there travels.
+    Raises OpError `files` for one that cannot be read.
+    """
+    answer = []
+    for one in written(pids):
+        path = _there(one.path, places)
+        if path:
+            try:
+                sha = _read(one)
+            except OSError as error:
+                raise OpError("files", f"{one.path!a} cannot be read: {error.strerror}") from error
+            found = one.found
+            identity = {"dev": found.st_dev, "ino": found.st_ino, "network": one.network, "boot_id": boot_id()}
+            answer.append({"path": path, "size": found.st_size, "sha256": sha, **identity})
+    return answer
+
+
+def _there(path: str, places: Mapping[str, str]) -> str:
+    fitting = [here for here in places if here == "/" or path == here or path.startswith(here + "/")]
+    if not fitting:
+        return ""
+    longest = max(fitting, key=len)
+    return places[longest].rstrip("/") + path[len(longest.rstrip("/")) :] if places[longest] else ""
+
+
+def differences(files: list[dict[str, Any]]) -> list[str]:
+    """Those of the source's files that this node has not with the same content, in words."""
+    kinds = _filesystems("self") if files else {}
+    return [f"{one['path']!a} {problem}" for one in files if (problem := _differs(one, kinds))]
+
+
+def _differs(one: dict[str, Any], kinds: Mapping[str, str]) -> str:
+    try:
+        fd = os.open(one["path"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            return "is no regular file there"
+        kind = kinds.get(f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}", "")
+        shared = one["network"] and kind.startswith(NETWORK_FILESYSTEMS)
+        same_node = one["boot_id"] == boot_id() and one["dev"] == found.st_dev
+        if one["ino"] == found.st_ino and (shared or same_node):
+            return ""  # one file, whatever it holds: this node may not have read what the other has written last
+        if found.st_size != one["size"]:
+            return f"has {found.st_size} bytes there, {one['size']} on the source"
+        return "" if digest(fd) == one["sha256"] else "has another content there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    finally:
+        os.close(fd)
+
+
+def check(files: list[dict[str, Any]]) -> None:
+    """Raise OpError `files` when any of them differs here."""
+    found = differences(files)
+    if found:
+        more = f", and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        raise OpError("files", f"open for writing: {'; '.join(found[:MOST_NAMED])}{more}", hint=REMEDY)
+
+
+class Beside:
+    """Something that is done in a thread while a tool works; `result` waits for it and raises what it raised."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._answer: Any = None
+        self._error: Optional[BaseException] = None
+
+        def run() -> None:
+            try:
+                self._answer = work()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def result(self) -> Any:
+        """What it came to."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._answer
