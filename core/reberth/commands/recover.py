@@ -7,26 +7,46 @@ first. What it may not decide alone it leaves held, and says which word of the u
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reberth.report.report import Report
 from reberth.run.decide import Want, decide
+from reberth.run.decision import named
 from reberth.run.engine import Engine
-from reberth.run.journal import Journal, run_dir
+from reberth.run.journal import Journal, NewerFormatError, run_dir
+from reberth.run.opened import words_given
 from reberth.run.session import Session
-from reberth_hooks import Mode, Node, Options, Plan, ReberthError, UsageError, Workload
+from reberth_hooks import HelperError, Mode, Node, Options, Plan, ReberthError, UsageError, Workload
 
 if TYPE_CHECKING:
     from reberth.connect.helper import HelperShell
     from reberth.host import Host
 
 
-def recover(host: Host, run_id: str | None, how: str, dry_run: bool) -> list[Any]:
-    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done."""
+SAID = {
+    "source_is_dead": "the source is taken for dead; if it is alive and cut off, the workload runs twice from now on",
+    "target_is_gone": "the target is taken for gone; if a copy runs there, the workload runs twice from now on",
+}
+
+
+def recover(host: Host, run_id: str | None, how: str, dry_run: bool, gone: Collection[str] = ()) -> list[Any]:
+    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done.
+
+    `gone` are the operator's words about nodes that never come back: `source_is_dead`, `target_is_gone`.
+    """
     if run_id:
         run_dir(run_id)
-    return [_one(host, name, how, dry_run) for name in ([run_id] if run_id else host.open_runs())]
+    return [_readable(host, name, how, dry_run, gone) for name in ([run_id] if run_id else host.open_runs())]
+
+
+def _readable(host: Host, run_id: str, how: str, dry_run: bool, gone: Collection[str]) -> Any:
+    """One run; that of a later version stays as it is, and is no reason to leave the others alone."""
+    try:
+        return _one(host, run_id, how, dry_run, gone)
+    except NewerFormatError as error:
+        why = f"{error.message}; {error.hint}"
+        return {"id": run_id, "outcome": "held", "why": why, "exit_code": int(error.exit_code)}
 
 
 def plan_from(data: Mapping[str, Any]) -> Plan:
@@ -54,8 +74,9 @@ def _node(data: Mapping[str, Any]) -> Node:
     return Node(**{**data, **lists})
 
 
-def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
+def _one(host: Host, run_id: str, how: str, dry_run: bool, gone: Collection[str]) -> Any:
     journal = Journal(run_id)
+    journal.readable()
     pid, last = journal.controller(), journal.last("controller", "end") or {}
     if pid and last["event"] == "controller":  # an end after it: that process is through with this run
         raise UsageError(f"run {run_id} is driven by process {pid}", hint=f"to end it: reberth abort {run_id}")
@@ -66,12 +87,15 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     plan = plan_from(record["plan"])
     reach = host.way(plan)
     session = Session(plan, journal, _attach(reach, plan, dry_run), host.stage.event, reach, host.stage.answer)
-    session.on_word = how == "rollback"
-    want = Want.FORWARD if how == "forward" else Want.BACK
+    want = _hear(session, how, gone)
     if dry_run:
         return _preview(session, want)
     journal.claim()
     journal.write("recover", how=how)
+    if gone:
+        journal.write("word", **dict.fromkeys(gone, True))
+        for word in gone:
+            session.emit("warning", SAID[word])
     report = Report.of_plan(plan)
     path = journal.dir / "report.json"
     if path.exists():
@@ -80,6 +104,15 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
     host.observe()
     session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
     return Engine(host.stage, session, report).resume(want)
+
+
+def _hear(session: Session, how: str, gone: Collection[str]) -> Want:
+    """Tell the session what the operator has typed, now or before; answers where the run should go."""
+    session.on_word, session.forward = how == "rollback", how == "forward"
+    known = words_given(session.journal)
+    session.source_is_dead = "source_is_dead" in gone or known["source_is_dead"]
+    session.target_is_gone = "target_is_gone" in gone or known["target_is_gone"]
+    return Want.FORWARD if how == "forward" else Want.BACK
 
 
 def _attach(
@@ -91,11 +124,14 @@ def _attach(
         end = None
         with contextlib.suppress(ReberthError):
             end = reach(node.name)
+        if end is not None:
             try:
                 end.call("adopt", run_id=plan.id, look=look)
-            except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else
+            except ReberthError as error:  # not adopted it would answer that it knows no such run
                 end.close()
                 end = None
+                if isinstance(error, HelperError) and error.kind == "newer-format":
+                    raise NewerFormatError(error.message, hint=error.hint) from error
         found.append(end)
     return found[0], found[1]
 
@@ -103,7 +139,7 @@ def _attach(
 def _preview(session: Session, want: Want) -> dict[str, Any]:
     """What both ends say, and the next step."""
     source, target = session.look()
-    decision = decide(source, target, want, **session.words())
+    decision = named(decide(source, target, want, **session.words()), session.id)
     session.leave()
     return {
         "id": session.id,

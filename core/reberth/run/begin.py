@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
+from reberth.config.version import version
+from reberth.node.system.formats import FORMAT
 from reberth.plan.planner import run_id
 from reberth.run import journal as journals
 from reberth.run.journal import Journal
@@ -22,6 +24,6 @@ def begin(plan: Plan) -> tuple[Plan, Journal]:
             break
         plan = replace(plan, id=run_id())
     journal = Journal(plan.id)
-    journal.write("plan", format=1, plan=plain(plan))
+    journal.write("plan", format=FORMAT, version=version(), plan=plain(plan))
     journal.claim()
     return plan, journal

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reberth.config.version import version
 from reberth.plugin.stage import Stage
 from reberth.report.report import Report
-from reberth.run import outcome
+from reberth.run import opened, outcome
 from reberth.run.decide import Decision, Step, Want, decide
+from reberth.run.decision import named
 from reberth.run.memory import travel, why_ended
 from reberth.run.rounds import rounds
 from reberth.run.session import Session
@@ -25,6 +27,12 @@ from reberth.run.verify import UNVERIFIED, VerifyError, take_back, verify, vote_
 from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 MAX_STEPS, MAX_FAILURES = 40, 3
+# What is done about the tasks of an end whose journal is lost: which end, and how.
+LOST = {
+    Step.END_LOST_SOURCE: (0, "kill"),
+    Step.THAW_LOST_SOURCE: (0, "thaw"),
+    Step.END_LOST_TARGET: (1, "kill"),
+}
 
 
 class Engine:
@@ -74,7 +82,9 @@ class Engine:
             workload = f"{plan.workload.backend}/{name}"
             self.journal.write("opening", side=role)
             try:
-                self.session.opened[side] = end.call("open", run_id=plan.id, role=role, workload=workload)
+                self.session.opened[side] = end.call(
+                    "open", run_id=plan.id, role=role, workload=workload, version=version()
+                )
             except HelperError as error:
                 if error.kind != "busy":
                     raise
@@ -138,10 +148,10 @@ class Engine:
             decision = decide(source, target, want, **self.session.words())
             step = decision.step
             if step is None:
-                return self._tidy(decision)
+                return self._tidy(named(decision, self.session.id))
             if failures.get(step, 0) >= MAX_FAILURES:
                 break
-            self.journal.write("step", step=step.value, why=decision.why)
+            self.journal.write("step", step=step.value, why=decision.why, **opened.seen((source, target)))
             self.session.emit("step", f"{step.value}: {decision.why}")
             try:
                 self._perform(step)
@@ -175,23 +185,40 @@ class Engine:
         session = self.session
         if step is Step.ASK_READY:
             session.learn(0, vote_ready(session))
-        elif step in (Step.PERMIT, Step.ABORT):
-            value = "PERMIT" if step is Step.PERMIT else "ABORT"
+        elif step in (Step.PERMIT, Step.PERMIT_ON_WORD, Step.ABORT):
+            if step is Step.PERMIT_ON_WORD:
+                session.target.call("note", event="source-is-dead")
+            value = "ABORT" if step is Step.ABORT else "PERMIT"
             session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))
+        elif step in LOST:
+            side, how = LOST[step]
+            opened.settle_lost(self.journal, side, session.end(side), how)
+            session.learn(side, None)
         elif step is Step.COMMIT:
+            if session.forward:
+                session.source.call("note", event="given-up")
             verify(session)
             facts = session.source.call("release", how="kill", timeout_s=120.0)
             self.stats = facts.get("stats") or {}
             session.learn(0, facts)
         elif step in (Step.FILL, Step.DISCARD):
-            with self.phase(step.value):
-                session.learn(1, session.target.call(step.value, timeout_s=None))
+            self._fill_or_discard(step)
         elif step is Step.FINISH:
             session.learn(1, session.target.call("finish", timeout_s=60.0))
         else:
-            facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
+            if step is Step.RESUME_ON_WORD:
+                session.source.call("note", event="target-is-gone")
+            facts = session.source.call("release", how="resume", aborted=step is not Step.RESUME, timeout_s=60.0)
             self.stage.rollback(session)
             session.learn(0, facts)
+
+    def _fill_or_discard(self, step: Step) -> None:
+        session = self.session
+        woken = (session.known(0) or {}).get("resumed")
+        if step is Step.DISCARD and (session.on_word or session.target_is_gone or woken):
+            session.target.call("note", event="given-up")
+        with self.phase(step.value):
+            session.learn(1, session.target.call(step.value, timeout_s=None))
 
     def _failed(self, error: BaseException) -> None:
         """Remember the first cause, with the tools' logs as long as they exist."""
@@ -210,10 +237,11 @@ class Engine:
         outcome.fill_costs(report, session, self.final, self.history, self.stats, self.images_sent, total_s)
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             report.warnings += (left := session.end_all(decision.outcome))
-            if left and decision.outcome == "moved":
+            if left and decision.outcome == "moved" and not session.source_is_dead:
                 decision = replace(decision, exit_code=Exit.CLEANUP_PENDING)
         outcome.fill_end(report, session, decision, self.cause, self.failed_in)
-        self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
+        words = {"outcome": report.outcome, "owner": report.owner, "exit_code": report.exit_code}
+        self.journal.write("end", **words, untold=session.untold)
         report.save(self.journal.dir / "report.json")
         session.phase = "end"
         session.emit("end", **{k: getattr(report, k) for k in ("outcome", "exit_code", "downtime_s")})

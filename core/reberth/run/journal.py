@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from reberth.config.paths import state_dir
+from reberth.node.errors import OpError
 from reberth.node.system.durable import Journal as Lines
 from reberth.node.system.procs import alive, task
 from reberth.run import crash
-from reberth_hooks import UsageError
+from reberth_hooks import Exit, ReberthError, UsageError
 
 
 def runs_dir() -> Path:
@@ -31,6 +32,12 @@ def run_dir(run_id: str) -> Path:
     if "/" in run_id or not (path / "journal.jsonl").exists():
         raise UsageError(f"there is no run {run_id!a}", hint="to see them: reberth history")
     return path
+
+
+class NewerFormatError(ReberthError):
+    """A later version of reberth began the run; it stays as it is."""
+
+    code, exit_code = "newer-format", Exit.HELD
 
 
 class Journal:
@@ -60,6 +67,13 @@ class Journal:
     def last(self, *events: str) -> dict[str, Any] | None:
         """The newest record of these events."""
         return self._lines.last(*events)
+
+    def readable(self) -> None:
+        """Take the records as this version means them; raises NewerFormatError for what only a later one does."""
+        try:
+            self._lines.readable()
+        except OpError as error:
+            raise NewerFormatError(error.message, hint=error.hint) from error
 
     def controller(self) -> int:
         """Pid of the process that drives this run now, 0 when none does."""

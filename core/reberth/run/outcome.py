@@ -10,6 +10,7 @@ from reberth.report.explain import explain
 from reberth.report.report import Report
 from reberth.run.decide import Decision, Step
 from reberth.run.journal import Journal
+from reberth.run.opened import untold
 from reberth.run.session import Session
 from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Level, Owner, ReberthError, plain
 
@@ -63,8 +64,11 @@ def is_open(end: Mapping[str, Any] | None) -> bool:
 
 
 def is_unfinished(journal: Journal) -> bool:
-    """Whether there is something left for `recover`: the run is open, or its backend could not tidy up after it."""
-    return is_open(journal.last("end")) or is_untidy(journal)
+    """Whether there is something left for `recover`.
+
+    The run is open, its backend could not tidy up after it, or a node has still to be told that it is over.
+    """
+    return is_open(journal.last("end")) or is_untidy(journal) or bool(untold(journal))
 
 
 def is_untidy(journal: Journal) -> bool:
@@ -123,7 +127,7 @@ def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseE
         "code": getattr(cause, "code", "bug") if ours else "bug",
         "message": getattr(cause, "message", "") or f"{type(cause).__name__}: {cause}",
         "cause": known.cause,
-        "hint": getattr(cause, "hint", "") or (decision.why if decision.outcome == "held" else "") or known.remedy,
+        "hint": (decision.why if decision.outcome == "held" else "") or getattr(cause, "hint", "") or known.remedy,
         "log_tail": tail,
         "phase": phase,
     }

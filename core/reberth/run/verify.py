@@ -34,7 +34,7 @@ UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved",
 
 def take_back(session: Session) -> bool:
     """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
-    if not any(session.words().values()):
+    if not session.prefers_source():
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
         _discard(session)

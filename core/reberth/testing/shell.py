@@ -140,7 +140,7 @@ class LabShell(HelperShell):
             code, out, err = perform(self.machine, name, argv[1:], self.machine.programs[name])
         return {"code": code, "out": out, "err": err}
 
-    def _op_open(self, run_id: str, role: str, workload: str) -> dict[str, Any]:
+    def _op_open(self, run_id: str, role: str, workload: str, version: str = "") -> dict[str, Any]:
         for place in (self.machine.dir / "runs").iterdir():
             other = LabRun(place.name, str(place))
             if other.opened("workload") == workload and not other.ended:
