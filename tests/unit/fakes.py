@@ -3,6 +3,8 @@
 Every operation is a generator that yields after each effect. Whoever drives it may stop in between: that is a helper
 that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
 `reberth.node.runs.source`, `reberth.node.runs.target` and the action script; a test compares the keys of the facts.
+
+Reason for its length: both ends and what a controller sees of them are one model.
 """
 
 from __future__ import annotations

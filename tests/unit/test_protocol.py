@@ -130,7 +130,8 @@ def wrong(source: Any, target: Any, words: Words, got: Decision) -> str:
             and not from_source.get("resumed") and s_remains != "running" and verdict != "UNREADABLE"
         ),
         "DISCARD without the operator's word": lambda: (
-            step is Step.DISCARD and not prefers and not (source is None and dead) and not (rollback and from_target.get("fill_failed"))
+            step is Step.DISCARD and not prefers and not (source is None and dead)
+            and not (rollback and from_target.get("fill_failed"))
             and not from_source.get("resumed") and s_remains != "running"
         ),
         "tasks without a journal are ended without a word": lambda: (

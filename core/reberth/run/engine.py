@@ -23,16 +23,11 @@ from reberth.run.memory import travel, why_ended
 from reberth.run.rounds import rounds
 from reberth.run.session import Session
 from reberth.run.signals import DetachedRunError, Interrupts
-from reberth.run.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
+from reberth.run.steps import perform
+from reberth.run.verify import UNVERIFIED, VerifyError, take_back
 from reberth_hooks import BusyError, Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 MAX_STEPS, MAX_FAILURES = 40, 3
-# What is done about the tasks of an end whose journal is lost: which end, and how.
-LOST = {
-    Step.END_LOST_SOURCE: (0, "kill"),
-    Step.THAW_LOST_SOURCE: (0, "thaw"),
-    Step.END_LOST_TARGET: (1, "kill"),
-}
 
 
 class Engine:
@@ -154,7 +149,7 @@ class Engine:
             self.journal.write("step", step=step.value, why=decision.why, **opened.seen((source, target)))
             self.session.emit("step", f"{step.value}: {decision.why}")
             try:
-                self._perform(step)
+                self.stats = perform(step, self.session, self.stage, self.phase) or self.stats
             except (ReberthError, OSError) as error:
                 failures[step] = failures.get(step, 0) + 1
                 self.journal.write("step-failed", step=step.value, message=str(error))
@@ -179,46 +174,6 @@ class Engine:
             return replace(decision, exit_code=Exit.CLEANUP_PENDING)
         self.session.note("put-back" if back else "committed", True)
         return decision
-
-    def _perform(self, step: Step) -> None:
-        """One step of the protocol; its answer is the new state of that end."""
-        session = self.session
-        if step is Step.ASK_READY:
-            session.learn(0, vote_ready(session))
-        elif step in (Step.PERMIT, Step.PERMIT_ON_WORD, Step.ABORT):
-            if step is Step.PERMIT_ON_WORD:
-                session.target.call("note", event="source-is-dead")
-            value = "ABORT" if step is Step.ABORT else "PERMIT"
-            session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))
-        elif step in LOST:
-            side, how = LOST[step]
-            opened.settle_lost(self.journal, side, session.end(side), how)
-            session.learn(side, None)
-        elif step is Step.COMMIT:
-            if session.forward:
-                session.source.call("note", event="given-up")
-            verify(session)
-            facts = session.source.call("release", how="kill", timeout_s=120.0)
-            self.stats = facts.get("stats") or {}
-            session.learn(0, facts)
-        elif step in (Step.FILL, Step.DISCARD):
-            self._fill_or_discard(step)
-        elif step is Step.FINISH:
-            session.learn(1, session.target.call("finish", timeout_s=60.0))
-        else:
-            if step is Step.RESUME_ON_WORD:
-                session.source.call("note", event="target-is-gone")
-            facts = session.source.call("release", how="resume", aborted=step is not Step.RESUME, timeout_s=60.0)
-            self.stage.rollback(session)
-            session.learn(0, facts)
-
-    def _fill_or_discard(self, step: Step) -> None:
-        session = self.session
-        woken = (session.known(0) or {}).get("resumed")
-        if step is Step.DISCARD and (session.on_word or session.target_is_gone or woken):
-            session.target.call("note", event="given-up")
-        with self.phase(step.value):
-            session.learn(1, session.target.call(step.value, timeout_s=None))
 
     def _failed(self, error: BaseException) -> None:
         """Remember the first cause, with the tools' logs as long as they exist."""

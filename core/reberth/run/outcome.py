@@ -106,6 +106,17 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
         report.warnings.append(str(session.recall("set-back")))
 
 
+def _outdate_error(report: Report, decision: Decision) -> None:
+    """What `recover` finds: the cause of then stays told, but not the state, and not the remedy, that are over."""
+    if not report.error:
+        return
+    if decision.outcome == "held":
+        message = decision.why if report.error.get("code") == "held" else report.error["message"]
+        report.error = {**report.error, "message": message, "hint": "" if message == decision.why else decision.why}
+    elif decision.outcome in ("moved", "rolled-back", "ended"):
+        report.error = None if report.error.get("code") == "held" else {**report.error, "hint": ""}
+
+
 def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = _held_late(session, int(decision.exit_code))
@@ -116,6 +127,7 @@ def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseE
         report.warnings.append(f"images are kept (they hold the workload's memory): {', '.join(filter(None, kept))}")
     report.warnings += [c.reason for c in session.plan.checks if c.level is Level.WARN]
     if cause is None:
+        _outdate_error(report, decision)
         if decision.outcome in ("held", "rolled-back") and decision.exit_code is not Exit.DONE and not report.error:
             words = {"code": decision.outcome, "message": decision.why, "hint": "", "log_tail": "", "phase": "commit"}
             report.error = words

@@ -317,6 +317,8 @@ class Session:
         """Write the end on both nodes; answers what could not be undone there, or that one could not be told."""
         left: list[str] = []
         for side, end in enumerate(self.ends):
+            if (self._facts[side] or {}).get("lost"):
+                continue  # there is no journal into which it could be written
             answer = None if end is None else self._write_end(side, outcome)
             if answer is None and (end is not None or opened.may_be_left(self.journal, side)):
                 node = (self.plan.source, self.plan.target)[side]

@@ -217,9 +217,9 @@ def _keep_newest(run_id: str) -> None:
     The order is a list on disk: ids and times of files follow a clock, which may be set back. What is not in the list
     is of an older version, and older than all that is.
     """
-    ended, path = os.path.join(STATE, "ended"), os.path.join(STATE, "ended-order")
+    ended, path = os.path.join(STATE, "ended"), os.path.join(STATE, "ended", ".order")
     listed = [name for name in (read_text(path) or "").split() if name != run_id]
-    there = set(os.listdir(ended))
+    there = {name for name in os.listdir(ended) if not name.startswith(".")}
     order = [*sorted(there - {*listed, run_id}), *(name for name in listed if name in there), run_id]
     for old in order[:-KEEP_ENDED]:
         shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
