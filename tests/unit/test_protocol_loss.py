@@ -87,6 +87,7 @@ ROWS = [
     (lost("source", "frozen"), COPY, ON, FORWARD, Step.PERMIT_ON_WORD),
     (lost("source", "frozen"), COPY, BACK, ROLLBACK, Step.ABORT),
     (lost("source", ""), COPY, ON, FORWARD, Step.PERMIT_ON_WORD),
+    (lost("source", ""), COPY, BACK, ROLLBACK, "held"),  # nothing of the source is there: the copy may be all there is
     (lost("source", "running"), COPY, ON, FORWARD, Step.ABORT),
     (lost("source", "running"), TAKEN_BACK, BACK, {}, "rolled-back"),
     (lost("source", "frozen"), TAKEN_BACK, BACK, ROLLBACK, Step.THAW_LOST_SOURCE),

@@ -166,7 +166,7 @@ def _both_run(target: Mapping[str, Any], want: Want, words: Words) -> Decision:
     """The source was let run again, on a word that was wrong: what is on the target is not ended without another."""
     if target.get("rebooted") or not target.get("tasks"):
         return Decision(Step.DISCARD, "the source runs, and the copy has ended")
-    if want is Want.BACK and words.prefers_source:
+    if want is Want.BACK and words.on_word:
         return Decision(Step.DISCARD, "the source runs, and the copy is given up on the operator's word")
     return _given_up(target) if words.forward else held(BOTH_RUN)
 

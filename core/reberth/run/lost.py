@@ -35,10 +35,11 @@ OPEN_HERE = "the run was opened here, and the node knows nothing of it"
 def source(facts: Mapping[str, Any], target: Facts, want: Want, words: Words, decide: Decide) -> Decision:
     """The source's journal is lost: decided as for one that has voted READY, and each step changed for what it has."""
     remains, there = facts.get("remains"), facts.get("there") or OPEN_HERE
-    if _waits(target) and remains != "running" and not words.prefers_source:
+    if _waits(target) and remains != "running" and not (words.prefers_source and remains):
         if words.forward:
             return Decision(Step.PERMIT_ON_WORD, "the source's journal is lost; the copy is let go on the word")
-        return held(f"{there}; the copy is complete and held frozen on the target; {EITHER}")
+        wish = EITHER if remains else "to let the copy run: reberth recover ID --forward"
+        return held(f"{there}; the copy is complete and held frozen on the target; {wish}")
     stands_for = {"role": "source", "vote": "READY", "held": True, "froze": True, "resumed": remains == "running"}
     got = decide(stands_for, target, want, words)
     if got.step is Step.COMMIT:
@@ -96,7 +97,7 @@ def _unpermitted(source: Mapping[str, Any], remains: str, there: str, want: Want
         return Decision(Step.RESUME, "the source never voted READY, so nothing was permitted")
     if not remains:
         return back(source)
-    if remains != "running" or (want is Want.BACK and words.prefers_source):
+    if remains != "running" or (want is Want.BACK and words.on_word):
         return Decision(Step.END_LOST_TARGET, "the source runs, and what is left of the copy goes")
     text = "end one of them now; to end what is left of the copy: reberth recover ID --rollback"
     return held(f"the source was let run, and {there}: {text}")

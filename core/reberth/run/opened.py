@@ -10,7 +10,7 @@ from typing import Any
 
 from reberth.run.decision import Step
 from reberth.run.journal import Journal
-from reberth_hooks import Shell
+from reberth_hooks import Exit, Shell
 
 SIDES = ("source", "target")
 CLOSED = ("moved", "rolled-back", "ended", "refused", "lost")
@@ -26,10 +26,15 @@ def was_opened(journal: Journal, side: int) -> bool:
     return bool(opening) and after in events[opening[0] + 1 :]
 
 
+def _closes(record: Mapping[str, Any]) -> bool:
+    """Whether this record is an end that was written on both nodes; a move with something left to do is none yet."""
+    return record["event"] == "end" and record["outcome"] in CLOSED and record["exit_code"] != int(Exit.CLEANUP_PENDING)
+
+
 def told(journal: Journal, side: int) -> str:
     """The outcome that was written into this node's own journal, empty when none was."""
     for record in reversed(journal.records):
-        if record["event"] == "end" and record["outcome"] in CLOSED and SIDES[side] not in record.get("untold", ()):
+        if _closes(record) and SIDES[side] not in record.get("untold", ()):
             return str(record["outcome"])
     return ""
 

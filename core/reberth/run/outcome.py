@@ -108,6 +108,8 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
 
 def _outdate_error(report: Report, decision: Decision) -> None:
     """What `recover` finds: the cause of then stays told, but not the state, and not the remedy, that are over."""
+    if decision.exit_code is Exit.CLEANUP_PENDING:
+        report.warnings.append(decision.why)
     if not report.error:
         return
     if decision.outcome == "held":
