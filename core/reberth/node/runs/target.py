@@ -12,6 +12,7 @@ from reberth.node.criu import network_lock as netlock
 from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
+from reberth.node.gate import Gate
 from reberth.node.net import loopback as netdev
 from reberth.node.pages.fill import Fill, Guardian
 from reberth.node.pages.prefetch import Prefetch
@@ -305,7 +306,7 @@ class Target:
 
         What a daemon's criu holds is none: the daemon undoes it when the source's daemon is gone.
         """
-        return self._holds() and isinstance(self.job, Job) and not self._needs_source()
+        return self._holds() and not isinstance(self.job, Gate) and not self._needs_source()
 
     def _needs_source(self) -> bool:
         return bool((self.run.journal.last("restoring") or {}).get("needs_source"))
