@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from reberth.run import journal as journals
 from reberth.run.control import Wishes
 from reberth.run.engine import Engine
 from reberth.run.journal import Journal
+from reberth.run.opened import untold
 from reberth.run.session import Session
 from reberth_hooks import Found, Node, Options, Plan, ReberthError, Route, UsageError
 
@@ -153,11 +154,13 @@ class Host:
 
     # Runs of others
 
-    def recover(self, run_id: str | None, how: str = "auto", dry_run: bool = False) -> list[Any]:
+    def recover(
+        self, run_id: str | None, how: str = "auto", dry_run: bool = False, gone: Collection[str] = ()
+    ) -> list[Any]:
         """Bring open runs to an end from the journals alone: the one named, or all that have none."""
         from reberth.commands.recover import recover
 
-        return recover(self, run_id, how, dry_run)
+        return recover(self, run_id, how, dry_run, gone)
 
     def open_runs(self) -> list[str]:
         """Runs of this controller without an end, or held, or not tidied up."""
@@ -180,6 +183,7 @@ class Host:
                     "phase": (phase or {}).get("name", "prepare"),
                     "outcome": (end or {}).get("outcome", ""),
                     "owner": (end or {}).get("owner", ""),
+                    "untold": [plan[side]["name"] for side in untold(journal)],
                 }
             )
         return found

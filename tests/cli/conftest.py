@@ -87,8 +87,8 @@ class FakeHost:
     def restore(self, directory, target, options):
         return self._answer("restore", directory, target, options)
 
-    def recover(self, run_id, how="auto", dry_run=False):
-        return self._answer("recover", run_id, how, dry_run)
+    def recover(self, run_id, how="auto", dry_run=False, gone=()):
+        return self._answer("recover", run_id, how, dry_run, gone)
 
     def change(self, run_id, values):
         return self._answer("change", run_id, values)

@@ -53,16 +53,38 @@ def test_status_and_abort(world):
     assert world.json("abort", "r1", "--json") == (20, {"schema": 1, **world.answers["abort"]})
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--forward", "--source-is-dead"), "is said of one run"),
+        (("a", "--source-is-dead"), "goes with --forward"),
+        (("a", "--rollback", "--source-is-dead"), "goes with --forward"),
+        (("a", "--forward", "--target-is-gone"), "goes with --rollback"),
+        (("a", "--rollback", "--source-is-dead", "--target-is-gone"), "no direction"),
+    ],
+)
+def test_the_word_about_a_node_is_typed_in_full(words, said, world):
+    result = world.run("recover", *words)
+    assert result.exit_code == 2 and said in result.stderr
+    assert not world.calls
+
+
 def test_recover_gives_the_worst_code(world, make):
     held, rolled = Report(id="a", exit_code=40, outcome="held"), Report(id="b", exit_code=20, outcome="rolled-back")
     world.answers = {"recover": [rolled, held, make.moved]}
     result = world.run("recover")
     assert result.exit_code == 40 and "reberth recover a" in result.stdout
-    assert world.asked("recover") == (None, "auto", False)
+    assert world.asked("recover") == (None, "auto", False, ())
     world.calls.clear()
     world.answers["recover"] = [{"id": "a", "decision": "rollback", "exit_code": 0}]
     assert "decision     rollback" in world.run("recover", "a", "--rollback", "--dry-run").stdout
-    assert world.asked("recover") == ("a", "rollback", True)
+    assert world.asked("recover") == ("a", "rollback", True, ())
+    world.calls.clear()
+    world.run("recover", "a", "--rollback", "--target-is-gone")
+    assert world.asked("recover") == ("a", "rollback", False, ("target_is_gone",))
+    world.calls.clear()
+    world.run("recover", "a", "--source-is-dead", "--target-is-gone")
+    assert world.asked("recover") == ("a", "auto", False, ("source_is_dead", "target_is_gone"))
     world.answers["recover"] = []
     assert world.run("recover", "--forward").stdout == "nothing to recover\n"
     assert world.json("recover", "--json") == (0, {"schema": 1, "runs": []})

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults import power
 from faults.cases import Case, generate, points, sample
 from faults.run import Field, Result, changed_code, good_journal, run_case
 from livekit.command import Command
@@ -91,3 +92,19 @@ def test_a_planted_violation_is_caught(name: str, planted: Field, journals: dict
     result: Result = run_case(planted, Case("criu", fault, found.at, point, moment, found.stage))
     print("\n".join(result.problems))
     assert any(word in problem for problem in result.problems), f"{name} was not noticed: {result}"
+
+
+ABORTS = [("node/runs/target.py", 'return "ABORT" if short else ""', 'return "ABORT"')]
+
+
+def test_a_held_copy_outlives_the_power_of_its_source(field: Field, journals: dict) -> None:
+    """One of the 28 cuts of `make soak`: the worst of them, READY not yet asked for and the controller gone as well."""
+    result = power.cut(field, journals["criu"], "criu", "ask-ready", "both")
+    assert (result.problems, result.outcome) == ([], "moved")
+
+
+def test_a_target_that_aborts_by_itself_is_caught(field: Field, journals: dict, tmp_path: Path) -> None:
+    with changed_code(tmp_path, ABORTS) as env:
+        planted = Field(field.lab, field.command, field.chance, env)
+        result = power.cut(planted, journals["criu"], "criu", "ask-ready", "both")
+    assert any("a whole copy was held" in problem for problem in result.problems), result

@@ -4,7 +4,7 @@ Every operation is a generator that yields after each effect. Whoever drives it 
 that was killed there, or one that is still at it while somebody else looks. The effects and their order are those of
 `reberth.node.runs.source`, `reberth.node.runs.target` and the action script; a test compares the keys of the facts.
 
-Reason for its length: both ends and the controller's side of them are read together or not at all.
+Reason for its length: both ends and what a controller sees of them are one model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class End:
 
     def __init__(self) -> None:
         self.helper = self.reachable = True
-        self.opened = False
+        self.opened = self.wiped = False
         self.journal: list[str] = []
         self.job = ""
         self.ended = ""
@@ -71,6 +71,14 @@ class End:
 
     def end(self, outcome: str) -> None:
         self.ended = self.ended or outcome
+
+    def remains(self) -> str:
+        """What the tasks do of which the lost journal does not tell."""
+        raise NotImplementedError
+
+    def facts_when_lost(self) -> dict[str, Any]:
+        """What `remains` answers, and what the controller makes of it."""
+        return {"lost": True, "remains": self.remains(), "lazy": False, "there": "it knows nothing of it"}
 
 
 class FakeSource(End):
@@ -126,7 +134,10 @@ class FakeSource(End):
             self.note("resumed")
 
     def lost(self) -> Effects:
-        """Nobody is heard of any more."""
+        """Nobody is heard of any more; a node that restarted when its dump was whole leaves the copy alone."""
+        over = self.vote == "RESUME" or self.has("released") or self.has("resumed")
+        if self.wiped or (self.rebooted and self.has("held") and not over):
+            return
         if self.has("released"):
             self.end("moved")
         elif not self.ended and (self.vote != "READY" or self.has("resumed")):
@@ -144,6 +155,19 @@ class FakeSource(End):
         self.helper, self.half_done, self.job = False, None, ""
         self.tasks, self.frozen, self.rebooted = False, False, True
 
+    def wipe(self) -> None:
+        """The state directory goes: no vote can be cast, the helper leaves, and what the fence holds stays held."""
+        self.helper, self.half_done, self.job, self.wiped, self.opened = False, None, "", True, False
+
+    def remains(self) -> str:
+        return "" if not self.tasks else "frozen" if self.frozen else "running"
+
+    def settle_lost(self, how: str) -> Effects:
+        if how == "kill":
+            self.tasks = False
+        self.frozen = False
+        yield
+
     def facts(self) -> dict[str, Any]:
         gone = (self.has("freezing") or self.rebooted) and not self.has("releasing") and not self.tasks
         return {
@@ -156,6 +180,8 @@ class FakeSource(End):
             "resumed": self.has("resumed"),
             "tasks": int(self.tasks),
             "gone": gone,
+            "rebooted": self.rebooted,
+            "lost": self.wiped,
             "frozen": self.frozen,
             "holding": self.helper and self.job == "post-dump",
             "cgroup": "/cg/source",
@@ -173,6 +199,8 @@ class FakeTarget(End):
         self.vetoed = False
         self.tool, self.never_ran = True, True  # criu lives; what a failed landing proves
         self.lazy, self.feeder = lazy, lazy  # `feeder`: the daemon that brings in the pages lives
+        self.hears: Callable[[], str | None] = lambda: None  # the source's vote, on the line between the helpers
+        self.short = False  # of memory
 
     def restore(self) -> Effects:
         if self.verdict is not None:
@@ -248,8 +276,8 @@ class FakeTarget(End):
                 raise RefusedByEndError("fill")
 
     def discard(self) -> Effects:
-        bad = any(self.has(event) for event in ("fill-failed", "note-verify-failed", "look-failed"))
-        if not bad and not self.rebooted:
+        causes = ("fill-failed", "note-verify-failed", "look-failed", "note-given-up")
+        if not any(map(self.has, causes)) and not self.rebooted:
             raise RefusedByEndError("protocol")
         self.copy = "none"
         yield
@@ -262,9 +290,14 @@ class FakeTarget(End):
             self.note("cleaned")
 
     def lost(self) -> Effects:
-        if self.ended or self.has("landing-failed"):
+        if self.ended or self.wiped or self.has("landing-failed"):
             return
-        yield from self.decide("ABORT")
+        value = "ABORT"
+        if self.facts()["keeps"] and self.verdict is None:
+            value = {"READY": "PERMIT", "RESUME": "ABORT"}.get(self.hears() or "", "ABORT" if self.short else "")
+        if not value:
+            return
+        yield from self.decide(value)
         if self.verdict == "PERMIT":
             yield from self.look()
             yield from self.fill()
@@ -292,6 +325,20 @@ class FakeTarget(End):
         self.helper, self.half_done, self.job = False, None, ""
         self.copy, self.rebooted, self.feeder = "none", True, False
 
+    def wipe(self, helper_too: bool = True) -> None:
+        """The state directory goes; a helper that lives goes on to hold what it holds, and can let go of nothing."""
+        self.half_done, self.wiped, self.opened = None, True, False
+        if helper_too or self.copy != "held":
+            self.helper, self.copy = False, "none" if self.job else self.copy
+        self.copy, self.job = "frozen" if self.copy == "landing" else self.copy, ""
+
+    def remains(self) -> str:
+        return "" if self.copy == "none" else self.copy
+
+    def settle_lost(self, how: str) -> Effects:
+        self.copy = "none" if how == "kill" else "running"
+        yield
+
     def facts(self) -> dict[str, Any]:
         return {
             "role": "target",
@@ -312,7 +359,11 @@ class FakeTarget(End):
             "tasks": int(self.copy not in ("none", "dead")),
             "frozen": self.copy == "frozen",
             "holding": self.helper and self.tool and self.job == "post-restore",
+            "keeps": self.helper and self.tool and self.job == "post-restore",
+            "needs_source": False,
+            "given_up": "",
             "rebooted": self.rebooted,
+            "lost": self.wiped,
             "cgroup": "/cg/target",
         }
 
@@ -387,6 +438,10 @@ class FakeShell:
             return {"live": True, "known": end.opened}
         if not end.opened and op in (*effects, "facts", "end"):
             raise RefusedByEndError("protocol")
+        if op == "settle_remains":
+            end.run(end.settle_lost(args["how"]), most)
+        if op in ("remains", "settle_remains"):
+            return {"remains": end.remains(), "cgroup": "/cg/reberth-ID", "tasks": 2, "pids": [7, 8]}
         if op in effects:
             end.run(effects[op](), most)
         if op == "end":

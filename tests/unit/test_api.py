@@ -12,7 +12,7 @@ from reberth.connect.api import ApiShell
 from reberth.connect.process import Finished
 from reberth.report.report import Report, render_text
 from reberth.run import outcome
-from reberth.run.decide import BACK
+from reberth.run.decision import BACK
 from reberth.run.journal import Journal
 from reberth_hooks import Exit, HelperError, Node, Owner, Route, UsageError
 

@@ -69,7 +69,9 @@ STEPS = {
 # Not struck here: rounds before the last one end nothing (test_rounds.py); the ends of a run are made of steps; what
 # only a way back or pages that follow have is struck in test_protocol.py and test_recover.py.
 ELSEWHERE = {"pre-dump", "pre-transfer", "commit", "rollback", "recover"}
-STEPS_ELSEWHERE = {"abort", "resume", "resume-aborted", "fill", "discard"}
+# Steps of a run that is recovered: tests/unit/test_protocol_loss.py and test_recover_words.py go through them.
+ON_WORDS = {"permit-on-word", "resume-on-word", "end-lost-source", "thaw-lost-source", "end-lost-target"}
+STEPS_ELSEWHERE = {"abort", "resume", "resume-aborted", "fill", "discard"} | ON_WORDS
 
 
 def fail() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reberth.connect.helper import HelperShell
-from reberth.node.runs.peer import Listener, Teller, what_follows
+from reberth.node.runs.peer import Line, what_follows
 from reberth.run.decide import Step, Want, decide
 from reberth_hooks import HelperError, Node, Route
 
@@ -74,35 +74,71 @@ def test_rows_by_name(target, expected):
     assert what_follows(target) == expected
 
 
-def test_the_last_word_is_heard_after_the_target_has_hung_up():
-    ours, theirs = socket.socketpair()
+@pytest.fixture
+def sockets():
+    with contextlib.ExitStack() as stack:
+        yield tuple(stack.enter_context(one) for one in socket.socketpair())
+
+
+def pair(sockets, facts=None, other_facts=None):
+    """Both ends of a line: the source's, and the target's."""
+    ours, theirs = sockets
+    source = Line(ours, lambda: facts or {"role": "source", "vote": None}, "target")
+    return source, Line(theirs, lambda: other_facts or {"role": "target", "verdict": None}, "source")
+
+
+def test_each_end_hears_the_other(sockets):
+    source, target = pair(sockets, {"role": "source", "vote": "READY"})
+    done = threading.Event()
+    threads = [threading.Thread(target=line.run, args=(done,)) for line in (source, target)]
+    for thread in threads:
+        thread.start()
+    while source.heard is None or target.heard is None:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    assert (source.heard, target.heard) == ({"role": "target", "verdict": None}, {"role": "source", "vote": "READY"})
+
+
+def test_the_last_word_is_heard_after_the_target_has_hung_up(sockets):
     facts = {"role": "target", "verdict": None}
-    listener, teller = Listener(ours), Teller(theirs, lambda: facts)
-    thread = threading.Thread(target=listener.run)
+    source, target = pair(sockets, other_facts=facts)
+    thread = threading.Thread(target=source.run, args=(threading.Event(),))
     thread.start()
-    teller.tell()
+    target.tell()
     facts["verdict"] = "ABORT"
-    teller.close()
+    target.close()
     thread.join(10)
-    assert listener.heard == {"role": "target", "verdict": "ABORT"}
+    assert source.heard == {"role": "target", "verdict": "ABORT"}
 
 
 @pytest.mark.parametrize("said", [b"no json\n", b'["role"]\n', b'{"role": "source", "taken_back": true}\n', b'{"role"'])
-def test_what_is_no_word_of_a_target_is_not_heard(said):
-    ours, theirs = socket.socketpair()
-    listener = Listener(ours)
+def test_what_is_no_word_of_a_target_is_not_heard(said, sockets):
+    ours, theirs = sockets
+    line = Line(ours, lambda: {"role": "source"}, "target")
     theirs.sendall(said)
-    theirs.close()
-    listener.run()
-    assert listener.heard is None
+    theirs.shutdown(socket.SHUT_WR)
+    line.run(threading.Event())
+    assert line.heard is None
 
 
-def test_a_teller_nobody_listens_to_does_no_harm():
-    ours, theirs = socket.socketpair()
+def test_a_line_without_an_end_is_no_message(sockets):
+    ours, theirs = sockets
+    line = Line(ours, lambda: {"role": "source"}, "target")
+    thread = threading.Thread(target=theirs.sendall, args=(b"x" * (80 << 10),))
+    thread.start()
+    line.run(threading.Event())
+    thread.join(10)
+    assert line.heard is None
+
+
+def test_an_end_nobody_listens_to_does_no_harm(sockets):
+    ours, theirs = sockets
     ours.close()
-    teller = Teller(theirs, lambda: {"role": "target"})
-    teller.run(threading.Event())
-    teller.close()
+    line = Line(theirs, lambda: {"role": "target"}, "source")
+    line.run(threading.Event())
+    line.close()
 
 
 # Two real helpers, each with a state directory of its own

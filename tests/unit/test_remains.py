@@ -90,3 +90,49 @@ def test_a_helper_of_root_tries_nothing_in_tmp(uid, asked):
     argv = [sys.executable, "-I", "-c", played + boot.BOOT, "control"]
     done = subprocess.run(argv, input=boot.program(), stdout=subprocess.DEVNULL, env={}, check=False)
     assert done.returncode == (7 if asked else 0)
+
+
+# What is there of a run whose journal is lost
+
+
+@pytest.fixture
+def workload_cgroup():
+    """A cgroup with the name of a run, and a process in it."""
+    from reberth.node.freeze import cgroup
+
+    mount = cgroup.mount_point()
+    if os.getuid() != 0 or not mount or not os.access(os.path.join(mount, "cgroup.procs"), os.W_OK):
+        pytest.skip("needs cgroups of its own")
+    path = os.path.join(mount, f"reberth-lost-{os.getpid()}")
+    process = subprocess.Popen(["sleep", "60"])
+    cgroup.create(path)
+    cgroup.enter(path, process.pid)
+    yield path, process
+    process.kill()
+    process.wait()
+    cgroup.remove(path)
+
+
+def test_a_lost_run_is_told_by_what_its_tasks_do(workload_cgroup):
+    from reberth.node.freeze import cgroup
+    from reberth.node.runs import remains
+
+    path, process = workload_cgroup
+    run_id = os.path.basename(path).removeprefix("reberth-")
+    expected = {"cgroup": path, "tasks": 1, "pids": [process.pid]}
+    assert remains.look(run_id, []) == {"remains": "running", **expected}
+    cgroup.freeze(path)
+    assert remains.look(run_id, [path, "/etc", "/nowhere"]) == {"remains": "frozen", **expected}
+    assert remains.settle(run_id, [], "thaw") == {"remains": "running", **expected}
+    cgroup.freeze(path)
+    assert remains.settle(run_id, [], "kill")["remains"] == ""
+    assert process.wait(5) == -9 and not os.path.exists(path)
+    assert remains.look(run_id, [])["remains"] == ""
+
+
+def test_a_cgroup_that_is_not_the_runs_is_left_alone(workload_cgroup):
+    from reberth.node.runs import remains
+
+    _, process = workload_cgroup
+    assert remains.settle("another", [], "kill")["remains"] == ""
+    assert process.poll() is None

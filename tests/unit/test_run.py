@@ -86,20 +86,31 @@ def test_an_ended_run_moves_and_is_still_known(state):
     opened.cast_vote("READY")
     opened.end("moved")
     opened.end("rolled-back")  # the first end stays
-    assert os.listdir(state / "ended") == ["r1"]
+    assert ended_runs(state) == ["r1"]
     assert run.open_runs() == []
     found = Run.load("r1")
     assert (found.ended, found.vote(), found.role) == ("moved", "READY", "target")
     assert Run.load("r2") is None
     found.end("moved")
-    assert os.listdir(state / "ended") == ["r1"]
+    assert ended_runs(state) == ["r1"]
+
+
+def test_which_ended_runs_are_newest_does_not_follow_the_clock(state, monkeypatch):
+    """A clock that was set back gives the next run the smallest name: it must not be pruned the moment it ends."""
+    monkeypatch.setattr(run, "KEEP_ENDED", 3)
+    for name in ("20300101-r1", "20300102-r2", "20300103-r3", "19700101-r4", "19700102-r5"):
+        Run.open(name, "source", f"criu/{name}").end("moved")
+    assert ended_runs(state) == ["19700101-r4", "19700102-r5", "20300103-r3"]
+    (state / "ended" / ".order").unlink()  # as an older version left it
+    Run.open("19600101-r6", "source", "criu/6").end("moved")
+    assert "19600101-r6" in ended_runs(state) and len(ended_runs(state)) == 3
 
 
 def test_only_the_newest_ended_runs_are_kept(state, monkeypatch):
     monkeypatch.setattr(run, "KEEP_ENDED", 3)
     for number in range(5):
         Run.open(f"r{number}", "source", f"criu/{number}").end("moved")
-    assert sorted(os.listdir(state / "ended")) == ["r2", "r3", "r4"]
+    assert ended_runs(state) == ["r2", "r3", "r4"]
 
 
 def test_an_empty_directory_of_a_crash_is_no_lock(state):
@@ -135,6 +146,10 @@ def test_a_planted_lock_is_not_followed(state, tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         Run.open("r1", "source", "criu/7")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def ended_runs(state):
+    return sorted(name for name in os.listdir(state / "ended") if name != ".order")
 
 
 # What is undone

@@ -8,28 +8,46 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reberth.report.report import Report
 from reberth.run.decide import Want, decide
+from reberth.run.decision import named
 from reberth.run.engine import Engine
-from reberth.run.journal import Journal, run_dir
+from reberth.run.journal import Journal, NewerFormatError, run_dir
+from reberth.run.opened import words_given
 from reberth.run.session import Session
-from reberth_hooks import Event, Mode, Node, Options, Plan, ReberthError, Workload
+from reberth_hooks import Event, HelperError, Mode, Node, Options, Plan, ReberthError, Workload
 
 if TYPE_CHECKING:
     from reberth.connect.helper import HelperShell
     from reberth.host import Host
 
 SLOW_S = 2.0
+SAID = {
+    "source_is_dead": "the source is taken for dead; if it is alive and cut off, the workload runs twice from now on",
+    "target_is_gone": "the target is taken for gone; if a copy runs there, the workload runs twice from now on",
+}
 
 
-def recover(host: Host, run_id: str | None, how: str, dry_run: bool) -> list[Any]:
-    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done."""
+def recover(host: Host, run_id: str | None, how: str, dry_run: bool, gone: Collection[str] = ()) -> list[Any]:
+    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done.
+
+    `gone` are the operator's words about nodes that never come back: `source_is_dead`, `target_is_gone`.
+    """
     if run_id:
         run_dir(run_id)
-    return [_one(host, name, how, dry_run) for name in ([run_id] if run_id else host.open_runs())]
+    return [_readable(host, name, how, dry_run, gone) for name in ([run_id] if run_id else host.open_runs())]
+
+
+def _readable(host: Host, run_id: str, how: str, dry_run: bool, gone: Collection[str]) -> Any:
+    """One run; that of a later version stays as it is, and is no reason to leave the others alone."""
+    try:
+        return _one(host, run_id, how, dry_run, gone)
+    except NewerFormatError as error:
+        why = f"{error.message}; {error.hint}"
+        return {"id": run_id, "outcome": "held", "why": why, "exit_code": int(error.exit_code)}
 
 
 def plan_from(data: Mapping[str, Any]) -> Plan:
@@ -57,8 +75,9 @@ def _node(data: Mapping[str, Any]) -> Node:
     return Node(**{**data, **lists})
 
 
-def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
+def _one(host: Host, run_id: str, how: str, dry_run: bool, gone: Collection[str]) -> Any:
     journal = Journal(run_id)
+    journal.readable()
     pid, last = journal.controller(), journal.last("controller", "end") or {}
     if pid and last["event"] == "controller":  # an end after it: that process is through with this run
         raise journal.driven()
@@ -67,25 +86,33 @@ def _one(host: Host, run_id: str, how: str, dry_run: bool) -> Any:
         journal.write("end", outcome="refused", owner="source", exit_code=2)
         return {"id": run_id, "outcome": "refused", "why": "it never got a plan"}
     plan = plan_from(record["plan"])
-    want = Want.FORWARD if how == "forward" else Want.BACK
     if dry_run:
-        return _preview(_session(host, journal, plan, how, look=True), want)
+        return _preview(_session(host, journal, plan, how, gone, look=True), _want(how))
     journal.settle()  # a full disk of this machine stops no way back: what the nodes say decides
     journal.claim()  # before any node is asked: two that settle one run would answer for each other's steps
     try:
         host.observe()
-        session = _session(host, journal, plan, how)
+        session = _session(host, journal, plan, how, gone)
         journal.write("recover", how=how)
+        if gone:
+            journal.write("word", **dict.fromkeys(gone, True))
+            for word in gone:
+                session.emit("warning", SAID[word])
         report = Report.of_plan(plan)
         with contextlib.suppress(ReberthError, OSError):
             report = Report.load(journal.dir / "report.json")
-        session.note("accepted", want is Want.FORWARD)  # then the operator knows what the probes said
-        return Engine(host.stage, session, report).resume(want)
+        return Engine(host.stage, session, report).resume(_want(how))
     finally:
         journal.release()
 
 
-def _session(host: Host, journal: Journal, plan: Plan, how: str, *, look: bool = False) -> Session:
+def _want(how: str) -> Want:
+    return Want.FORWARD if how == "forward" else Want.BACK
+
+
+def _session(
+    host: Host, journal: Journal, plan: Plan, how: str, gone: Collection[str], *, look: bool = False
+) -> Session:
     """Both ends as far as they can be reached; a node that does not answer at once is named while it is waited for."""
     reach = host.way(plan)
 
@@ -94,8 +121,16 @@ def _session(host: Host, journal: Journal, plan: Plan, how: str, *, look: bool =
 
     ends = _attach(reach, plan, look, wait_for)
     session = Session(plan, journal, ends, host.stage.event, reach, host.stage.answer)
-    session.on_word = how == "rollback"
+    _hear(session, how, gone)
     return session
+
+
+def _hear(session: Session, how: str, gone: Collection[str]) -> None:
+    """Tell the session what the operator has typed, now or before."""
+    session.on_word, session.forward = how == "rollback", how == "forward"
+    known = words_given(session.journal)
+    session.source_is_dead = "source_is_dead" in gone or known["source_is_dead"]
+    session.target_is_gone = "target_is_gone" in gone or known["target_is_gone"]
 
 
 def _attach(
@@ -104,16 +139,25 @@ def _attach(
     """Both ends with the run taken over; None for one that cannot be reached now."""
     found: list[HelperShell | None] = []
     for node in (plan.source, plan.target):
-        end = None
-        with contextlib.suppress(ReberthError), _named_when_slow(node.name, wait_for):
-            end = reach(node.name)
-            try:
-                end.call("adopt", run_id=plan.id, look=look)
-            except ReberthError:  # not adopted it would answer that it knows no such run, which decides something else
-                end.close()
-                end = None
-        found.append(end)
+        with _named_when_slow(node.name, wait_for):
+            found.append(_adopted(reach, node.name, plan.id, look))
     return found[0], found[1]
+
+
+def _adopted(reach: Callable[[str], HelperShell], node: str, run_id: str, look: bool) -> HelperShell | None:
+    """One end with the run taken over, or None; NewerFormatError where a later version began the run."""
+    try:
+        end = reach(node)
+    except ReberthError:
+        return None
+    try:
+        end.call("adopt", run_id=run_id, look=look)
+    except ReberthError as error:  # not adopted it would answer that it knows no such run
+        end.close()
+        if isinstance(error, HelperError) and error.kind == "newer-format":
+            raise NewerFormatError(error.message, hint=error.hint) from error
+        return None
+    return end
 
 
 @contextlib.contextmanager
@@ -131,7 +175,7 @@ def _named_when_slow(node: str, wait_for: Callable[[str], None]) -> Iterator[Non
 def _preview(session: Session, want: Want) -> dict[str, Any]:
     """What both ends say, and the next step."""
     source, target = session.look()
-    decision = decide(source, target, want, **session.words())
+    decision = named(decide(source, target, want, **session.words()), session.id)
     session.leave()
     return {
         "id": session.id,

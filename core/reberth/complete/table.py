@@ -189,6 +189,16 @@ COMMANDS: dict[str, Command] = {
             "-n": ("", False, "Say what would be done, do nothing."),
             "--forward": ("", False, "Let the target run, if that is safe."),
             "--rollback": ("", False, "Let the source run, if that is safe."),
+            "--source-is-dead": (
+                "",
+                False,
+                "With --forward: the source never comes back. If it does, the workload runs twice.",
+            ),
+            "--target-is-gone": (
+                "",
+                False,
+                "With --rollback: the target never comes back. If a copy runs there, the workload runs twice.",
+            ),
             "--json": ("", False, "Print one JSON document to stdout."),
             "--quiet": ("", False, "No plan and no progress on stderr."),
             "-q": ("", False, "No plan and no progress on stderr."),

@@ -66,7 +66,7 @@ class ApiShell(HelperShell):
         text = f"node {self._node.name} is reached by its daemon's API alone, which has no {op}"
         return HelperError(text, kind="no-helper", hint="add it by ssh: reberth node add NAME ADDRESS")
 
-    def _open(self, run_id: str, role: str, workload: str) -> dict[str, Any]:
+    def _open(self, run_id: str, role: str, workload: str, version: str = "") -> dict[str, Any]:
         """The lock that a helper keeps on its node: here the open runs of this controller are looked through."""
         for other in runs():
             journal = Journal(other)

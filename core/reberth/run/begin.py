@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+from reberth.config.version import version
 from reberth.node.system.durable import lay_reserve
+from reberth.node.system.formats import FORMAT
 from reberth.plan.planner import run_id
 from reberth.run import journal as journals
 from reberth.run.journal import DiskError, Journal
@@ -34,7 +36,7 @@ def begin(plan: Plan) -> tuple[Plan, Journal]:
     journal = Journal(plan.id)
     try:
         lay_reserve(str(journal.dir), RESERVE_BYTES)
-        journal.write("plan", format=1, plan=plain(plan))
+        journal.write("plan", format=FORMAT, version=version(), plan=plain(plan))
         journal.claim()
     except (OSError, DiskError) as error:
         shutil.rmtree(journal.dir, ignore_errors=True)

@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reberth.config.version import version
 from reberth.node.system.durable import give_reserve
 from reberth.plan.busy import busy
 from reberth.plugin.stage import Stage
 from reberth.report.report import Report
-from reberth.run import outcome
+from reberth.run import opened, outcome
 from reberth.run.decide import Decision, Step, Want, decide
+from reberth.run.decision import named
 from reberth.run.memory import travel, why_ended
 from reberth.run.rounds import rounds
 from reberth.run.session import Session
 from reberth.run.signals import DetachedRunError, Interrupts
-from reberth.run.verify import UNVERIFIED, VerifyError, take_back, verify, vote_ready
+from reberth.run.steps import perform
+from reberth.run.verify import UNVERIFIED, VerifyError, take_back
 from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Owner, ReberthError, Receipt, Tree
 
 MAX_STEPS, MAX_FAILURES = 40, 3
@@ -75,7 +78,7 @@ class Engine:
         """Take the workload's lock on both nodes."""
         plan = self.session.plan
         start = plan.details.get("start_ticks")
-        identity = {"start_ticks": start} if start else {}
+        identity = {"version": version(), **({"start_ticks": start} if start else {})}
         for side, role, name in ((0, "source", plan.workload.name), (1, "target", plan.target_name)):
             end = (self.session.source, self.session.target)[side]
             workload = f"{plan.workload.backend}/{name}"
@@ -148,13 +151,13 @@ class Engine:
             decision = decide(source, target, want, **self.session.words())
             step = decision.step
             if step is None:
-                return self._tidy(decision)
+                return self._tidy(named(decision, self.session.id))
             if failures.get(step, 0) >= MAX_FAILURES:
                 break
-            self.journal.write("step", step=step.value, why=decision.why)
+            self.journal.write("step", step=step.value, why=decision.why, **opened.seen((source, target)))
             self.session.emit("step", f"{step.value}: {decision.why}")
             try:
-                self._perform(step)
+                self.stats = perform(step, self.session, self.stage, self.phase) or self.stats
             except (ReberthError, OSError) as error:
                 failures[step] = failures.get(step, 0) + 1
                 self.journal.write("step-failed", step=step.value, message=str(error))
@@ -181,29 +184,6 @@ class Engine:
         self.session.note("put-back" if back else "committed", True)
         return decision
 
-    def _perform(self, step: Step) -> None:
-        """One step of the protocol; its answer is the new state of that end."""
-        session = self.session
-        if step is Step.ASK_READY:
-            session.learn(0, vote_ready(session))
-        elif step in (Step.PERMIT, Step.ABORT):
-            value = "PERMIT" if step is Step.PERMIT else "ABORT"
-            session.learn(1, session.target.call("decide", value=value, timeout_s=120.0))
-        elif step is Step.COMMIT:
-            verify(session)
-            facts = session.source.call("release", how="kill", timeout_s=120.0)
-            self.stats = facts.get("stats") or {}
-            session.learn(0, facts)
-        elif step in (Step.FILL, Step.DISCARD):
-            with self.phase(step.value):
-                session.learn(1, session.target.call(step.value, timeout_s=None))
-        elif step in (Step.LOOK, Step.FINISH):
-            session.learn(1, session.target.call(step.value, timeout_s=60.0))
-        else:
-            facts = session.source.call("release", how="resume", aborted=step is Step.RESUME_ABORTED, timeout_s=60.0)
-            self.stage.rollback(session)
-            session.learn(0, facts)
-
     def _failed(self, error: BaseException) -> None:
         """Remember the first cause, with the tools' logs as long as they exist."""
         if self.cause is not None:
@@ -224,12 +204,13 @@ class Engine:
         self._keep()  # before the nodes are told: from then on only this report knows
         if decision.outcome in ("moved", "rolled-back", "ended") and decision.exit_code is not Exit.CLEANUP_PENDING:
             report.warnings += (left := session.end_all(decision.outcome))
-            if left and report.outcome == "moved":
+            if left and report.outcome == "moved" and not session.source_is_dead:
                 report.exit_code = int(Exit.CLEANUP_PENDING)
         outcome.name_leftovers(report, session)
-        self.journal.write("end", outcome=report.outcome, owner=report.owner, exit_code=report.exit_code)
+        words = {"outcome": report.outcome, "owner": report.owner, "exit_code": report.exit_code}
+        self.journal.write("end", **words, untold=session.untold)
         self._keep()
-        if not outcome.is_open({"outcome": report.outcome, "exit_code": report.exit_code}):
+        if not outcome.is_open(words) and not session.untold:  # else `recover` has more to write
             give_reserve(str(self.journal.dir))
         session.phase = "end"
         session.emit("end", **{k: getattr(report, k) for k in ("outcome", "exit_code", "downtime_s")})

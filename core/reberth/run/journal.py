@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reberth.config.paths import state_dir
+from reberth.node.errors import OpError
 from reberth.node.system.durable import Journal as Lines
 from reberth.node.system.durable import give_reserve
 from reberth.node.system.procs import alive, task
 from reberth.run import crash
-from reberth_hooks import ReberthError, RefusedError, UsageError
+from reberth_hooks import Exit, ReberthError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from reberth.report.report import Report
@@ -73,6 +74,12 @@ class DiskError(ReberthError):
     """The controller's disk does not take a record: the run goes back, which needs none."""
 
     code = "disk"
+
+
+class NewerFormatError(ReberthError):
+    """A later version of reberth began the run; it stays as it is."""
+
+    code, exit_code = "newer-format", Exit.HELD
 
 
 class Journal:
@@ -163,6 +170,13 @@ class Journal:
     def last(self, *events: str) -> dict[str, Any] | None:
         """The newest record of these events."""
         return self._lines.last(*events)
+
+    def readable(self) -> None:
+        """Take the records as this version means them; raises NewerFormatError for what only a later one does."""
+        try:
+            self._lines.readable()
+        except OpError as error:
+            raise NewerFormatError(error.message, hint=error.hint) from error
 
     def controller(self) -> int:
         """Pid of the process that drives this run now, 0 when none does."""

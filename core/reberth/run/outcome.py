@@ -10,6 +10,7 @@ from reberth.report.explain import explain
 from reberth.report.report import Report
 from reberth.run.decide import Decision, Step
 from reberth.run.journal import Journal
+from reberth.run.opened import untold
 from reberth.run.session import Session
 from reberth_hooks import Checkpoint, Exit, HelperError, Iteration, Level, Owner, ReberthError, plain
 
@@ -63,8 +64,11 @@ def is_open(end: Mapping[str, Any] | None) -> bool:
 
 
 def is_unfinished(journal: Journal) -> bool:
-    """Whether there is something left for `recover`: the run is open, or its backend could not tidy up after it."""
-    return is_open(journal.last("end")) or is_untidy(journal)
+    """Whether there is something left for `recover`.
+
+    The run is open, its backend could not tidy up after it, or a node has still to be told that it is over.
+    """
+    return is_open(journal.last("end")) or is_untidy(journal) or bool(untold(journal))
 
 
 def is_untidy(journal: Journal) -> bool:
@@ -112,6 +116,19 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
         report.warnings.append(str(session.recall("set-back")))
 
 
+def _outdate_error(report: Report, decision: Decision) -> None:
+    """What `recover` finds: the cause of then stays told, but not the state, and not the remedy, that are over."""
+    if decision.exit_code is Exit.CLEANUP_PENDING:
+        report.warnings.append(decision.why)
+    if not report.error:
+        return
+    if decision.outcome == "held":
+        message = decision.why if report.error.get("code") == "held" else report.error["message"]
+        report.error = {**report.error, "message": message, "hint": "" if message == decision.why else decision.why}
+    elif decision.outcome in ("moved", "rolled-back", "ended"):
+        report.error = None if report.error.get("code") == "held" else {**report.error, "hint": ""}
+
+
 def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseException | None, phase: str) -> None:
     report.outcome, report.owner = decision.outcome, decision.owner.value
     report.exit_code = _held_late(session, int(decision.exit_code))
@@ -121,6 +138,7 @@ def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseE
     report.warnings += [c.reason for c in session.plan.checks if c.level is Level.WARN]
     report.warnings = list(dict.fromkeys(report.warnings))  # an earlier attempt may have said the same
     if cause is None:
+        _outdate_error(report, decision)
         if decision.outcome in ("held", "rolled-back") and decision.exit_code is not Exit.DONE and not report.error:
             words = {"code": decision.outcome, "message": decision.why, "hint": "", "log_tail": "", "phase": "commit"}
             report.error = words
@@ -132,7 +150,7 @@ def _fill_end(report: Report, session: Session, decision: Decision, cause: BaseE
         "code": getattr(cause, "code", "bug") if ours else "bug",
         "message": getattr(cause, "message", "") or f"{type(cause).__name__}: {cause}",
         "cause": known.cause,
-        "hint": getattr(cause, "hint", "") or (decision.why if decision.outcome == "held" else "") or known.remedy,
+        "hint": (decision.why if decision.outcome == "held" else "") or getattr(cause, "hint", "") or known.remedy,
         "log_tail": tail,
         "phase": phase,
     }

@@ -11,6 +11,7 @@ from typing import Any
 from reberth.connect import boot
 from reberth.connect import process as shell
 from reberth.connect.helper import Answer, Asked, HelperShell
+from reberth.run import opened
 from reberth.run.control import Wishes
 from reberth.run.journal import Journal
 from reberth_hooks import ConnectionLostError, Event, HelperError, Mode, Pending, Plan, ReberthError, Receipt
@@ -36,6 +37,9 @@ class Session:
         self.opened: list[dict[str, Any]] = [{}, {}]
         self.aborted = False
         self.on_word = False  # `recover --rollback`: the operator prefers the source even to a copy that may have run
+        self.forward = False  # `recover --forward`: what a lost journal would have proven is taken for true
+        self.source_is_dead, self.target_is_gone = False, False  # typed in full
+        self.untold: list[str] = []  # ends that may have something left and could not be told that the run is over
         self.phase = "prepare"
         self._tell, self._reconnect = tell, reconnect
         self._pipes: list[shell.Process] = []
@@ -62,12 +66,12 @@ class Session:
     @property
     def source(self) -> HelperShell:
         """The source's shell; ConnectionLostError when it cannot be reached."""
-        return self._end(0)
+        return self.end(0)
 
     @property
     def target(self) -> HelperShell:
         """The target's shell."""
-        return self._end(1)
+        return self.end(1)
 
     def _wait(self) -> None:
         """Called by both ends while they wait for an answer: what the user wants meanwhile is heard here."""
@@ -132,7 +136,8 @@ class Session:
         method, why = words[-1] if words else "none", planned.get("why", "")
         return {"method": method, "why": why, "raw_bytes": self.raw_bytes, "wire_bytes": self.wire_bytes}
 
-    def _end(self, side: int) -> HelperShell:
+    def end(self, side: int) -> HelperShell:
+        """The shell of one end; ConnectionLostError when it cannot be reached."""
         found = self.ends[side]
         if found is None:
             node = (self.plan.source, self.plan.target)[side].name
@@ -229,16 +234,23 @@ class Session:
         """Facts of both ends, asked for where the last step did not bring them; None for one that is out of reach."""
         for side in (0, 1):
             if self._facts[side] is None:
-                self._facts[side] = self._ask(side)
+                self._facts[side] = self._ask(side) or opened.told_facts(self.journal, side)
         return self._facts[0], self._facts[1]
 
     def words(self) -> dict[str, bool]:
-        """What the operator allows `decide` beyond its default."""
+        """What the operator allows `decide` beyond its default, and that the source's vote READY was read."""
         return {
             "rollback_unlanded": self.plan.options.on_failure == "rollback",
             "on_word": self.on_word,
-            "accepted": bool(self.recall("accepted")),
+            "forward": self.forward,
+            "source_is_dead": self.source_is_dead,
+            "target_is_gone": self.target_is_gone,
+            "ready": opened.ready_seen(self.journal),
         }
+
+    def prefers_source(self) -> bool:
+        """Whether a copy that runs and is not well goes for the source."""
+        return self.plan.options.on_failure == "rollback" or self.on_word or self.target_is_gone
 
     def learn(self, side: int, facts: Any) -> None:
         """What an operation answered is what is so now; None: look again."""
@@ -258,7 +270,7 @@ class Session:
             end = self.ends[side]
             with contextlib.suppress(ReberthError):  # whatever it was, this end could not be asked
                 if end is not None:
-                    return self._facts_of(end)
+                    return self._facts_of(side, end)
             if end is not None:
                 end.kill()
                 self.ends[side] = None
@@ -273,14 +285,16 @@ class Session:
             if self.ends[side] is None:
                 time.sleep(0.5)
 
-    @staticmethod
-    def _facts_of(end: HelperShell) -> dict[str, Any]:
+    def _facts_of(self, side: int, end: HelperShell) -> dict[str, Any]:
         try:
-            return dict(end.call("facts", timeout_s=15.0))
+            facts = dict(end.call("facts", timeout_s=15.0))
         except HelperError as error:
-            if error.kind == "protocol":
-                return {}  # this node knows nothing of the run
-            raise
+            if error.kind != "protocol":
+                raise
+            if not opened.was_opened(self.journal, side):
+                return {}  # it was never asked to open the run
+            return opened.told_facts(self.journal, side) or opened.lost_facts(self.journal, side, end)
+        return opened.lost_facts(self.journal, side, end) if facts.get("lost") else facts
 
     def attach(self, side: int) -> HelperShell:
         """Connect anew and take over the run there, from a helper that still lives or from its journal."""
@@ -307,12 +321,16 @@ class Session:
         """Write the end on both nodes; answers what could not be undone there, or that one could not be told."""
         left: list[str] = []
         for side, end in enumerate(self.ends):
-            if end is None:
-                continue
-            answer = self._write_end(side, outcome)
-            if answer is None:
-                text = f"node {end.node.name} could not be told that the run has ended"
+            if (self._facts[side] or {}).get("lost"):
+                continue  # there is no journal into which it could be written
+            answer = None if end is None else self._write_end(side, outcome)
+            if answer is None and (end is not None or opened.may_be_left(self.journal, side)):
+                node = (self.plan.source, self.plan.target)[side]
+                self.untold.append(opened.SIDES[side])
+                text = f"node {node.name} could not be told that the run has ended"
                 left.append(f"{text}; when it answers: reberth recover {self.id}")
+            elif answer is None or end is None:
+                continue
             else:
                 left += [f"left on node {end.node.name}: {text}" for text in answer.get("left", ())]
         return left
@@ -320,13 +338,13 @@ class Session:
     def _write_end(self, side: int, outcome: str) -> dict[str, Any] | None:
         """Tell one end; once more through a new helper, as the old one may have died since its last answer."""
         with contextlib.suppress(ReberthError):
-            return dict(self._end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
+            return dict(self.end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
         if (end := self.ends[side]) is not None:
             end.kill()
         self.ends[side] = None
         with contextlib.suppress(ReberthError):
             self.ends[side] = self.attach(side)
-            return dict(self._end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
+            return dict(self.end(side).call("end", outcome=outcome, timeout_s=15.0) or {})
         return None
 
     def close_pipe(self) -> None:

@@ -34,8 +34,7 @@ UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved",
 
 def take_back(session: Session) -> bool:
     """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
-    words = session.words()
-    if not words["rollback_unlanded"] and not words["on_word"]:
+    if not session.prefers_source():
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
         _discard(session)
@@ -85,9 +84,9 @@ def verify(session: Session) -> None:
     """Run every probe of the plan on the target; raises VerifyError with what the first bad one saw."""
     if session.on_word and session.plan.options.verify:
         raise VerifyError("the copy runs, and is taken back on the operator's word")
-    if session.plan.managed and session.plan.mode is not Mode.NEAR_LIVE and not session.recall("accepted"):
+    if session.plan.managed and session.plan.mode is not Mode.NEAR_LIVE and not session.forward:
         _settled(session)
-    for text in () if session.recall("accepted") else session.plan.options.verify:
+    for text in () if session.forward else session.plan.options.verify:
         kind, words = parse_probe(text)
         if kind == "processes":
             words = [str(session.plan.details.get("tasks", 1))]

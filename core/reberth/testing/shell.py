@@ -145,7 +145,9 @@ class LabShell(HelperShell):
         found = (LabRun(place.name, str(place)) for place in (self.machine.dir / "runs").iterdir())
         return [{"id": one.id, "role": one.role, "workload": one.opened("workload")} for one in found if not one.ended]
 
-    def _op_open(self, run_id: str, role: str, workload: str, start_ticks: int = 0) -> dict[str, Any]:
+    def _op_open(
+        self, run_id: str, role: str, workload: str, start_ticks: int = 0, version: str = ""
+    ) -> dict[str, Any]:
         for place in (self.machine.dir / "runs").iterdir():
             other = LabRun(place.name, str(place))
             if other.opened("workload") == workload and not other.ended:

@@ -16,7 +16,7 @@ SOURCE, BOTH = (0,), (0, 1)  # who ran, in order: the source alone, or the sourc
 
 @dataclass(frozen=True)
 class Pair:
-    """One schedule. With `waits` its right outcome comes with a change of the protocol that is under way."""
+    """One schedule, and what may come of it."""
 
     name: str
     at: str
@@ -25,7 +25,6 @@ class Pair:
     outcome: frozenset[str]
     ends: frozenset[int] = frozenset()
     last: frozenset[int] = frozenset()
-    waits: bool = False
     cheap: bool = False  # below ten seconds on a quiet machine
 
 
@@ -38,7 +37,6 @@ def pair(
     *,
     ends: Sequence[int] = (),
     last: Sequence[int] = (),
-    waits: bool = False,
     cheap: bool = False,
 ) -> Pair:
     """Return a schedule; `does` and `outcome` are words with spaces between them."""
@@ -52,7 +50,6 @@ def pair(
         words,
         frozenset(ends),
         frozenset(last),
-        waits=waits,
         cheap=cheap,
     )
 
@@ -118,28 +115,26 @@ def _rows() -> Iterator[Pair]:
             ends=[0, 20],
         )
     power = "power_source go_on start_source recover recover_forward_if_open"
-    yield pair(
-        "source-power", "restore", power, [SOURCE, BOTH], f"{moved} ended", ends=[40, 41], last=[0, 21], waits=True
-    )
-    yield pair("source-power", "ask-ready", power, BOTH, moved, ends=[40, 41], last=[0], waits=True)
+    yield pair("source-power", "restore", power, [SOURCE, BOTH], f"{moved} ended", ends=[40, 41], last=[0, 21])
+    yield pair("source-power", "ask-ready", power, BOTH, moved, ends=[40, 41], last=[0])
     yield pair("source-power", "permit", power, BOTH, moved, ends=[41], last=[0])
     yield pair("source-power", "commit", power, BOTH, moved, ends=[41], last=[0])
     both = "power_source kill_controller pause start_source recover recover_forward_if_open"
     for at in ("ask-ready", "permit"):
-        yield pair("source-and-controller-power", at, both, BOTH, moved, last=[0], waits=True)
+        yield pair("source-and-controller-power", at, both, BOTH, moved, last=[0])
     yield pair("source-and-controller-power", "commit", both, BOTH, moved, last=[0])
     gone = "power_target go_on recover recover_target_is_gone start_target"
-    yield pair("target-gone-for-good", "permit", gone, SOURCE, back, ends=[40], last=[0], waits=True)
+    yield pair("target-gone-for-good", "permit", gone, SOURCE, back, ends=[40], last=[0])
     wiped = "wipe_target kill_controller pause recover recover_target_is_gone"
-    yield pair("target-state-wiped", "commit", wiped, [SOURCE, BOTH], f"{back} {moved} held", last=[0, 40], waits=True)
+    yield pair("target-state-wiped", "commit", wiped, [SOURCE, BOTH], f"{back} {moved} held", last=[0, 40])
     empty = "cut_target go_on kill_source_helper wipe_source mend pause recover"
-    yield pair("source-state-wiped", "permit", empty, SOURCE, "held", ends=[40], last=[40], waits=True)
+    yield pair("source-state-wiped", "permit", empty, SOURCE, "held", ends=[40], last=[40])
 
 
 PAIRS = list(_rows())
 
 
 def sample(count: int, seed: int) -> list[Pair]:
-    """Return some cheap ones, by chance from the seed, none of them about a change that is under way."""
-    cheap = sorted((one for one in PAIRS if one.cheap and not one.waits), key=lambda one: one.name)
+    """Return some cheap ones, by chance from the seed."""
+    cheap = sorted((one for one in PAIRS if one.cheap), key=lambda one: one.name)
     return random.Random(seed).sample(cheap, count)

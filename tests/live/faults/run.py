@@ -271,7 +271,7 @@ class Trial:
         """What the user would do: mend what is broken, then `recover` until nothing is open."""
         self._put_back()
         run_id = str(done.report.get("id") or (self.field.newest() if done.code == -9 else ""))
-        if not run_id or (done.code not in (-9, 1, 40, 41, 42, 50) and not self.restarted):
+        if not run_id or not (done.code in (-9, 1, 40, 41, 42, 50) or self.restarted or self._is_untold(run_id)):
             return
         if not (self.field.command.state / "reberth" / "runs" / run_id / "journal.jsonl").exists():
             return  # it died before its first record: there is nothing that anybody could know of
@@ -289,6 +289,13 @@ class Trial:
             time.sleep(1.0)
         if self.result.recovered and self.result.recovered[-1] != 0:
             self.result.problems.append(f"recover ended with {self.result.recovered}: {done}")
+
+    def _is_untold(self, run_id: str) -> bool:
+        """Whether a node could not be told that the run is over: it may hold a frozen copy until `recover`."""
+        journal = self.field.command.state / "reberth" / "runs" / run_id / "journal.jsonl"
+        records = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+        ends = [record for record in records if record.get("event") == "end"]
+        return bool(ends and ends[-1].get("untold"))
 
     def _judge(self, handle: Handle, witness: Witness) -> None:
         moved = self.result.outcome == "moved"

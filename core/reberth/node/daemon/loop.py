@@ -24,7 +24,7 @@ from reberth.node.daemon import stale
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
 from reberth.node.operations import table
-from reberth.node.runs.peer import Teller
+from reberth.node.runs.peer import Line
 from reberth.node.runs.source import Source
 from reberth.node.runs.target import Target
 from reberth.node.system.durable import boottime_ns
@@ -88,7 +88,7 @@ class Daemon:
         self.handed_over = threading.Event()
         self.home_cgroup = ""
         self.only_looks = False
-        self.teller: Teller | None = None  # the line to the source's helper, where the nodes reach each other
+        self.line: Line | None = None  # to the other node's helper, where the nodes reach each other
 
     # A controller's connection
 
@@ -143,7 +143,7 @@ class Daemon:
         """The controller is gone; an open run acts by itself and keeps this process until it has an end."""
         self.control = None
         self.stop_transfers.set()
-        if self.end is None or self.only_looks or self.end.lost():
+        if self.end is None or self.only_looks or self.end.lost() or self.end.abandoned():
             self.done.set()
 
     def watch(self) -> None:
@@ -234,8 +234,8 @@ class Daemon:
 
     def close(self) -> None:
         """Leave nothing: guardian, cgroup, socket, directory; the other helper hears the end first."""
-        if self.teller is not None:
-            self.teller.close()
+        if self.line is not None:
+            self.line.close()
         if isinstance(self.end, Target) and self.end.guardian is not None:
             self.end.guardian.release()
         with contextlib.suppress(OSError, OpError):

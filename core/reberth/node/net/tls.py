@@ -20,8 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node.errors import OpError
-from reberth.node.runs.peer import Listener, Teller
-from reberth.node.runs.source import Source
+from reberth.node.runs.peer import Line
 from reberth.node.system import spawn
 
 if TYPE_CHECKING:
@@ -121,12 +120,9 @@ def _speak(daemon: Daemon, tls: ssl.SSLSocket, on_target: bool) -> None:
     """Keep the line to the other helper for the rest of the run."""
     if daemon.end is None or daemon.done.is_set():
         tls.close()
-    elif on_target:
-        daemon.teller = Teller(tls, daemon.end.facts)
-        threading.Thread(target=daemon.teller.run, args=(daemon.done,), daemon=True).start()
-    elif isinstance(daemon.end, Source):
-        daemon.end.line = Listener(tls)
-        threading.Thread(target=daemon.end.line.run, daemon=True).start()
+    else:
+        daemon.line = daemon.end.line = Line(tls, daemon.end.facts, "source" if on_target else "target")
+        threading.Thread(target=daemon.line.run, args=(daemon.done,), daemon=True).start()
 
 
 def _join(daemon: Daemon, tls: ssl.SSLSocket, receive: bool) -> None:

@@ -20,7 +20,7 @@ from reberth.node.operations import bundles, trees
 from reberth.node.operations.context import end_of, source_of, target_of
 from reberth.node.operations.hello import hello
 from reberth.node.pages.page_server import OPS as PAGE_OPS
-from reberth.node.runs import predump, run
+from reberth.node.runs import predump, remains, run
 from reberth.node.runs.source import Source
 from reberth.node.runs.target import Target, end_of_earlier_boots
 from reberth.node.survey import health, measure, process_tree
@@ -92,7 +92,7 @@ def stats(daemon: Daemon, progress: Any, paths: list[str]) -> list[dict[str, Any
 
 
 def open_run(
-    daemon: Daemon, progress: Any, run_id: str, role: str, workload: str, start_ticks: int = 0
+    daemon: Daemon, progress: Any, run_id: str, role: str, workload: str, start_ticks: int = 0, version: str = ""
 ) -> dict[str, Any]:
     """Begin a run: its lock, journal and private directory; from here on the helper outlives its connection."""
     if not ID.match(run_id) or role not in ("source", "target"):
@@ -102,7 +102,8 @@ def open_run(
     if daemon.end is not None:
         raise OpError("protocol", "this helper serves a run already")
     end_of_earlier_boots()
-    opened = run.Run.open(run_id, role, workload, start_ticks=start_ticks, boot_id=run.boot_id(), **_me(daemon))
+    known = {"start_ticks": start_ticks, "version": version, "boot_id": run.boot_id(), **_me(daemon)}
+    opened = run.Run.open(run_id, role, workload, **known)
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(trees.pages_channel, daemon), daemon.bucket
     daemon.end.pipe = functools.partial(trees.data_pipe, daemon)
@@ -120,7 +121,10 @@ def live_socket(run_id: str) -> str:
     """The private socket of the helper that still serves a run, empty when none does."""
     if not ID.match(run_id):
         return ""
-    known = run.Run.load(run_id)
+    try:
+        known = run.Run.load(run_id)
+    except OpError:
+        return ""
     newest = known.journal.last("open", "adopted") if known is not None and not known.ended else None
     if newest is None or not procs.alive(newest.get("helper", 0), newest.get("helper_start", 0)):
         return ""
@@ -158,7 +162,9 @@ def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
     """The open runs of this node, with whose helper still lives and whose workload is frozen here."""
     found = []
     for name in run.open_runs():
-        known = run.Run.load(name)
+        known = None
+        with contextlib.suppress(OpError):  # one that a later version wrote is not for us to read
+            known = run.Run.load(name)
         if known is not None:
             first, frozen = known.journal.last("open") or {}, known.journal.last("freezing") or {}
             held = cgroup.is_asked_to_freeze(str(frozen.get("cgroup")))
@@ -281,6 +287,24 @@ def leftovers(daemon: Daemon, progress: Any, run_id: str) -> list[str]:
     return found + ([group] if os.path.isdir(group) and not cgroup.events(group).get("populated") else [])
 
 
+def remains_of(daemon: Daemon, progress: Any, run_id: str, cgroups: list[str]) -> dict[str, Any]:
+    """What is there of a run whose journal is lost; `cgroups` are those that the controller has seen."""
+    _require_lost(run_id)
+    return remains.look(run_id, cgroups)
+
+
+def settle_remains(daemon: Daemon, progress: Any, run_id: str, cgroups: list[str], how: str) -> dict[str, Any]:
+    """`kill` or `thaw` what is there of a run whose journal is lost, on the operator's word."""
+    _require_lost(run_id)
+    return remains.settle(run_id, cgroups, how)
+
+
+def _require_lost(run_id: str) -> None:
+    """With a journal its own operations are the only way."""
+    if not ID.match(run_id) or run.Run.load(run_id) is not None:
+        raise OpError("protocol", "the journal of this run is here")
+
+
 def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:
     """The last part of every log in a directory, to be kept with the report."""
     found: dict[str, str] = {}
@@ -354,6 +378,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "direct_connect": _direct("connect"),
     "verify": health.verify,
     "leftovers": leftovers,
+    "remains": remains_of,
+    "settle_remains": settle_remains,
     **trees.OPS,
     **address.OPS,
     "mark_left": bundles.mark_left,

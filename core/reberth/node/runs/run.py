@@ -19,7 +19,16 @@ from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import address
 from reberth.node.system import spawn
-from reberth.node.system.durable import Journal, decide_once, decided, lay_ballots, lay_reserve, sync_dir
+from reberth.node.system.durable import (
+    Journal,
+    decide_once,
+    decided,
+    lay_ballots,
+    lay_reserve,
+    read_text,
+    sync_dir,
+    write_whole,
+)
 
 STATE = "/var/lib/reberth"
 VOTES = ("READY", "RESUME")
@@ -98,11 +107,20 @@ class Run:
 
     @classmethod
     def load(cls, run_id: str) -> Run | None:
-        """A run of this node, open or ended; None when it was never here."""
+        """A run of this node, open or ended; None when it was never here, or its journal is lost.
+
+        Raises OpError `newer-format` for a journal that a later version wrote.
+        """
         for directory in (os.path.join(STATE, run_id), os.path.join(STATE, "ended", run_id)):
             if os.path.exists(os.path.join(directory, "journal.jsonl")):
-                return cls(run_id, directory)
+                run = cls(run_id, directory)
+                run.journal.readable()
+                return run
         return None
+
+    def is_lost(self) -> bool:
+        """Whether the journal went from the disk under this process: then nothing can be decided here any more."""
+        return not os.path.exists(os.path.join(self.dir, "journal.jsonl"))
 
     def opened(self, key: str, default: Any = "") -> Any:
         """A fact of the first record."""
@@ -211,8 +229,7 @@ class Run:
                 os.rename(self.dir, os.path.join(ended, self.id))
                 self.dir = os.path.join(ended, self.id)
                 sync_dir(STATE)
-            for old in sorted(os.listdir(ended))[:-KEEP_ENDED]:
-                shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
+                _keep_newest(self.id)
         return left
 
 
@@ -222,10 +239,25 @@ def _another(first: dict[str, Any], role: str, start_ticks: int) -> bool:
     return bool(known and start_ticks) and first.get("role") == role and known != start_ticks
 
 
+def _keep_newest(run_id: str) -> None:
+    """Remove all but the newest of the ended runs, in the order in which they ended.
+
+    The order is a list on disk: ids and times of files follow a clock, which may be set back. What is not in the list
+    is of an older version, and older than all that is.
+    """
+    ended, path = os.path.join(STATE, "ended"), os.path.join(STATE, "ended", ".order")
+    listed = [name for name in (read_text(path) or "").split() if name != run_id]
+    there = {name for name in os.listdir(ended) if not name.startswith(".")}
+    order = [*sorted(there - {*listed, run_id}), *(name for name in listed if name in there), run_id]
+    for old in order[:-KEEP_ENDED]:
+        shutil.rmtree(os.path.join(ended, old), ignore_errors=True)
+    write_whole(path, "".join(f"{name}\n" for name in order[-KEEP_ENDED:]))
+
+
 def locks_of_others(run_id: str) -> set[str]:
     """The network locks (nft tables) that other open runs of this node have journaled as theirs."""
-    known = [Run.load(name) for name in open_runs() if name != run_id]
-    records = [record for run in known if run is not None for record in run.journal.records]
+    known = [Run(name, os.path.join(STATE, name)) for name in open_runs() if name != run_id]
+    records = [record for run in known for record in run.journal.records]
     return {str(record["name"]) for record in records if record.get("do") == "nft_delete"}
 
 

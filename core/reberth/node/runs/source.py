@@ -22,7 +22,7 @@ from reberth.node.freeze import cgroup, refreeze, systemd
 from reberth.node.gate import Gate, end_left
 from reberth.node.pages.postcopy_source import Serving, stopped, wake
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
-from reberth.node.runs.peer import Listener, what_follows
+from reberth.node.runs.peer import Line, what_follows
 from reberth.node.runs.run import Run, boot_id, locks_of_others, open_runs
 from reberth.node.survey.written import Beside, content
 from reberth.node.system import orphans, procs
@@ -48,7 +48,7 @@ class Source:
         self.guard: refreeze.Guard | None = None
         self.lock = threading.RLock()
         self.stats: dict[str, int] = {}
-        self.line: Listener | None = None  # what the target's helper says, where the nodes reach each other
+        self.line: Line | None = None  # what the target's helper says, where the nodes reach each other
         record = run.journal.last("freezing", "enclosed")
         self.cgroup = str(record["cgroup"]) if record else ""
 
@@ -231,7 +231,8 @@ class Source:
             return self._kill() if how == "kill" else self._resume(aborted)
 
     def _kill(self) -> dict[str, Any]:
-        if self.run.vote() != "READY":
+        vote = self._vote()
+        if vote != "READY" and not (vote == "UNREADABLE" and self.run.journal.has("note-given-up")):
             raise OpError("protocol", "the source has not voted READY: it is not given up")
         if self.run.journal.has("resuming"):
             raise OpError("protocol", "the source was let run again: it is not given up")
@@ -248,8 +249,8 @@ class Source:
         return self.facts()
 
     def _resume(self, aborted: bool) -> dict[str, Any]:
-        vote = self.run.vote() or self.run.cast_vote("RESUME")
-        if vote == "READY" and not aborted:
+        vote = self._vote() or self.run.cast_vote("RESUME")
+        if vote != "RESUME" and not aborted:
             raise OpError("protocol", "the source voted READY: it runs again only when the target says ABORT")
         if self.run.journal.has("releasing"):
             raise OpError("protocol", "the source was given up: it never runs again")
@@ -350,18 +351,23 @@ class Source:
         """Whether the tasks ended by themselves after the freeze had begun, or with their node at any time."""
         resumed = self.run.journal.last("resumed")
         tasks = resumed.get("tasks", 1) if resumed else self._tasks()
-        begun = self.run.journal.has("freezing") or self.run.opened("boot_id", boot_id()) != boot_id()
+        begun = self.run.journal.has("freezing") or self._ended_with_the_node()
         return begun and not self.run.journal.has("releasing") and not tasks
+
+    def _vote(self) -> str | None:
+        try:
+            return self.run.vote()
+        except OpError:
+            return "UNREADABLE"
+
+    def _ended_with_the_node(self) -> bool:
+        return bool(self.run.opened("boot_id", boot_id()) != boot_id())
 
     def facts(self) -> dict[str, Any]:
         """What is so now: the one thing that `recover` and the engine decide from."""
-        try:
-            vote = self.run.vote()
-        except OpError:
-            vote = "UNREADABLE"
         return {
             "role": "source",
-            "vote": vote,
+            "vote": self._vote(),
             "ended": self.run.ended,
             "froze": self.run.journal.has("freezing"),
             "held": self.run.journal.has("held"),
@@ -369,18 +375,30 @@ class Source:
             "resumed": self.run.journal.has("resumed"),
             "tasks": self._tasks(),
             "gone": self._gone(),
+            "rebooted": self._ended_with_the_node(),
+            "lost": self.run.is_lost(),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
             "holding": self._holds(),
             "cgroup": self.cgroup,
             "stats": self.stats,
         }
 
+    def abandoned(self) -> bool:
+        """Whether the journal is lost: this helper can neither vote nor be found, and the fence stays without it."""
+        return self.run.is_lost()
+
+    def _left_a_copy(self) -> bool:
+        """Whether the node restarted when the dump was whole and nothing was decided against the copy."""
+        over = self._vote() == "RESUME" or self.run.journal.has("released") or self.run.journal.has("resumed")
+        return self._ended_with_the_node() and self.run.journal.has("held") and not over
+
     def lost(self) -> bool:
         """The controller is gone: before READY the source runs again, after it the line to the target decides.
 
-        True when the run has ended.
+        True when the run has ended, or when nothing is left here to act on: the tasks went with their node after the
+        dump was whole, so the target may hold the only copy, and a vote for RESUME would end it.
         """
-        if self.run.ended:
+        if self.run.ended or self._left_a_copy():
             return True
         with contextlib.suppress(OpError, OSError):
             if self.run.journal.has("released"):

@@ -12,15 +12,17 @@ from reberth.node.criu import network_lock as netlock
 from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
+from reberth.node.gate import Gate
 from reberth.node.net import loopback as netdev
 from reberth.node.pages.fill import Fill, Guardian
 from reberth.node.pages.prefetch import Prefetch
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
 from reberth.node.runs.look import Look
+from reberth.node.runs.peer import Line
 from reberth.node.runs.run import Run, boot_id, open_runs
 from reberth.node.runs.source import write_config
 from reberth.node.survey.written import Beside, check
-from reberth.node.system import orphans, procs
+from reberth.node.system import free_memory, orphans, procs
 from reberth.node.system.durable import boottime_ns, write_whole
 from reberth.node.system.ends import kernel_tells
 from reberth.node.system.rate_limit import Bucket
@@ -46,6 +48,7 @@ class Target:
         self.bucket = Bucket()
         self.pipe: Callable[[], tuple[int, int]] = no_pipe
         self.channel: Callable[[], Channel] = no_channel  # to the source's page server
+        self.line: Line | None = None  # what the source's helper says, where the nodes reach each other
         self.lock = threading.RLock()
         record = run.journal.last("restoring", "copy-held")
         self.cgroup = str(record["cgroup"]) if record else ""
@@ -83,7 +86,8 @@ class Target:
         if adopted and not kernel_tells():
             raise OpError("parent-death", NO_STATUS, hint="a kernel from 6.15 on there")
         self._claim(os.path.join(cgroup.mount_point(), f"reberth-{self.run.id}") if own_cgroup else path)
-        self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv)
+        needs_source = bool(header_bytes and follow)
+        self.run.journal.write("restoring", cgroup=self.cgroup, argv=argv, needs_source=needs_source)
         self.run.push_undo("always", "criu_roots", known=leftovers.roots())
         self._lock_network(network_lock)
         if own_cgroup:
@@ -164,9 +168,10 @@ class Target:
     def discard(self) -> dict[str, Any]:
         """Kill a copy that cannot go on, or is not well, on the operator's word: what it did since is lost."""
         with self.lock:
-            bad = any(self.run.journal.has(event) for event in ("fill-failed", "note-verify-failed", "look-failed"))
-            if not bad and not self._ended_with_the_node():
-                raise OpError("protocol", "only a copy that did not live, failed its fill or its probes, or ended here")
+            causes = ("fill-failed", "note-verify-failed", "look-failed", "note-given-up")
+            if not any(map(self.run.journal.has, causes)) and not self._ended_with_the_node():
+                text = "only a copy that did not live, failed its fill or its probes, ended here, or was given up"
+                raise OpError("protocol", text)
             self.run.undo("back")
             self._kill_copy()
             if not self.run.journal.has("taken-back"):
@@ -331,18 +336,60 @@ class Target:
             "tasks": len([p for p in present if procs.alive(p)]),
             "frozen": bool(self.cgroup) and cgroup.is_asked_to_freeze(self.cgroup),
             "holding": self._holds(),
+            "keeps": self.keeps(),
+            "needs_source": self._needs_source(),
+            "given_up": str((self.run.journal.last("given-up") or {}).get("why", "")),
             "rebooted": self._ended_with_the_node(),
+            "lost": self.run.is_lost(),
             "cgroup": self.cgroup,
         }
 
+    def keeps(self) -> bool:
+        """Whether the held copy is whole without the source, so that it is kept when the source cannot be reached.
+
+        What a daemon's criu holds is none: the daemon undoes it when the source's daemon is gone.
+        """
+        return self._holds() and not isinstance(self.job, Gate) and not self._needs_source()
+
+    def _needs_source(self) -> bool:
+        return bool((self.run.journal.last("restoring") or {}).get("needs_source"))
+
+    def _alone(self) -> str:
+        """What this end decides without a controller, empty while it must wait.
+
+        A whole copy that is held may be the last one there is, as nobody here can tell a source that is dead from one
+        that is cut off. So it waits for the source's vote, on the line or by `recover`, as long as there is memory.
+        """
+        if not self.keeps() or self.run.verdict() is not None:
+            return "ABORT"
+        vote = ((self.line.heard if self.line else None) or {}).get("vote")
+        if vote in ("READY", "RESUME"):
+            return "PERMIT" if vote == "READY" else "ABORT"
+        if not self.run.journal.has("copy-kept"):
+            self.run.journal.tell("copy-kept", cgroup=self.cgroup)
+        short = free_memory.shortage()
+        if short:
+            self.run.journal.tell("given-up", why=f"the target gave the held copy up: {short}")
+        return "ABORT" if short else ""
+
+    def abandoned(self) -> bool:
+        """Whether the journal is lost, and nothing waits here that this helper could still let go or take back."""
+        return self.run.is_lost() and not self._holds()
+
     def lost(self) -> bool:
-        """The controller is gone: without a verdict ABORT is written; with PERMIT the copy lands. True at an end."""
+        """The controller is gone: with PERMIT the copy lands, without a verdict it is kept or taken back.
+
+        True at an end.
+        """
         if self.run.ended:
             return True
         if self.run.journal.has("landing-failed"):
             return False  # held: only the source's end decides what becomes of this run
         with contextlib.suppress(OpError, OSError):
-            facts = self.decide("ABORT")
+            value = self._alone()
+            if not value:
+                return False
+            facts = self.decide(value)
             if facts["verdict"] == "PERMIT":
                 self.looking.look(self.cgroup)
                 self.filling.fill()

@@ -11,6 +11,7 @@ import time
 from typing import Any, Optional
 
 from reberth.node.errors import OpError
+from reberth.node.system import formats
 
 
 def boottime_ns() -> int:
@@ -143,7 +144,7 @@ def give_reserve(directory: str) -> None:
 class Journal:
     """JSON lines, each flushed to disk before the step it announces; `format` is in the first one."""
 
-    FORMAT = 1
+    FORMAT = formats.FORMAT
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -196,6 +197,10 @@ class Journal:
                     if isinstance(record, dict) and "event" in record and line.endswith("\n"):
                         found.append(record)
         return found
+
+    def readable(self) -> None:
+        """Take the records as this version means them; raises OpError `newer-format` for what only a later one does."""
+        self.records = formats.translated(self.records, os.path.basename(os.path.dirname(self.path)))
 
     def write(self, event: str, **data: Any) -> dict[str, Any]:
         """Append one record and flush it; OSError when the disk does not take it: then it never happened."""
