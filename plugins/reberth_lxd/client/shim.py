@@ -108,4 +108,4 @@ def become(client: str, words: Sequence[str], known: Known = lambda: None) -> No
         os.environ.update(dict.fromkeys(GUARD.values(), "1"))
         native = [word for word in words if word != "--native"]
         os.execvp(client, [client, "move", *native])
-    os.execv(sys.executable, [sys.executable, "-m", "reberth", *ours])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "reberth", *ours])

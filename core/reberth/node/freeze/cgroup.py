@@ -160,7 +160,9 @@ def sweep(directory: str, open_runs: Callable[[], list[str]], keep: str = "") ->
     """
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(directory) if name.startswith("reberth-")]
-        runs = {f"reberth-{word}{name}" for name in open_runs() for word in ("", "helper-")} if names else set()
+        runs = (
+            {f"reberth-{word}{name}" for name in open_runs() for word in ("", "helper-", "tools-")} if names else set()
+        )
         for name in names:
             path = os.path.join(directory, name)
             if name not in runs and path != keep and events(path).get("populated") == 0:

@@ -132,16 +132,24 @@ class Holdings:
             self.pipes.add(target)
         elif target.startswith("/memfd:"):
             self._huge(os.stat(path).st_blksize)
-        elif target.startswith("/") and _mount_id(info) not in mounts:
-            self.outside.add(target)
-            self._terminal(path, info)
         elif target.startswith("/"):
-            self._file(path, "open")
-            self._terminal(path, info)
-            if mounts[_mount_id(info)].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
-                self.shared_locks.add(target)
-            if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
-                self.opened.setdefault(target, []).append((int(base[6:]), int(name)))
+            self._named(path, info, target, mounts)
+
+    def _named(self, path: str, info: str, target: str, mounts: dict[str, str]) -> None:
+        """Look at a descriptor of something that has a path; one that was closed meanwhile has no mount."""
+        mount = _mount_id(info)
+        if not mount:
+            return
+        self._terminal(path, info)
+        if mount not in mounts:
+            self.outside.add(target)
+            return
+        self._file(path, "open")
+        if mounts[mount].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
+            self.shared_locks.add(target)
+        if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
+            _, _, pid, _, number = path.split("/")
+            self.opened.setdefault(target, []).append((int(pid), int(number)))
 
     def _socket(self, path: str, inode: str) -> None:
         if inode not in self.sockets:

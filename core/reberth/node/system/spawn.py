@@ -118,9 +118,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a tool in a session of its own, its output into a file of the run, inside `cgroup` when given."""
-    words = resolve(argv)
-    if cgroup:
-        words = ["/bin/sh", "-c", ENTER, cgroup, *words]
+    words = entering(cgroup, resolve(argv))
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
@@ -135,6 +133,11 @@ def spawn(
         )
     finally:
         os.close(fd)
+
+
+def entering(cgroup: str, words: list[str]) -> list[str]:
+    """Return the words of a program that enters a cgroup before it becomes this one; without a cgroup: the same."""
+    return ["/bin/sh", "-c", ENTER, cgroup, *words] if cgroup else words
 
 
 def first_errors(*paths: str, lines: int = 12) -> str:
