@@ -28,7 +28,11 @@ def main() -> None:
 
 def _leave_directory() -> None:
     """Take the working directory off the path, where `python -m` has put it: a plugin is never read from there."""
-    if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
+    try:
+        here = os.getcwd()  # noqa: PTH109 (pathlib is not loaded yet: a press of the tab key comes this way too)
+    except OSError:
+        here = ""
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
         del sys.path[0]
 
 

@@ -25,31 +25,37 @@ def settle(path: str, limit_s: float = LIMIT_S) -> int:
     Raise OpError `freeze` when there is always one.
     """
     until_s, rest_s, times = time.monotonic() + limit_s, FIRST_S, 0
-    while (waits := waiting(path)) is not None:
+    while (found := unsettled(path)) is not None:
+        task, state = found
         if time.monotonic() > until_s:
-            text = f"process {waits.pid} ({waits.comm}) waits for a child that it has begun to start"
+            if state == "R":
+                break
+            text = f"process {task.pid} ({task.comm}) waits for a child that it has begun to start"
             raise OpError("freeze", text, hint="vfork(2) is not over within the limit: try again")
-        cgroup.thaw(path)
+        if state == "D":
+            cgroup.thaw(path)
         time.sleep(rest_s)
-        cgroup.freeze(path)
-        times, rest_s = times + 1, min(2 * rest_s, LONGEST_S)
+        if state == "D":
+            cgroup.freeze(path)
+            times, rest_s = times + 1, min(2 * rest_s, LONGEST_S)
     return times
 
 
-def waiting(path: str) -> procs.Task | None:
-    """Return a task of a frozen cgroup that waits in vfork; None when there is none.
+def unsettled(path: str) -> tuple[procs.Task, str] | None:
+    """Return a task of a frozen cgroup that waits in vfork (D), or is about to stop or to wait (R); None without one.
 
-    Only a process that has a child in the cgroup can: of all others no thread is looked at, which takes time while
-    the workload stands still.
+    The kernel counts a task as frozen a moment before it sleeps. Only a process that has a child in the cgroup can wait
+    in vfork: of all others no thread is looked at, which takes time while the workload stands still.
     """
     tasks = [task for task in map(procs.task, cgroup.pids(path)) if task is not None]
     parents = {task.ppid for task in tasks}
-    return next((task for task in tasks if task.pid in parents and _sleeps_deep(task)), None)
+    states = ((task, _states(task)) for task in tasks if task.pid in parents)
+    return next(((task, letter) for task, letters in states for letter in "DR" if letter in letters), None)
 
 
-def _sleeps_deep(task: procs.Task) -> bool:
+def _states(task: procs.Task) -> set[str]:
     if task.threads == 1:
-        return task.state == "D"
+        return {task.state}
     with contextlib.suppress(OSError):
-        return any(procs.state(f"/proc/{task.pid}/task/{tid}") == "D" for tid in os.listdir(f"/proc/{task.pid}/task"))
-    return False
+        return {procs.state(f"/proc/{task.pid}/task/{tid}") for tid in os.listdir(f"/proc/{task.pid}/task")}
+    return set()
