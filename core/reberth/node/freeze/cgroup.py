@@ -30,7 +30,7 @@ def of_pid(pid: int) -> str:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("0::"):
-                    return os.path.normpath(mount + "/" + line[3:].strip().split(" (deleted)")[0])
+                    return os.path.normpath(mount + "/" + line[3:].rstrip("\n").removesuffix(" (deleted)"))
     except FileNotFoundError as error:
         raise ProcessLookupError(f"no process {pid}") from error
     raise OpError("no-cgroup2", f"process {pid} is in no cgroup of version 2")

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Optional
 
 from reberth.node.net import loopback, netlink
@@ -30,12 +30,13 @@ def protocol(path: str) -> str:
     return ""
 
 
-def _table(pid: int) -> Rows:
+def _table(pid: int, wanted: Callable[[list[str]], bool]) -> Rows:
+    """Return the rows that are wanted of the TCP sockets of a process's network: there may be very many others."""
     rows: Rows = []
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii") as lines:
             next(lines, None)
-            rows += [line.split() for line in lines]
+            rows += [words for words in map(str.split, lines) if wanted(words)]
     return rows
 
 
@@ -43,9 +44,7 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
     """Established connections with both ends in the tree, those with an end outside, and listening addresses."""
     pairs: dict[tuple[str, str], str] = {}
     listening: set[str] = set()
-    for words in _table(pid):
-        if words[9] not in inodes:
-            continue
+    for words in _table(pid, lambda words: words[9] in inodes):
         if words[3] == LISTEN:
             listening.add(address(words[1]))
         elif words[3] not in NOT_A_CONNECTION:
@@ -56,44 +55,46 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
 
 def connections(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
     """Both addresses of each connection of these sockets, this end first."""
-    rows = (w for w in _table(pid) if w[9] in inodes and w[3] not in (LISTEN, *NOT_A_CONNECTION))
+    rows = _table(pid, lambda words: words[9] in inodes and words[3] not in (LISTEN, *NOT_A_CONNECTION))
     return {(address(words[1]), address(words[2])) for words in rows}
 
 
 def listening(pid: int) -> list[str]:
     """Every address that is listened on in this process's network namespace."""
-    return sorted({address(words[1]) for words in _table(pid) if words[3] == LISTEN})
+    return sorted({address(words[1]) for words in _table(pid, lambda words: words[3] == LISTEN)})
 
 
 def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
     """Names without a file (unix(7)) that are taken in its network namespace, or that these sockets have."""
     mine = None if inodes is None else {int(inode) for inode in inodes}
-    found = set()
+
+    def names() -> set[bytes]:
+        found = (attributes.get(DIAG_NAME, b"") for inode, attributes in _unix() if mine is None or inode in mine)
+        return {name[1:] for name in found if name.startswith(b"\0") and len(name) > 1}
+
     with contextlib.suppress(OSError):
-        for inode, attributes in loopback.inside(pid, lambda: list(_unix())) or ():
-            name = attributes.get(DIAG_NAME, b"")
-            if name.startswith(b"\0") and len(name) > 1 and (mine is None or inode in mine):
-                found.add(name[1:].decode("utf-8", "backslashreplace"))
-    return sorted(found)
+        return sorted(name.decode("utf-8", "backslashreplace") for name in loopback.inside(pid, names) or ())
+    return []
 
 
 def unaccepted(pid: int, inodes: set[str]) -> list[str]:
     """Connections that wait in a listening socket of the tree and that nobody accepts, as `here - there`."""
-    found = _waiting(_table(pid), inodes)
+    found = _waiting(pid, inodes)
     if found:
         time.sleep(SECOND_LOOK_S)
-        found &= _waiting(_table(pid), inodes)
+        found &= _waiting(pid, inodes)
     return sorted(f"{address(here)} - {address(there)}" for here, there in found)
 
 
-def _waiting(rows: Rows, inodes: set[str]) -> set[tuple[str, str]]:
+def _waiting(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
     """A connection that was not accepted has no inode yet; its port tells whose it is."""
-    ports = {words[1].rpartition(":")[2] for words in rows if words[3] == LISTEN and words[9] in inodes}
-    return {
-        (words[1], words[2])
-        for words in rows
-        if words[9] == "0" and words[3] == ESTABLISHED and words[1].rpartition(":")[2] in ports
-    }
+    listening = _table(pid, lambda words: words[3] == LISTEN and words[9] in inodes)
+    ports = {words[1].rpartition(":")[2] for words in listening}
+
+    def waits(words: list[str]) -> bool:
+        return words[9] == "0" and words[3] == ESTABLISHED and words[1].rpartition(":")[2] in ports
+
+    return {(words[1], words[2]) for words in _table(pid, waits)} if ports else set()
 
 
 def _plain(hexadecimal: str) -> str:
@@ -116,24 +117,31 @@ def address(hexadecimal: str) -> str:
 def unix_outside(pid: int, inodes: set[str]) -> list[str]:
     """Unix sockets of the tree whose peer is not in it, by the peer's name or the peer's inode."""
     mine = {int(inode) for inode in inodes}
-    known: dict[int, dict[int, bytes]] = {}
-    with contextlib.suppress(OSError):
-        known = dict(loopback.inside(pid, lambda: list(_unix())) or ())
+    known = _unix_of(pid, mine)
     waiting = {
         client
         for inode in mine & known.keys()
         for (client,) in struct.iter_unpack("=I", known[inode].get(DIAG_WAITING, b""))
     }
-    found = []
-    for inode in sorted(mine & known.keys() - waiting):
-        attributes = known[inode]
-        if DIAG_PEER not in attributes:
-            continue
-        (peer,) = struct.unpack("=I", attributes[DIAG_PEER])
-        if peer not in mine:
-            name = known.get(peer, {}).get(DIAG_NAME, b"").rstrip(b"\0").replace(b"\0", b"@")
-            found.append(name.decode("utf-8", "backslashreplace") or f"socket:[{peer or inode}]")
-    return sorted(set(found))
+    peers = {
+        inode: int(struct.unpack("=I", known[inode][DIAG_PEER])[0])
+        for inode in mine & known.keys() - waiting
+        if DIAG_PEER in known[inode]
+    }
+    outside = {inode: peer for inode, peer in peers.items() if peer not in mine}
+    theirs = _unix_of(pid, set(outside.values())) if outside else {}
+    found = set()
+    for inode, peer in outside.items():
+        name = theirs.get(peer, {}).get(DIAG_NAME, b"").rstrip(b"\0").replace(b"\0", b"@")
+        found.add(name.decode("utf-8", "backslashreplace") or f"socket:[{peer or inode}]")
+    return sorted(found)
+
+
+def _unix_of(pid: int, wanted: set[int]) -> dict[int, dict[int, bytes]]:
+    """What sock_diag(7) says of these unix sockets in a process's network."""
+    with contextlib.suppress(OSError):
+        return loopback.inside(pid, lambda: {inode: said for inode, said in _unix() if inode in wanted}) or {}
+    return {}
 
 
 def _unix() -> Iterator[tuple[int, dict[int, bytes]]]:

@@ -31,7 +31,11 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     for task in tasks:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found.add(task)
+    if not procs.alive(pid, tasks[0].start_ticks):
+        raise OpError("ended", f"process {pid} has ended")
     inside, outside, listening = sockets.tcp(pid, found.sockets)
+    others = ipc.Others(frozenset(pids), found.uids)
+    pipes_outside = ipc.pipes_outside(found.pipes, others)
     own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
     ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
@@ -71,8 +75,9 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "outside_mounts": sorted(found.outside),
         "pipes": sorted(found.pipes),
         "shared_locks": sorted(found.shared_locks),
-        "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
-        "files_outside": ipc.files_outside(found.opened, frozenset(pids)),
+        "pipes_outside": pipes_outside,
+        "files_outside": ipc.files_outside(found.opened, others),
+        "not_looked_at": sorted(others.skipped),
         "sysv_shm": found.sysv_shm,
         "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],
         "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),
