@@ -21,7 +21,7 @@ demo: ## build the lab once and move a Redis under load from node1 to node2 (roo
 bench: dev ## measure downtime and total time against plain scripts and lxc move, and the modes against each other, in a lab (root)
 	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py && for part in modes policies lxd start; do $(BIN)/python tests/bench/$$part.py || exit 1; done
 soak: dev ## all faults of LXD, 200 hops, 200 random kills a victim, 20 breaks of a post-copy a fault, the whole fault matrix (root; hours: REBERTH_SOAK_HOURS)
-	scripts/install-needs lab && REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_lxd_faults.py && for part in hops kills postcopy soak; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
+	scripts/install-needs lab && REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_lxd_faults.py && for part in hops kills postcopy churn soak; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
 completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish
 	scripts/make-completions
 deb: dev ## build the Debian package into dist/, in a Debian 13 root that is made once (root)

@@ -66,10 +66,12 @@ def listening(pid: int) -> list[str]:
 
 def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
     """Names without a file (unix(7)) that are taken in its network namespace, or that these sockets have."""
+    if inodes is not None and not inodes:
+        return []
     mine = None if inodes is None else {int(inode) for inode in inodes}
 
     def names() -> set[bytes]:
-        found = (attributes.get(DIAG_NAME, b"") for inode, attributes in _unix() if mine is None or inode in mine)
+        found = (attributes.get(DIAG_NAME, b"") for _, attributes in _unix(mine))
         return {name[1:] for name in found if name.startswith(b"\0") and len(name) > 1}
 
     with contextlib.suppress(OSError):
@@ -139,14 +141,17 @@ def unix_outside(pid: int, inodes: set[str]) -> list[str]:
 
 def _unix_of(pid: int, wanted: set[int]) -> dict[int, dict[int, bytes]]:
     """What sock_diag(7) says of these unix sockets in a process's network."""
+    if not wanted:
+        return {}
     with contextlib.suppress(OSError):
-        return loopback.inside(pid, lambda: {inode: said for inode, said in _unix() if inode in wanted}) or {}
+        return loopback.inside(pid, lambda: dict(_unix(wanted))) or {}
     return {}
 
 
-def _unix() -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Every unix socket of this network namespace: inode, and what sock_diag(7) says of it."""
+def _unix(wanted: Optional[set[int]]) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """These unix sockets of this network namespace, or every one: inode, and what sock_diag(7) says of it."""
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UNIX_SHOW, 0xFFFFFFFF, 0xFFFFFFFF)
     for body in netlink.ask(netlink.SOCK_DIAG, SOCK_DIAG_BY_FAMILY, netlink.DUMP, request):
         (inode,) = struct.unpack_from("=I", body, 4)
-        yield inode, netlink.attributes(body, 16)
+        if wanted is None or inode in wanted:
+            yield inode, netlink.attributes(body, 16)
