@@ -43,7 +43,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         home = cgroup.of_pid(pid)
     return {
         "pid": pid,
-        "tasks": [t._asdict() for t in tasks],
+        "tasks": [t._asdict() for t in tasks if _there(t)],  # who has ended meanwhile needs no pid on the target
         "parents": [t.comm for t in map(procs.task, procs.ancestors(tasks[0].ppid, 1)) if t],
         "uids": sorted(found.uids),
         "exe": procs.link(f"/proc/{pid}/exe"),
@@ -92,6 +92,11 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "confined": sorted(found.confined),
         "frozen": bool(home) and cgroup.is_asked_to_freeze(home),
     }
+
+
+def _there(task: procs.Task) -> bool:
+    now = procs.task(task.pid)
+    return now is not None and now.start_ticks == task.start_ticks
 
 
 def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
