@@ -75,7 +75,7 @@ class Listener:
 
     def run(self) -> None:
         """Listen until the target hangs up or says what is no message."""
-        with contextlib.suppress(OSError, ValueError), self.connection.makefile("rb") as lines:
+        with contextlib.suppress(OSError, ValueError, RecursionError), self.connection.makefile("rb") as lines:
             while True:
                 line = lines.readline(LINE_LIMIT_BYTES)
                 if not line.endswith(b"\n"):
