@@ -23,8 +23,8 @@ demo: ## build the lab once and move a Redis under load from node1 to node2 (roo
 	scripts/demo
 bench: dev ## measure downtime and total time against plain scripts and lxc move, and the modes against each other, in a lab (root)
 	scripts/install-needs lab && $(BIN)/python tests/bench/bench.py && for part in modes policies lxd start; do $(BIN)/python tests/bench/$$part.py || exit 1; done
-soak: dev ## all faults of LXD, 20 turns there and back, all ways to log in, 200 hops, 200 random kills a victim, 20 breaks of a post-copy a fault, 28 power cuts, 60 trees that fork and free memory all the time, the whole fault matrix, two faults at once (root; hours: REBERTH_SOAK_HOURS)
-	scripts/install-needs lab && REBERTH_TURNS=20 REBERTH_LOGINS=all REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_there_and_back.py tests/live/test_logins.py tests/live/test_lxd_faults.py && for part in churn hops kills postcopy power soak pairs; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
+soak: dev ## all faults of LXD, 20 turns there and back, all ways to log in, 200 hops, 200 random kills a victim, 20 breaks of a post-copy a fault, 28 power cuts, 60 trees that fork and free memory all the time, 20 moves of each kind of workload that starts programs all the time, the whole fault matrix, two faults at once (root; hours: REBERTH_SOAK_HOURS)
+	scripts/install-needs lab && REBERTH_TURNS=20 REBERTH_LOGINS=all REBERTH_LXD_FAULTS=all $(BIN)/pytest -rP tests/live/test_there_and_back.py tests/live/test_logins.py tests/live/test_lxd_faults.py && for part in churn forks hops kills postcopy power soak pairs; do $(BIN)/python tests/live/faults/$$part.py || exit 1; done
 mutants: dev ## plant small faults into the protocol and count those that no quick test notices (hours; the copy it works on: REBERTH_MUTANTS)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutants]' && $(BIN)/python tests/mutants/run.py
 completions: dev ## write the table of commands and the completion scripts of bash, zsh and fish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -25,5 +26,16 @@ def main() -> None:
     root.main(args=sys.argv[1:], prog_name="reberth")
 
 
+def _leave_directory() -> None:
+    """Take the working directory off the path, where `python -m` has put it: a plugin is never read from there."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 (pathlib is not loaded yet: a press of the tab key comes this way too)
+    except OSError:
+        here = ""
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
+        del sys.path[0]
+
+
 if __name__ == "__main__":
+    _leave_directory()
     main()

@@ -1,4 +1,4 @@
-"""Tools that outlived their helper are found by the run's mark alone, and ended; strangers are not."""
+"""Tools that outlived their helper are found in the cgroup that was made for them, or by root's mark; others never."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import time
 
 import pytest
 
+from reberth.node.errors import OpError
+from reberth.node.freeze import cgroup
+from reberth.node.runs import run
+from reberth.node.runs.source import Source
 from reberth.node.system import orphans, procs
 
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs users of its own, or a cgroup")
+AS_USER = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"]
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
     sys.executable,
@@ -102,3 +108,125 @@ def test_a_criu_that_has_overwritten_its_environment_is_known_by_its_images(tmp_
     finally:
         process.kill()
         process.wait()
+
+
+# In a cgroup of the run
+
+
+@pytest.fixture
+def group():
+    """A cgroup of its own; whatever is in it at the end is ended."""
+    if os.getuid() != 0 or not cgroup.mount_point():
+        pytest.skip("needs root and cgroup v2")
+    path = os.path.join(cgroup.mount_point(), f"reberth-test-tools-{os.getpid()}")
+    cgroup.create(path)
+    yield path
+    cgroup.kill(path)
+    cgroup.remove(path)
+
+
+def test_what_a_tool_starts_is_found_whatever_becomes_of_the_tool(start, group):
+    """As a criu that runc started: runc is killed, and criu has a title in place of its environment."""
+    words = "import subprocess; p = subprocess.Popen(['sleep', '60'], env={}); print('up', flush=True); p.wait()"
+    parent = start([sys.executable, "-c", f"open({group + '/cgroup.procs'!r}, 'w').write('0'); {words}"])
+    child = procs.tree(parent.pid)[1]
+    assert {task.pid for task in orphans.find("r1", group)} == {parent.pid, child.pid}
+    parent.kill()
+    parent.wait()
+    assert [task.pid for task in orphans.end("r1", group)] == [child.pid]
+    assert not procs.alive(child.pid, child.start_ticks)
+
+
+def test_nothing_outside_the_cgroup_is_looked_at(start, group, monkeypatch):
+    """A mark says nothing where there is a cgroup; and one that is gone holds nothing."""
+    stranger = start(SLEEP, "r1")
+    monkeypatch.setattr(orphans, "_marked", lambda run_id: pytest.fail("the environment was read"))
+    assert orphans.end("r1", group, patience_s=20) == []
+    assert orphans.end("r1", group + "-gone") == []
+    assert procs.alive(stranger.pid)
+
+
+# Without one: what users say of themselves is not read
+
+
+@as_root
+def test_a_users_mark_is_no_mark(start):
+    user = start([*AS_USER, "env", f"{orphans.MARK}=r1", *["/usr/bin/python3", *SLEEP[1:]]])
+    assert orphans.end("r1", patience_s=20) == [] and procs.alive(user.pid)
+    mine = start(SLEEP, "r1")
+    assert [task.pid for task in orphans.end("r1")] == [mine.pid]  # the twin: the same mark of root's
+
+
+# prctl(PR_SET_MM_MAP) needs no right: the environment of this process reads as so many MiB of zeros.
+BOMB = """
+import ctypes, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+size = int(sys.argv[1]) << 20
+libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
+at = libc.mmap(None, ctypes.c_size_t(size), 1, 0x4022, -1, ctypes.c_long(0))
+words = open("/proc/self/stat").read().rpartition(")")[2].split()
+field = lambda number: int(words[number - 3])
+brk = libc.sbrk(ctypes.c_long(0))
+lines = (line for line in open("/proc/self/maps") if "[heap]" in line)
+heap = next(([int(x, 16) for x in line.split()[0].split("-")] for line in lines), [field(47), brk])
+numbers = (*map(field, (26, 27, 45, 46)), heap[0], brk, *map(field, (28, 48, 49)), at, at + size)
+data = struct.pack("11Q", *numbers) + struct.pack("QIi", 0, 0, -1)
+if libc.prctl(35, 14, ctypes.create_string_buffer(data, len(data)), ctypes.c_ulong(len(data)), 0):
+    sys.exit(3)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def bomb(start):
+    """A user's process whose environment reads as 64 MiB."""
+    if os.getuid() != 0:
+        pytest.skip("needs users of its own")
+    try:
+        return start([*AS_USER, "/usr/bin/python3", "-c", BOMB, "64"])
+    except AssertionError:
+        pytest.skip("this kernel has no PR_SET_MM_MAP")
+
+
+def test_an_environment_of_a_users_making_costs_nothing(bomb, mocker):
+    reads = mocker.spy(procs, "read_some")
+    assert orphans.find("r1") == [] and procs.environment(bomb.pid) == {} and procs.command_line(bomb.pid) == []
+    asked = {call.args[0] for call in reads.call_args_list}
+    assert f"/proc/{bomb.pid}/status" in asked and f"/proc/{bomb.pid}/environ" not in asked
+
+
+def test_no_more_is_read_than_was_said(bomb):
+    """The twin: it is really that long, and even of such a one a bounded part is taken."""
+    with open(f"/proc/{bomb.pid}/environ", "rb") as file:
+        assert len(file.read(2 << 20)) == 2 << 20
+    assert len(procs.read_some(f"/proc/{bomb.pid}/environ")) == procs.WORDS_BYTES
+
+
+def test_a_process_that_hides_its_owner_is_still_a_users(start):
+    """Its files in /proc belong to root when it may not be dumped: their owner says nothing."""
+    if os.getuid() != 0:
+        pytest.skip("needs users of its own")
+    hidden = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); print('up', flush=True); time.sleep(60)"
+    user = start([*AS_USER, "env", f"{orphans.MARK}=r1", "/usr/bin/python3", "-c", hidden])
+    assert os.stat(f"/proc/{user.pid}/environ").st_uid == 0
+    assert procs.uids(user.pid) == {1000} and orphans.find("r1") == []
+
+
+@as_root
+@pytest.mark.parametrize("error", [MemoryError, OSError, OpError])
+def test_a_search_that_fails_never_keeps_the_workload_frozen(tmp_path, monkeypatch, mocker, error):
+    monkeypatch.setattr(run, "STATE", str(tmp_path / "state"))
+    fence = tmp_path / "cg"
+    fence.mkdir()
+    for name, text in (("freeze", "1\n"), ("events", "populated 1\nfrozen 1\n"), ("procs", "")):
+        (fence / f"cgroup.{name}").write_text(text)
+    opened = run.Run.open("r1", "source", "criu/7")
+    opened.journal.write("freezing", cgroup=str(fence), argv=["criu"], root_pid=1, start_ticks=0)
+    failure = OpError("x", "no") if error is OpError else error()
+    search = mocker.patch.object(orphans, "end", autospec=True, side_effect=failure)
+    with pytest.raises(error):
+        Source(run.Run.load("r1")).release("resume")
+    assert (fence / "cgroup.freeze").read_text().startswith("0")
+    search.side_effect = lambda *_, **__: []
+    assert Source(run.Run.load("r1")).release("resume")["resumed"]  # and it is tried again

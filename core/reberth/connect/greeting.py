@@ -27,6 +27,13 @@ class Greeting:
 
     def read(self, stream: io.BufferedReader[Any]) -> bool:
         """Read up to the mark and none further; False when it does not come."""
+        try:
+            self._skip(stream)
+        finally:
+            self.over.set()
+        return self.started
+
+    def _skip(self, stream: io.BufferedReader[Any]) -> None:
         data = b""
         while not self.started and self.count <= NOISE_BYTES:
             piece = stream.peek(1)
@@ -41,5 +48,3 @@ class Greeting:
             self._kept = (self._kept + piece[:used])[-KEPT_BYTES - len(MARK) :]
         if self.started:
             self._kept = self._kept[: -len(MARK)]
-        self.over.set()
-        return self.started

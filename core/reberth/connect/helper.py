@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from reberth.connect import boot, process
+from reberth.connect import answers, boot, process
 from reberth.connect.failures import Heard, exit_status, not_reached
 from reberth.connect.greeting import Greeting
 from reberth_hooks import (
@@ -70,7 +70,7 @@ class HelperShell:
         self._progress: dict[int, Callable[..., None]] = {}
         self._lock, self._pinging = threading.Lock(), threading.Lock()
         self._heard = time.monotonic()
-        self._closed = False
+        self._closed, self._why = False, ""  # why: what was wrong with the node's last line
         self.on_wait: Callable[[], None] = lambda: None  # may raise what ends the wait
         self._offsets: list[tuple[int, int]] = []  # (round trip ns, node's boottime minus ours, ns)
         self._greeting = Greeting()
@@ -104,6 +104,11 @@ class HelperShell:
     def begin(self, op: str, /, *, on_progress: Callable[..., None] | None = None, **args: Any) -> Asked:
         """Start an operation; `on_progress` is called from the reader's thread."""
         number = next(self._numbers)
+        data = (json.dumps({"id": number, "op": op, "args": args}, separators=(",", ":")) + "\n").encode()
+        if len(data) > answers.LINE_LIMIT_BYTES:
+            raise HelperError(
+                f"{op} has more to say to node {self._node.name} than one message holds", kind="too-large"
+            )
         future: Future[Any] = Future()
         with self._lock:
             if self._closed:
@@ -111,7 +116,7 @@ class HelperShell:
             self._waiting[number] = (future, op)
             if on_progress:
                 self._progress[number] = on_progress
-        self._send({"id": number, "op": op, "args": args})
+        self._send(data)
         return Asked(future, op, self._node.name, self.on_wait)
 
     def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
@@ -155,8 +160,7 @@ class HelperShell:
             while data:
                 data = data[self._process.stdin.write(data) or 0 :]
 
-    def _send(self, message: dict[str, Any]) -> None:
-        data = (json.dumps(message, separators=(",", ":")) + "\n").encode()
+    def _send(self, data: bytes) -> None:
         stream = self._process.stdin
         with self._lock, contextlib.suppress(OSError, ValueError):
             assert stream is not None
@@ -168,40 +172,55 @@ class HelperShell:
         import io
 
         assert self._process.stdout is not None
-        with io.BufferedReader(self._process.stdout) as lines:  # type: ignore[type-var]
-            for line in lines if self._greeting.read(lines) else ():
-                self._heard = time.monotonic()
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._take(json.loads(line))
-        self._fail_all()
+        why = ""
+        try:
+            with io.BufferedReader(self._process.stdout) as lines:  # type: ignore[type-var]
+                begun = self._greeting.read(lines)
+                while begun and (message := answers.read(lines)) is not None:
+                    self._heard = time.monotonic()
+                    self._take(message)
+        except answers.NoMessageError as error:
+            why = f"node {self._node.name} sent {error}"
+            with contextlib.suppress(OSError):
+                self._process.kill()
+        except (OSError, ValueError, MemoryError) as error:
+            why = f"the connection to node {self._node.name} broke: {type(error).__name__}"
+        finally:
+            self._fail_all(why)
 
     def _take(self, message: dict[str, Any]) -> None:
-        number = message["id"]
+        """Give a message to the call that waits for it; one that is not waited for, or no longer, is dropped."""
+        number = message.get("id")
+        if not isinstance(number, int):
+            return
         if "progress" in message:
-            watcher = self._progress.get(number)
-            if watcher:
-                watcher(**message["progress"])
+            watcher, told = self._progress.get(number), answers.progress_of(message)
+            if watcher and told:
+                with contextlib.suppress(Exception):  # what a watcher does must not end the reader
+                    watcher(**told)
             return
         with self._lock:
-            future, op = self._waiting.pop(number)
+            future, op = self._waiting.pop(number, (None, ""))
             self._progress.pop(number, None)
-        if "error" in message:
-            found = message["error"]
-            text = f"node {self._node.name}: {found['message']}"
-            error = HelperError(text, kind=found["kind"], hint=found["hint"], tail=found["tail"])
-            error.op = op  # type: ignore[attr-defined]
+        if future is None:
+            return
+        try:
+            future.set_result(answers.settle(message, op, self._node.name))
+        except HelperError as error:
             future.set_exception(error)
-        else:
-            future.set_result(message["ok"])
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, why: str = "") -> None:
         with self._lock:
-            self._closed = True
+            self._closed, self._why = True, why
             waiting, self._waiting = self._waiting, {}
         for future, op in waiting.values():
             future.set_exception(self._gone(op))
 
     def _gone(self, op: str) -> ConnectionLostError:
+        if self._why:
+            return ConnectionLostError(
+                f"{self._why} ({op})", hint=f"is that node sound? try: reberth check {self._node.name}"
+            )
         return ConnectionLostError(f"the connection to node {self._node.name} was lost ({op})", hint=self._route.hint)
 
     def _beat(self) -> None:

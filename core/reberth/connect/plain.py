@@ -101,7 +101,7 @@ class PlainShell(HelperShell):
             lacks += [f"kernel options ({', '.join(missing)})"] if missing else []
         else:
             lacks.append("a readable /proc/config.gz (whether its kernel could is unknown)")
-        numbers = {key: int(found.get(key) or 0) for key in ("uid", "page_bytes", "clock_realtime_s")}
+        numbers = {key: self._number(key, found.get(key) or "0") for key in ("uid", "page_bytes", "clock_realtime_s")}
         return {**found, **numbers, "python": "", "lacks": lacks, "found_python": found.get("python", "")}
 
     def _op_hello(self) -> dict[str, Any]:
@@ -123,8 +123,14 @@ class PlainShell(HelperShell):
     def free_bytes(self, path: str) -> int:
         """Free bytes where `path` is or would be made."""
         text = 'p=$1; while [ ! -e "$p" ] && [ "$p" != / ]; do p=${p%/*}; p=${p:-/}; done; df -kP "$p"'
-        words = self.run(["sh", "-c", text, "sh", path]).out.splitlines()[-1].split()
-        return int(words[3]) * 1024
+        words = (self.run(["sh", "-c", text, "sh", path]).out.splitlines() or [""])[-1].split()
+        return self._number("df", words[3] if len(words) > 3 else "") * 1024
+
+    def _number(self, what: str, word: str) -> int:
+        """Return the number that the node said; raise HelperError for a word that is none."""
+        if not word.isascii() or not word.isdecimal() or len(word) > 20:
+            raise HelperError(f"node {self._node.name} says of {what} what is no number: {word[:40]!a}", kind="shape")
+        return int(word)
 
 
 def require_helper(*shells: Shell) -> None:

@@ -19,6 +19,7 @@ from reberth_hooks import CommandError, Route
 
 Process = subprocess.Popen[bytes]
 NOWHERE = subprocess.DEVNULL
+PIECE_BYTES, MOST_PIECES = 64 << 10, 256  # the newest 16 MiB of what a program says
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ def run_local(
     try:
         # `_timeout` would look only every 0.1 s whether the program has ended, which is long for a short one.
         words: dict[str, Any] = {"_in": stdin or None, "_env": set_env, "_tty_out": False, "_ok_code": list(range(256))}
+        # Pieces and not lines: `sh` keeps the newest of each, and a line of a phone's may have no end.
+        words |= {
+            "_out_bufsize": PIECE_BYTES,
+            "_err_bufsize": PIECE_BYTES,
+            "_internal_bufsize": MOST_PIECES,
+            "_no_pipe": True,
+        }
         done = sh.Command(argv[0])(*argv[1:], **words, _return_cmd=True, _bg=True, _bg_exc=False)
         watchdog = threading.Timer(timeout_s, lambda: late.set() or done.kill())  # type: ignore[func-returns-value]
         watchdog.start()

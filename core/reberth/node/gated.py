@@ -10,6 +10,7 @@ from reberth.node import unixhttp
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
 from reberth.node.gate import Gate, dumped
+from reberth.node.runs.enclose import check_fence
 from reberth.node.runs.source import Source
 from reberth.node.runs.target import Target
 from reberth.node.system import procs
@@ -30,7 +31,7 @@ def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int, paus
     end.cgroup = cgroup.up_to(cgroup.of_pid(root_pid), leaf)
     if cgroup.is_asked_to_freeze(end.cgroup):
         raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
-    end.check_fence(root_pid)
+    check_fence(root_pid, end.cgroup)
     with end.lock:
         if end.run.vote() is not None:
             raise OpError("decided", "the source has voted already")

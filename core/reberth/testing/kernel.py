@@ -15,7 +15,8 @@ from typing import Any
 from unittest import mock
 
 from reberth.node.freeze import cgroup as real_cgroup
-from reberth.node.runs import look, run, source, target
+from reberth.node.freeze import still
+from reberth.node.runs import enclose, look, run, source, target
 from reberth.node.system.procs import Task
 from reberth.testing.machine import CGROUPS, Machine
 
@@ -153,10 +154,11 @@ class Anywhere(Cgroups):
 def replaced(ends: tuple[Machine, Machine]) -> Iterator[None]:
     """Let the helper's code see these two nodes, source and target, instead of this machine."""
     with contextlib.ExitStack() as stack:
-        for module, machine in ((source, ends[0]), (target, ends[1]), (look, ends[1])):
+        sources = (source, enclose, still)
+        for module, machine in (*((one, ends[0]) for one in sources), (target, ends[1]), (look, ends[1])):
             stack.enter_context(mock.patch.object(module, "cgroup", Cgroups(machine)))
             stack.enter_context(mock.patch.object(module, "procs", Procs(machine)))
-        stack.enter_context(mock.patch.object(source, "open_runs", list))
+        stack.enter_context(mock.patch.object(enclose, "open_runs", list))
         # Pids of these nodes may be those of processes of this machine, which are left alone.
         stack.enter_context(mock.patch.object(source, "content", lambda pids, places: []))
         stack.enter_context(mock.patch.object(look.Look, "hold", lambda self, init, pids: None))

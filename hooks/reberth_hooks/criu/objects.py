@@ -142,6 +142,13 @@ RULES = (
         Level.WARN,
     ),
     Rule(
+        "strangers",
+        lambda facts: facts.get("not_looked_at", ()),
+        "processes of other users have too many descriptors to be looked through: {}",
+        "whether they hold pipes or files of the workload is not known; ask their users",
+        Level.WARN,
+    ),
+    Rule(
         "systemd",
         lambda facts: [task["comm"] for task in facts["tasks"][:1] if task["comm"] == "systemd"],
         "the first process is {}: criu 4.2.1 hangs in it, and it dies when criu is ended",

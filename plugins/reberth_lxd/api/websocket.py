@@ -14,7 +14,7 @@ from reberth_hooks import Node, UntrustedError
 from reberth_lxd.https import connect as https
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MOST_BYTES = 64 << 20
+MOST_BYTES = 1 << 20  # an event of a daemon has a few hundred
 
 
 class Stream:

@@ -171,4 +171,4 @@ def become(client: str, words: Sequence[str], known: Known = lambda: None) -> No
         os.execvp(client, [client, "move", *native])
     if "--remotes" not in ours:
         os.environ[identity.VARIABLE] = identity.handed_over(daemons(client, ours, run_client))
-    os.execv(sys.executable, [sys.executable, "-m", "reberth", *ours])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "reberth", *ours])

@@ -18,6 +18,7 @@ from reberth_lxd.api import websocket
 PATH = "/1.0/events?type=logging"
 PAGES, DUMPS, DUMPED = "CRIU pages", "Final CRIU dump started", "Dump finished"
 MOVED, FAILED = "Migrated container", "Failed migrat"
+MOST_KEPT = 10_000  # a move has a few dozen
 KEPT = (PAGES, DUMPS, DUMPED, MOVED, FAILED)
 
 
@@ -46,14 +47,19 @@ class Events:
             self._socket.close()
 
     def _read(self, stream: websocket.Stream) -> None:
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            while True:
+        with contextlib.suppress(OSError, ValueError, EOFError, RecursionError):
+            while len(self.kept) < MOST_KEPT:
                 self._take(stream.message())
 
     def _take(self, text: bytes) -> None:
         if not any(word.encode() in text for word in KEPT):
             return
-        said = json.loads(text).get("metadata") or {}
+        whole = json.loads(text)
+        metadata = whole.get("metadata") if isinstance(whole, dict) else None
+        said = metadata if isinstance(metadata, dict) else {}
         message = str(said.get("message", ""))
         if message.startswith(KEPT):
-            self.kept.append((time.clock_gettime(time.CLOCK_BOOTTIME), message, dict(said.get("context") or {})))
+            context = said.get("context")
+            self.kept.append(
+                (time.clock_gettime(time.CLOCK_BOOTTIME), message, context if isinstance(context, dict) else {})
+            )

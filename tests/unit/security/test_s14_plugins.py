@@ -14,15 +14,23 @@ from reberth_hooks import PluginError
 EVIL = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\n"
 
 
-@pytest.mark.parametrize("name", ["reberth_criu", "reberth_hooks", "reberth", "pluggy", "typer", "json"])
-def test_a_module_in_the_working_directory_is_not_imported(tmp_path, name):
+COMMAND, MODULE = (str(Path(sys.executable).with_name("reberth")),), (sys.executable, "-m", "reberth")
+NAMES = ("reberth_criu", "reberth_hooks", "pluggy", "typer", "json", "evil")
+# What `python -m reberth` names is looked for where the user stands, by Python itself: that one is the user's word.
+TRIALS = [*((COMMAND, name) for name in (*NAMES, "reberth")), *((MODULE, name) for name in NAMES)]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), TRIALS, ids=lambda value: value if isinstance(value, str) else str(len(value))
+)
+def test_a_module_in_the_working_directory_is_not_imported(tmp_path, words, name):
     mark = tmp_path / "mark"
     (tmp_path / f"{name}.py").write_text(EVIL.format(mark=str(mark)))
     folder = tmp_path / f"{name}-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(f"[reberth]\nevil = {name}\n")
-    program = [str(Path(sys.executable).with_name("reberth")), "plugin", "ls"]
+    program = [*words, "plugin", "ls"]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "criu" in done.stdout and "evil" not in done.stdout

@@ -11,6 +11,7 @@ import contextlib
 import glob
 import os
 import re
+import stat
 
 from reberth.node.errors import OpError
 from reberth.node.system import procs, spawn
@@ -42,14 +43,24 @@ def clear(path: str) -> None:
 
 
 def roots() -> list[str]:
-    """CRIU's directories in /tmp; each belongs to a running restore or is what a killed one left."""
-    return sorted(glob.glob(ROOTS))
+    """Return CRIU's directories in /tmp; each belongs to a running restore or is what a killed one left.
+
+    Anyone may make such names there: only what is a directory of root's counts.
+    """
+    return sorted(path for path in glob.iglob(ROOTS) if _is_roots(path))
+
+
+def _is_roots(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == 0
+    return False
 
 
 def sweep(known: list[str]) -> None:
     """Remove those that came since `known`, unless a CRIU works here: removing one in use would unmount it there."""
     new = [path for path in roots() if path not in known]
-    if new and not any(task.comm == "criu" for task in procs.all_tasks()):
+    if new and not procs.criu_works():
         for path in new:
             with contextlib.suppress(OSError):
                 os.rmdir(path)

@@ -54,7 +54,7 @@ def of_images(directory: str, names: set[str]) -> set[str]:
 
 def of_connections(names: set[str], pairs: set[Pair], pid: int = 0) -> set[str]:
     """The tables among these, in a task's network, that lock one of these connections; any while no criu works here."""
-    working = any(task.comm == "criu" for task in procs.all_tasks())
+    working = procs.criu_works()
     return {name for name in names if not working or _pairs(name, pid) & {_plain(pair) for pair in pairs}}
 
 

@@ -36,13 +36,16 @@ def sockets(pids: Iterable[int]) -> int:
 
 def connections(pids: Iterable[int]) -> set[tuple[str, str]]:
     """Both addresses of each connection that these processes have, this end first."""
-    found: set[tuple[str, str]] = set()
+    inodes: dict[str, set[str]] = {}
+    first: dict[str, int] = {}  # of each network: its table is read once, and may be long
     for pid in pids:
         with contextlib.suppress(OSError):
             links = [procs.link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-            inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-            found |= tcp.connections(pid, inodes)
-    return found
+            network = procs.link(f"/proc/{pid}/ns/net")
+            first.setdefault(network, pid)
+            inodes.setdefault(network, set()).update(link[8:-1] for link in links if link.startswith("socket:["))
+    found = (tcp.connections(first[network], mine) for network, mine in inodes.items() if mine)
+    return set[tuple[str, str]]().union(*found)
 
 
 def _new_sockets(pid: int, seen: set[str]) -> list[int]:

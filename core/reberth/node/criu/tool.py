@@ -1,9 +1,9 @@
 """A tool (criu or runc) that is held by its action script: the script reports, waits, and does what it is told.
 
 The script is plain sh without any process of its own on the way through: between freeze and resume nothing is started.
-It finds the helper through /proc/PID/fd, so a helper that has died is an error at once and never a wait for ever, and
-end of file on the answer means the same. Then the script itself decides, by link(2) on a ballot that lies ready:
-facts and trials behind each step are in docs/protocol.md.
+It talks to the helper through two FIFOs of the run's private directory (hook_line.py): a helper that has died is an
+error at once and never a wait for ever, and end of file on the answer means the same. Then the script itself decides,
+by link(2) on a ballot that lies ready: facts and trials behind each step are in docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from reberth.node.criu.hook_line import OPEN, HookLine
 from reberth.node.errors import OpError
 from reberth.node.system import orphans, procs
 from reberth.node.system import spawn as tools
 from reberth.node.system.durable import boottime_ns, write_whole
 from reberth.node.system.ends import Adopted
 
-SCRIPT = """#!/bin/sh
+SCRIPT = (
+    """#!/bin/sh
 # Action script of one run of reberth, called by criu for every action; only a few concern us.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 trap '' PIPE
-@mine@run='@run@' cgroup='@cgroup@' helper='/proc/@pid@/fd'
+@mine@run='@run@' cgroup='@cgroup@' line='@line@'
 case "$CRTOOLS_SCRIPT_ACTION" in
 @freezes@)
   # pre-dump: frozen before CRIU polls its freezer (its sleep is 100 ms), and after it has loaded all it needs.
@@ -76,13 +78,15 @@ alone() {
   esac
   exit 1
 }
-[ -e "$helper/@answer@" ] && [ -e "$helper/@report@" ] || alone
-command exec 9<"$helper/@answer@" 8>"$helper/@report@" || alone
+"""
+    + OPEN
+    + """\
 echo "$CRTOOLS_SCRIPT_ACTION $$ ${CRTOOLS_INIT_PID:-0}" >&8 || alone
 exec 8>&-
 read -r answer <&9 || alone
 [ "$answer" = go ]
 """
+)
 
 # End of file: the tool and all its children have ended; a helper that lives ends this one before it lets anything run.
 # A script that has acted alone has let the tasks run, and in an ended run nobody would come for frozen ones.
@@ -103,10 +107,14 @@ class Job:
         fenced: str = "pre-resume",
         mine: str = "",
         keeps_tcp: bool = False,
+        tools: str = "",
     ) -> None:
-        """Write the script: at which actions it freezes `fence`, fences a copy, only asks; `mine` may leave first."""
+        """Write the script: at which actions it freezes `fence`, fences a copy, only asks; `mine` may leave first.
+
+        `tools` is the cgroup in which the tool is started, and by which it is found when this helper is no more.
+        """
         self.name, self.run_id, self.run_dir = name, os.path.basename(run_dir), run_dir
-        self.keeps_tcp, self.fence = keeps_tcp, fence
+        self.keeps_tcp, self.fence, self.tools = keeps_tcp, fence, tools
         self.output = os.path.join(work_dir, f"{name}.out")
         self.log = os.path.join(work_dir, f"{name}.log")
         self.work_dir = work_dir
@@ -119,15 +127,13 @@ class Job:
         self.let_go: Callable[[], None] | None = None  # takes away what it hands it on by: then it fails by itself
         self.waiting = ""  # the action whose script waits for our answer
         self._hooks: queue.Queue[tuple[str, int, int, int]] = queue.Queue()
-        self._report_r, self._report_w = os.pipe()
-        self._answer_r, self._answer_w = os.pipe()
+        self.line = HookLine(run_dir, name)
+        self._report_r = self.line.report_r
         text = SCRIPT
         words = {
             "run": run_dir,
             "cgroup": fence,
-            "pid": os.getpid(),
-            "answer": self._answer_r,
-            "report": self._report_w,
+            "line": self.line.path,
             "others": others,
             "freezes": freezes,
             "fenced": fenced,
@@ -155,10 +161,11 @@ class Job:
         marked = {**(env or {}), orphans.MARK: self.run_id}
         alive = self._watch() if self.keeps_tcp else -1
         fds = [*pass_fds, *([alive] if self.keeps_tcp else [])]
+        into = cgroup or self.tools
         if adopted:
-            self.process = tools.spawn_adopted(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup)
+            self.process = tools.spawn_adopted(argv, output=self.output, cwd=cwd, env=marked, cgroup=into)
         else:
-            self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=cgroup, pass_fds=fds)
+            self.process = tools.spawn(argv, output=self.output, cwd=cwd, env=marked, cgroup=into, pass_fds=fds)
         if self.name == "dump":
             tools.spare(self.process.pid)
         if self.keeps_tcp:
@@ -169,7 +176,7 @@ class Job:
     def _watch(self) -> int:
         """Start who freezes the tasks when the tool is killed together with us; answers what the tool must inherit."""
         reader, writer = os.pipe()
-        words = ["/bin/sh", "-c", WATCH, "sh", self.run_dir, self.fence]
+        words = tools.entering(self.tools, ["/bin/sh", "-c", WATCH, "sh", self.run_dir, self.fence])
         env = tools.clean_env({orphans.MARK: self.run_id})
         self._watcher = subprocess.Popen(words, stdin=reader, env=env, start_new_session=True)
         os.close(reader)
@@ -179,8 +186,8 @@ class Job:
         with os.fdopen(self._report_r, encoding="ascii", errors="replace") as lines:
             for line in lines:
                 words = line.split()
-                if len(words) >= 2:
-                    init = int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
+                if len(words) >= 2 and words[1].isdecimal():
+                    init = int(words[2]) if len(words) > 2 and words[2].isdecimal() else 0
                     self._hooks.put((words[0], int(words[1]), init, boottime_ns()))
 
     def _reap(self) -> None:
@@ -250,9 +257,8 @@ class Job:
                 raise OpError("stalled", f"{self.name}: nothing moved for {stall_s:g} s", tail=self.errors())
 
     def close(self) -> None:
-        """Give back the descriptors of a script that nobody calls any more."""
-        for fd in (self._report_w, self._answer_r, self._answer_w):
-            os.close(fd)
+        """Give back the line of a script that is called no more."""
+        self.line.close()
 
     def _pulse(self) -> tuple[Any, ...]:
         """What changes while the tool works: bytes in its directory, its processes and their processor time."""
@@ -272,7 +278,7 @@ class Job:
         """Let the waiting script go (`go`) or make it fail (`veto`)."""
         self.waiting = ""
         with contextlib.suppress(OSError):
-            os.write(self._answer_w, f"{word}\n".encode())
+            os.write(self.line.answer_w, f"{word}\n".encode())
 
     def wait_end(self, timeout_s: float) -> int | None:
         """The tool's exit status, or None when it has not ended in time."""

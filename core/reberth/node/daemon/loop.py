@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 10.0
 PROBE_S = 60.0
-LINE_LIMIT_BYTES = 64 << 20
+LINE_LIMIT_BYTES = 16 << 20  # both ways; the controller reads no longer line
 
 
 class Control:
@@ -50,7 +50,11 @@ class Control:
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one line; a broken connection is noticed by the reader."""
-        data = memoryview((json.dumps(message, separators=(",", ":")) + "\n").encode())
+        text = json.dumps(message, separators=(",", ":")) + "\n"
+        if len(text) > LINE_LIMIT_BYTES:
+            words = {"kind": "too-large", "message": f"the answer has {len(text)} bytes", "hint": "", "tail": ""}
+            text = json.dumps({"id": message.get("id"), "error": words}) + "\n"
+        data = memoryview(text.encode())
         with self.lock, contextlib.suppress(OSError):
             while data:
                 data = data[os.write(self.write_fd, data) :]
@@ -106,7 +110,9 @@ class Daemon:
             self.heard_ns = boottime_ns()
             try:
                 request = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(request, dict):
                 break
             if request.get("op") == "bye":
                 control.send({"id": request.get("id"), "ok": None})
@@ -124,7 +130,7 @@ class Daemon:
             control.send({"id": number, "progress": data})
 
         try:
-            value = table.call(self, str(request.get("op")), dict(request.get("args") or {}), progress)
+            value = table.call(self, str(request.get("op")), _args(request), progress)
             control.send({"id": number, "ok": value})
         except OpError as error:
             text = {"kind": error.kind, "message": error.message, "hint": error.hint, "tail": error.tail}
@@ -201,7 +207,7 @@ class Daemon:
 
     def _hand_over(self, control: Control, request: dict[str, Any]) -> bool:
         """Pass this connection to the helper that still serves the run; false when none does."""
-        path = table.live_socket(str((request.get("args") or {}).get("run_id")))
+        path = table.live_socket(str(_args(request).get("run_id")))
         if not path:
             return False
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -244,7 +250,14 @@ class Daemon:
                 home = self.home_cgroup if os.path.isdir(self.home_cgroup) else cgroup.mount_point()
                 cgroup.enter(home, os.getpid())
                 cgroup.remove(mine)
+            if self.end is not None and not self.only_looks and self.end.run.tools:
+                cgroup.remove(self.end.run.tools)  # if it is empty; of an open run a tool may still work in it
         shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def _args(request: dict[str, Any]) -> dict[str, Any]:
+    args = request.get("args")
+    return args if isinstance(args, dict) else {}
 
 
 def main(directory: str, started: int) -> None:

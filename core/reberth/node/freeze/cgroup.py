@@ -30,7 +30,7 @@ def of_pid(pid: int) -> str:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("0::"):
-                    return os.path.normpath(mount + "/" + line[3:].strip().split(" (deleted)")[0])
+                    return os.path.normpath(mount + "/" + line[3:].rstrip("\n").removesuffix(" (deleted)"))
     except FileNotFoundError as error:
         raise ProcessLookupError(f"no process {pid}") from error
     raise OpError("no-cgroup2", f"process {pid} is in no cgroup of version 2")
@@ -160,7 +160,9 @@ def sweep(directory: str, open_runs: Callable[[], list[str]], keep: str = "") ->
     """
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(directory) if name.startswith("reberth-")]
-        runs = {f"reberth-{word}{name}" for name in open_runs() for word in ("", "helper-")} if names else set()
+        runs = (
+            {f"reberth-{word}{name}" for name in open_runs() for word in ("", "helper-", "tools-")} if names else set()
+        )
         for name in names:
             path = os.path.join(directory, name)
             if name not in runs and path != keep and events(path).get("populated") == 0:

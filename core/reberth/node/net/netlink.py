@@ -29,18 +29,25 @@ TIMEOUT_S = 5.0
 
 def _talk(kind: int, flags: int, payload: bytes, protocol: int = 0) -> list[bytes]:
     """Ask the kernel; answers the bodies of its messages, raises OSError with its errno."""
+    return list(ask(protocol, kind, flags, payload))
+
+
+def ask(protocol: int, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
+    """Ask a part of the kernel (SOCK_DIAG or the routes); yield the bodies of its messages, raise OSError.
+
+    One at a time: of sockets there may be as many as the users of this node like.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
         kernel.settimeout(TIMEOUT_S)
         kernel.bind((0, 0))
         kernel.send(struct.pack("=IHHII", 16 + len(payload), kind, flags | REQUEST, 1, 0) + payload)
-        bodies: list[bytes] = []
         while True:
             for got, body in _messages(kernel.recv(1 << 18)):
                 if got == ERROR and (number := -struct.unpack_from("=i", body)[0]):
                     raise OSError(number, os.strerror(number))
                 if got in (ERROR, DONE):
-                    return bodies
-                bodies.append(body)
+                    return
+                yield body
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -49,11 +56,6 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=IH", data, at)
         yield kind, data[at + 16 : at + length]
         at += (max(length, 16) + 3) & ~3
-
-
-def ask(protocol: int, kind: int, flags: int, payload: bytes) -> list[bytes]:
-    """Ask another part of the kernel than the routes (SOCK_DIAG); answers the bodies of its messages."""
-    return _talk(kind, flags, payload, protocol)
 
 
 def attributes(body: bytes, at: int) -> dict[int, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -25,12 +26,13 @@ def protocol(path: str) -> str:
     return ""
 
 
-def _table(pid: int, names: tuple[str, ...] = ("tcp", "tcp6")) -> Rows:
+def _table(pid: int, wanted: Callable[[list[str]], bool], names: tuple[str, ...] = ("tcp", "tcp6")) -> Rows:
+    """Return the rows that are wanted of the sockets of a process's network: there may be very many others."""
     rows: Rows = []
     for name in names:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="ascii") as lines:
             next(lines, None)
-            rows += [line.split() for line in lines]
+            rows += [words for words in map(str.split, lines) if wanted(words)]
     return rows
 
 
@@ -38,9 +40,7 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
     """Established connections with both ends in the tree, those with an end outside, and listening addresses."""
     pairs: dict[tuple[str, str], str] = {}
     listening: set[str] = set()
-    for words in _table(pid):
-        if words[9] not in inodes:
-            continue
+    for words in _table(pid, lambda words: words[9] in inodes):
         if words[3] == LISTEN:
             listening.add(address(words[1]))
         elif words[3] not in NOT_A_CONNECTION:
@@ -51,21 +51,21 @@ def tcp(pid: int, inodes: set[str]) -> tuple[int, list[str], list[str]]:
 
 def connections(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
     """Both addresses of each connection of these sockets, this end first."""
-    rows = (w for w in _table(pid) if w[9] in inodes and w[3] not in (LISTEN, *NOT_A_CONNECTION))
+    rows = _table(pid, lambda words: words[9] in inodes and words[3] not in (LISTEN, *NOT_A_CONNECTION))
     return {(address(words[1]), address(words[2])) for words in rows}
 
 
 def listening(pid: int) -> list[str]:
     """Every address that is listened on in this process's network namespace."""
-    return sorted({address(words[1]) for words in _table(pid) if words[3] == LISTEN})
+    return sorted({address(words[1]) for words in _table(pid, lambda words: words[3] == LISTEN)})
 
 
 def unaccepted(pid: int, inodes: set[str]) -> list[str]:
     """Connections that wait in a listening socket of the tree and that nobody accepts, as `here - there`."""
-    found = _waiting(_table(pid), inodes)
+    found = _waiting(pid, inodes)
     if found:
         time.sleep(SECOND_LOOK_S)
-        found &= _waiting(_table(pid), inodes)
+        found &= _waiting(pid, inodes)
     return sorted(f"{address(here)} - {address(there)}" for here, there in found)
 
 
@@ -78,7 +78,11 @@ def local(pid: int, holders: dict[str, int]) -> tuple[list[str], list[dict[str, 
     """
     mine = loopback.inside(pid, netlink.addresses) or []
     here = {ip_address(str(found["address"])) for found in mine}
-    rows = [(words, _host(words[1])) for words in _table(pid) if words[9] in holders]
+
+    def held(words: list[str]) -> bool:
+        return words[9] in holders
+
+    rows = [(words, _host(words[1])) for words in _table(pid, held)]
     ends = {(_plain(words[1]), _plain(words[2])) for words, _ in rows}
     stay, bound = [], []
     for words, host in rows:
@@ -89,8 +93,8 @@ def local(pid: int, holders: dict[str, int]) -> tuple[list[str], list[dict[str, 
             stay.append(f"process {holders[words[9]]}: {address(words[1])} - {address(words[2])}")
         if words[3] not in TIME_WAIT and host in here and not host.is_loopback:
             bound.append(_bound("TCP", words, host, holders, connected))
-    for words in _table(pid, ("udp", "udp6", "udplite", "udplite6")):
-        if words[9] in holders and (host := _host(words[1])) in here and not host.is_loopback:
+    for words in _table(pid, held, ("udp", "udp6", "udplite", "udplite6")):
+        if (host := _host(words[1])) in here and not host.is_loopback:
             bound.append(_bound("UDP", words, host, holders, False))
     return sorted(stay), sorted(bound, key=str)
 
@@ -118,14 +122,15 @@ def addresses() -> dict[str, Any]:
     return {"addresses": sorted(str(a["address"]) for a in netlink.addresses()), "nonlocal": nonlocal_bind}
 
 
-def _waiting(rows: Rows, inodes: set[str]) -> set[tuple[str, str]]:
+def _waiting(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
     """A connection that was not accepted has no inode yet; its port tells whose it is."""
-    ports = {words[1].rpartition(":")[2] for words in rows if words[3] == LISTEN and words[9] in inodes}
-    return {
-        (words[1], words[2])
-        for words in rows
-        if words[9] == "0" and words[3] == ESTABLISHED and words[1].rpartition(":")[2] in ports
-    }
+    listening = _table(pid, lambda words: words[3] == LISTEN and words[9] in inodes)
+    ports = {words[1].rpartition(":")[2] for words in listening}
+
+    def waits(words: list[str]) -> bool:
+        return words[9] == "0" and words[3] == ESTABLISHED and words[1].rpartition(":")[2] in ports
+
+    return {(words[1], words[2]) for words in _table(pid, waits)} if ports else set()
 
 
 def _plain(hexadecimal: str) -> str:

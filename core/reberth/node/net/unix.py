@@ -22,10 +22,22 @@ SECOND_LOOK_S = 0.1
 Known = dict[int, dict[int, bytes]]
 
 
-def _known(pid: int) -> Known:
-    """Every unix socket of a process's network namespace: inode, and what the kernel says of it."""
+def _known(pid: int, mine: set[int]) -> Known:
+    """These unix sockets and what they have to do with: inode, and what the kernel says of it.
+
+    That are their peers, the clients that wait in them, and the listeners in which they wait. Of others there may be
+    as many in this network namespace as the users of the node like: these are not kept.
+    """
+    if not mine:
+        return {}
     with contextlib.suppress(OSError):
-        return dict(loopback.inside(pid, lambda: list(_all())) or ())
+        found = loopback.inside(pid, lambda: {i: a for i, a in _all() if i in mine or not mine.isdisjoint(_clients(a))})
+        known: Known = found or {}
+        others = {other for inode in mine & known.keys() for other in (*_clients(known[inode]), _peer(known[inode]))}
+        others -= {0, *known}
+        if others:
+            known.update(loopback.inside(pid, lambda: {i: a for i, a in _all() if i in others}) or {})
+        return known
     return {}
 
 
@@ -40,24 +52,33 @@ def _name(attributes: dict[int, bytes]) -> str:
     return attributes.get(NAME, b"").rstrip(b"\0").replace(b"\0", b"@").decode("utf-8", "backslashreplace")
 
 
+def _clients(attributes: dict[int, bytes]) -> list[int]:
+    """The clients that wait to be accepted in this socket."""
+    return [client for (client,) in struct.iter_unpack("=I", attributes.get(WAITING, b""))]
+
+
+def _peer(attributes: dict[int, bytes]) -> int:
+    return int(struct.unpack("=I", attributes.get(PEER, b"\0" * 4))[0])
+
+
 def _waiting(known: Known) -> dict[int, int]:
     """Clients that wait to be accepted, each with the listening socket."""
-    return {
-        client: inode
-        for inode, attributes in known.items()
-        for (client,) in struct.iter_unpack("=I", attributes.get(WAITING, b""))
-    }
+    return {client: inode for inode, attributes in known.items() for client in _clients(attributes)}
 
 
 def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
     """Names without a file (unix(7)) that are taken in its network namespace, or that these sockets have."""
+    if inodes is not None and not inodes:
+        return []
     mine = None if inodes is None else {int(inode) for inode in inodes}
-    found = set()
-    for inode, attributes in _known(pid).items():
-        name = attributes.get(NAME, b"")
-        if name.startswith(b"\0") and len(name) > 1 and (mine is None or inode in mine):
-            found.add(name[1:].decode("utf-8", "backslashreplace"))
-    return sorted(found)
+
+    def names() -> set[bytes]:
+        found = (attributes.get(NAME, b"") for inode, attributes in _all() if mine is None or inode in mine)
+        return {name[1:] for name in found if name.startswith(b"\0") and len(name) > 1}
+
+    with contextlib.suppress(OSError):
+        return sorted(name.decode("utf-8", "backslashreplace") for name in loopback.inside(pid, names) or ())
+    return []
 
 
 def outside(pid: int, inodes: set[str]) -> list[str]:
@@ -66,13 +87,14 @@ def outside(pid: int, inodes: set[str]) -> list[str]:
     The kernel calls a peer 0 that has no inode: one that every holder has closed is no peer outside, one that waits in
     the queue of a listener outside is.
     """
-    mine, known, found = {int(inode) for inode in inodes}, _known(pid), []
+    mine, found = {int(inode) for inode in inodes}, []
+    known = _known(pid, mine)
     waiting = _waiting(known)
     for inode in sorted(mine & known.keys()):
         attributes = known[inode]
         if PEER not in attributes or waiting.get(inode) in mine:
             continue
-        (peer,) = struct.unpack("=I", attributes[PEER])
+        peer = _peer(attributes)
         if peer in mine or (not peer and inode not in waiting and _closed(attributes)):
             continue
         other = peer or waiting.get(inode, 0)
@@ -99,8 +121,8 @@ def unaccepted(pid: int, inodes: set[str]) -> list[str]:
 
 
 def _in_flight(pid: int, inodes: set[str]) -> dict[tuple[int, int], str]:
-    mine, known = {int(inode) for inode in inodes}, _known(pid)
-    found = {}
+    mine, found = {int(inode) for inode in inodes}, {}
+    known = _known(pid, mine)
     for client, inode in _waiting(known).items():
         sent = struct.unpack_from("=II", known.get(client, {}).get(QUEUES, b"\0" * 8))[1]
         if inode in mine and (sent or client not in mine):

@@ -109,6 +109,7 @@ def open_run(
     daemon.end.pipe = functools.partial(trees.data_pipe, daemon)
     cgroup.sweep(cgroup.mount_point(), run.open_runs)
     daemon.leave_connection(run_id)
+    opened.gather_tools()
     return {"dir": opened.dir, "socket": socket_path(daemon, progress)}
 
 

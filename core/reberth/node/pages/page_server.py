@@ -47,8 +47,8 @@ ANSWER_S = 10.0
 class Inflow:
     """One page server in one directory of images."""
 
-    def __init__(self, into: str, header_bytes: int, run_id: str) -> None:
-        self.into, self.header_bytes, self.run_id = into, header_bytes, run_id
+    def __init__(self, into: str, header_bytes: int, run_id: str, tools: str = "") -> None:
+        self.into, self.header_bytes, self.run_id, self.tools = into, header_bytes, run_id, tools
         header_of(header_bytes)
         self.work = os.path.join(into, "page-server")
         self.log = os.path.join(self.work, "page-server.log")
@@ -68,8 +68,8 @@ class Inflow:
         argv += ["--prev-images-dir", parent] if parent else []
         output = os.path.join(self.work, "page-server.out")
         with theirs:
-            mark = {orphans.MARK: self.run_id}
-            self.process = spawn.spawn(argv, output=output, cwd=self.into, env=mark, pass_fds=[theirs.fileno()])
+            mark, fds = {orphans.MARK: self.run_id}, [theirs.fileno()]
+            self.process = spawn.spawn(argv, output=output, cwd=self.into, env=mark, cgroup=self.tools, pass_fds=fds)
 
     def take(self, in_fd: int, told: Callable[[int], None], should_stop: Callable[[], bool]) -> dict[str, Any]:
         """Hand over what comes until the source's end; answers pages, holes, bytes, digest. Raises OpError `pages`."""
@@ -168,7 +168,7 @@ def pages_listen(daemon: Daemon, progress: Any, into: str, header_bytes: int, pa
         return
     if not os.path.isdir(into):
         os.mkdir(into, 0o700)
-    one = Inflow(into, header_bytes, end.run.id)
+    one = Inflow(into, header_bytes, end.run.id, end.run.tools)
     one.start(parent)
     end.inflow = one
 

@@ -66,7 +66,7 @@ class Line:
                 while time.monotonic() < end_s and not done.is_set():
                     if not self.listen(0.2):
                         return
-        except (OSError, ValueError):  # hung up, or said what is no message
+        except (OSError, ValueError, RecursionError):  # hung up, or said what is no message
             return
         finally:
             if not done.is_set():

@@ -42,7 +42,7 @@ def pre_dump(
         raise OpError("ended", f"process {root_pid} has ended")
     os.mkdir(work, 0o700)
     started_s = time.monotonic()
-    job = Job("pre-dump", end.run.dir, work)
+    job = Job("pre-dump", end.run.dir, work, tools=end.run.tools)
     flow = end.flow_out(through, header_bytes)
     try:
         if flow is not None:

@@ -126,6 +126,21 @@ class Run:
         """A fact of the first record."""
         return (self.journal.last("open") or {}).get(key, default)
 
+    def gather_tools(self) -> None:
+        """Make the cgroup in which this run's tools are started; where none can be made they carry a mark alone."""
+        with contextlib.suppress(OSError):
+            mount = cgroup.mount_point()
+            path = os.path.join(mount, f"reberth-tools-{self.id}")
+            if mount:
+                self.push_undo("always", "cgroup_remove", path=path)
+                cgroup.create(path)
+                self.journal.write("tools", cgroup=path)
+
+    @property
+    def tools(self) -> str:
+        """The cgroup of this run's tools; empty where none could be made."""
+        return str((self.journal.last("tools") or {}).get("cgroup", ""))
+
     @property
     def role(self) -> str:
         """`source` or `target`."""

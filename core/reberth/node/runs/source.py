@@ -1,7 +1,6 @@
 """The source's end of a move: enclose the tasks, dump and fence them, and give them up or let them run again.
 
 The source dies last. Between the vote READY and the end it never wakes without the target's verdict ABORT.
-Reason for its length: its imports name folders now; stages 3 and 4 take of it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from reberth.node.criu.pagemap import lazy_pages
 from reberth.node.criu.stats import read_dump_stats, sizes
 from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
-from reberth.node.freeze import cgroup, refreeze, systemd
+from reberth.node.freeze import cgroup, refreeze, still, systemd
 from reberth.node.gate import Gate, end_left
 from reberth.node.pages.postcopy_source import Serving, stopped, wake
 from reberth.node.pages.relay import Channel, no_channel, no_pipe
+from reberth.node.runs.enclose import check_fence, enclosed
 from reberth.node.runs.peer import Line, what_follows
-from reberth.node.runs.run import Run, boot_id, locks_of_others, open_runs
+from reberth.node.runs.run import Run, boot_id, locks_of_others
 from reberth.node.survey.written import Beside, content
 from reberth.node.system import orphans, procs
 from reberth.node.system.durable import boottime_ns, write_all
@@ -57,39 +57,10 @@ class Source:
         systemd.hold(self.run, name, pid)
 
     def enclose(self, pid: int) -> dict[str, Any]:
-        """Move a process tree into a cgroup of its own, as its present one may hold others (sshd, this helper).
-
-        A child of its present cgroup keeps the limits it has; a `reberth-` cgroup of an earlier move is left for a
-        new one beside it. Answers the cgroup and the processes.
-        """
-        home = cgroup.of_pid(pid)
-        for task in procs.tree(pid):
-            if task.pid == os.getpid():
-                raise OpError("self", f"process {pid} is an ancestor of this helper: freezing it would stop both")
-            other = os.path.basename(cgroup.of_pid(task.pid)).partition("reberth-")[2]
-            if other != self.run.id and other in open_runs():
-                raise OpError("busy", f"process {task.pid} is part of run {other}")
-        earlier = os.path.basename(home).startswith("reberth-")
-        path = os.path.join(os.path.dirname(home) if earlier else home, f"reberth-{self.run.id}")
-        self.run.push_undo("abort", "cgroup_home", path=path, to=home)
-        self.run.push_undo("commit", "cgroup_remove", path=path)
-        if earlier:
-            self.run.push_undo("commit", "cgroup_remove", path=home)
-        cgroup.sweep(os.path.dirname(path), open_runs, keep=home)
-        cgroup.create(path)
-        moved = True
-        tried: set[tuple[int, int]] = set()
-        while moved:  # a task that forked meanwhile is caught by the next pass; a zombie cannot be moved
-            moved = False
-            for task in procs.tree(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    if (task.pid, task.start_ticks) not in tried and task.state not in "ZX":
-                        tried.add((task.pid, task.start_ticks))
-                        cgroup.enter(path, task.pid)
-                        moved = True
-        self.cgroup = path
-        self.run.journal.write("enclosed", cgroup=path, home=home)
-        return {"cgroup": path, "pids": cgroup.pids(path)}
+        """Move a process tree into a cgroup of its own (enclose.py); answers the cgroup and the processes."""
+        found = enclosed(self.run, pid)
+        self.cgroup = str(found["cgroup"])
+        return found
 
     def dump(
         self,
@@ -126,7 +97,7 @@ class Source:
             raise OpError("ended", f"process {root_pid} has ended")
         if cgroup.is_asked_to_freeze(self.cgroup):
             raise OpError("frozen", "the workload is frozen or paused already", hint="resume it first")
-        self.check_fence(root_pid)
+        check_fence(root_pid, self.cgroup)
         keeps_tcp = keeps_tcp or locks_network
         before = network_lock.tables(root_pid) if keeps_tcp else set()
         self.serving = Serving(self.channel(), self.bucket, by_port=pages == "port") if pages else None
@@ -135,7 +106,9 @@ class Source:
         with self.lock:  # a vote for RESUME comes before this, or finds a tool that it can end
             if self.run.vote() is not None:
                 raise OpError("decided", "the source has voted already")
-            job = self.job = Job("dump", self.run.dir, work, fence=self.cgroup, keeps_tcp=keeps_tcp)
+            job = self.job = Job(
+                "dump", self.run.dir, work, fence=self.cgroup, keeps_tcp=keeps_tcp, tools=self.run.tools
+            )
             variables = dict(env or {})
             if config is not None:
                 variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
@@ -154,6 +127,8 @@ class Source:
         try:
             script_pid, _, frozen_ns = job.wait_hook("pre-dump", stall_s=stall_s)
             self.guard = refreeze.of_script(self.cgroup, script_pid) if keeps_tcp else None
+            if still.settle(self.cgroup):
+                frozen_ns = boottime_ns()
             pids = cgroup.pids(self.cgroup)
             hashing = Beside(lambda: content(pids, files or {}))  # nothing writes any more, and CRIU has work to do
             job.answer("go")
@@ -161,11 +136,7 @@ class Source:
             sent = self.outflow.finish() if self.outflow else None
         except OpError as error:
             with self.lock:
-                self._end_flow()
-                job.stop()
-                self._end_strays(0.0)
-                self._heal()
-                self.thaw()
+                self._end_dump(job)
             gone = not procs.alive(root_pid, start_ticks)
             self.run.journal.tell("dump-failed", gone=gone)
             if not gone:
@@ -194,6 +165,16 @@ class Source:
         tree = procs.below(root_pid, pids)
         return {"pids": pids, "tasks": len(tree), "parent_death": signal_name(parent_death_signal(work))}
 
+    def _end_dump(self, job: Job) -> None:
+        """End a dump that failed; whatever else fails here, the tasks run."""
+        try:
+            self._end_flow()
+            job.stop()
+            self._end_strays(0.0)
+            self._heal()
+        finally:
+            self.thaw()
+
     def _start(self, job: Job, words: list[str], variables: dict[str, str]) -> None:
         if self.outflow is not None:
             self.outflow.spawn(job, words, env=variables)
@@ -212,15 +193,6 @@ class Source:
 
             self.outflow = Outflow(self.pipe()[1], self.bucket, header_bytes, through, known)
         return self.outflow
-
-    def check_fence(self, root_pid: int) -> None:
-        """The cgroup must hold the whole tree and not us: what is outside runs on, what is inside stops."""
-        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
-            raise OpError("fence", f"this helper runs in the workload's cgroup {self.cgroup}")
-        for task in procs.tree(root_pid):
-            with contextlib.suppress(ProcessLookupError):
-                if task.state not in "ZX" and not cgroup.inside(cgroup.of_pid(task.pid), self.cgroup):
-                    raise OpError("fence", f"process {task.pid} is outside the workload's cgroup {self.cgroup}")
 
     def release(self, how: str, *, aborted: bool = False) -> dict[str, Any]:
         """`kill`: give the source up (only after READY); `resume`: let it run (after READY only when `aborted`).
@@ -257,12 +229,13 @@ class Source:
         if not self.run.journal.has("resumed"):
             if not self.run.journal.has("resuming"):
                 self.run.journal.tell("resuming", vote=vote, aborted=aborted)
-            # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
-            failed = self.run.undo("back")
-            code = self._finish("veto", 30.0)
-            self._end_left()
-            self._heal()
-            self.thaw()
+            try:  # CRIU's network lock goes when the tool is answered: from then on everything must be as it was.
+                failed = self.run.undo("back")
+                code = self._finish("veto", 30.0)
+                self._end_left()
+                self._heal()
+            finally:  # what fails above is tried again while the tasks run
+                self.thaw()
             tasks = self._tasks() if code is not None and code >= 0 else self._outlived()
             failed += self.run.undo("abort", "always")
             self.run.journal.tell("resumed", code=code, tasks=tasks, failed=failed)
@@ -304,7 +277,7 @@ class Source:
             self.serving.end()
 
     def _end_strays(self, patience_s: float) -> None:
-        ended = orphans.end(self.run.id, patience_s=patience_s)
+        ended = orphans.end(self.run.id, self.run.tools, patience_s=patience_s)
         if ended:
             self.run.journal.tell("strays", tasks=[task._asdict() for task in ended])
 

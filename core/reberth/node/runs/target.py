@@ -93,7 +93,8 @@ class Target:
         if own_cgroup:
             cgroup.create(self.cgroup)
         held = ["post-setup-namespaces"] if loopback else []
-        job = self.job = Job("restore", self.run.dir, work, others=" | ".join([*held, "post-restore", "pre-resume"]))
+        others = " | ".join([*held, "post-restore", "pre-resume"])
+        job = self.job = Job("restore", self.run.dir, work, others=others, tools=self.run.tools)
         variables = dict(env or {})
         if config is not None:
             variables["CRIU_CONFIG_FILE"] = write_config(job, work, config)
@@ -131,8 +132,8 @@ class Target:
         Raises OpError `tasks` when it has fewer processes than the source had at the freeze (`tasks`; 0: not known).
         """
         self._move_out(self.script_pid)
-        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup):
-            raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper")
+        if cgroup.inside(cgroup.of_pid(os.getpid()), self.cgroup) or cgroup.inside(self.run.tools, self.cgroup):
+            raise OpError("fence", f"the copy shares the cgroup {self.cgroup} with this helper or its tools")
         write_whole(os.path.join(self.run.dir, "fence"), self.cgroup + "\n")  # for the script, should we be gone
         pids = cgroup.pids(self.cgroup)
         self.filling.guard(sum(1 for pid in pids if procs.alive(pid)))
@@ -182,7 +183,7 @@ class Target:
         """Nothing of the copy stays: first what builds it, then its tasks, then what fed them."""
         if self.inflow is not None:
             self.inflow.end()
-        ended = orphans.end(self.run.id)
+        ended = orphans.end(self.run.id, self.run.tools)
         if ended:
             self.run.journal.tell("strays", tasks=[task._asdict() for task in ended])
         if self.cgroup and not cgroup.kill(self.cgroup):
@@ -191,7 +192,7 @@ class Target:
 
     def _move_out(self, script_pid: int) -> None:
         """Take the tool and its script out of the workload's cgroup: they must not be frozen with it."""
-        outside = cgroup.of_pid(os.getpid())
+        outside = self.run.tools or cgroup.of_pid(os.getpid())
         for pid in procs.ancestors(script_pid, os.getpid()):
             if cgroup.of_pid(pid) == self.cgroup:
                 cgroup.enter(outside, pid)
@@ -256,7 +257,7 @@ class Target:
         """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
         if self.job is not None:
             return not self.let_go
-        orphans.end(self.run.id, patience_s=2.0)  # the script ends by itself when its helper is gone
+        orphans.end(self.run.id, self.run.tools, patience_s=2.0)  # the script ends by itself when its helper is gone
         return os.path.exists(os.path.join(self.run.dir, "vetoed"))
 
     def _fence(self, script_pid: int, above: int) -> bool:

@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node.errors import OpError
@@ -33,6 +34,8 @@ WARM_UP = 0.4  # of the time in which a link is looked at
 PIECE_BYTES = 1 << 20
 PACE_PIECES, PACE_TRIES = 16, 3
 PACKED_PAGES, PACKED_RUN = 1024, 16  # as they lie in an image: 64 KiB each from all over the memory
+# Of one look at all pages: of the table at once, of places kept, of the processor's time.
+ENTRIES, MOST_PLACES, LOOK_CPU_S = 1 << 17, 1 << 18, 5.0
 
 
 def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
@@ -46,12 +49,13 @@ def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     tasks = procs.tree(pid)
     if not tasks:
         raise OpError("ended", f"there is no process {pid}")
-    places = [(t.pid, address) for t in tasks for address in _resident(t.pid)]
+    found_places = Places([task.pid for task in tasks])
+    places = found_places.kept
     sample = places[:: max(1, len(places) // SAMPLE_PAGES)]
     if not sample:
         return {"resident_bytes": 0, "dirty_bytes_s": 0.0, "set_bytes": 0, "sample_pages": 0}
     first, started_s = _hashes(sample), time.monotonic()
-    total, huge = len(places) * PAGE_BYTES, sum(_huge_bytes(t.pid) for t in tasks)
+    total, huge = found_places.total * PAGE_BYTES, sum(_huge_bytes(t.pid) for t in tasks)
     seen: list[tuple[float, float]] = []
     tracked: list[tuple[float, float]] = []
     for look_s in LOOKS_S:
@@ -133,7 +137,7 @@ def compress_look(daemon: Daemon, progress: Any, pid: int = 0) -> dict[str, Any]
 
 def _sample(pid: int) -> bytearray:
     """Pages of a tree's private memory, from all over it, in runs."""
-    places = [(t.pid, address) for t in procs.tree(pid) for address in _resident(t.pid)]
+    places = Places([task.pid for task in procs.tree(pid)]).kept
     step = max(PACKED_RUN, len(places) * PACKED_RUN // PACKED_PAGES)
     found = bytearray()
     for start in range(0, len(places), step):
@@ -161,26 +165,54 @@ def fit(seen: list[tuple[float, float]]) -> tuple[float, float]:
     return rate, size
 
 
-def _resident(pid: int) -> list[int]:
-    """Addresses of the present pages of private writable memory."""
-    found: list[int] = []
-    try:
+class Places:
+    """Addresses of present pages of private writable memory, in runs: all that there are, or a part from all over it.
+
+    `total` counts them all. A workload may have terabytes of them, or of addresses without any: what is kept, and the
+    time of looking, have a bound.
+    """
+
+    def __init__(self, pids: list[int]) -> None:
+        self.kept: list[tuple[int, int]] = []
+        self.total, self._every = 0, 1
+        self._until_s = time.thread_time() + LOOK_CPU_S
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                self._task(pid)
+
+    def _task(self, pid: int) -> None:
         with (
             open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines,
             open(f"/proc/{pid}/pagemap", "rb", buffering=0) as table,
         ):
-            for line in lines:
-                words = line.split(None, 5)
-                if words[1][:2] != "rw" or words[1][3] != "p":
-                    continue
-                begin, end = (int(word, 16) for word in words[0].split("-"))
-                table.seek(begin // PAGE_BYTES * 8)
-                data = table.read((end - begin) // PAGE_BYTES * 8)
-                entries = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
-                found += [begin + i * PAGE_BYTES for i, entry in enumerate(entries) if entry & PRESENT]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return found
+            # The largest come last: those of terabytes hold little (shadows of a sanitizer, reserves of a runtime).
+            for begin, end in sorted(_writable(lines), key=lambda one: one[1] - one[0]):
+                for first in range(begin, end, ENTRIES * PAGE_BYTES):
+                    if time.thread_time() > self._until_s:
+                        return
+                    self._block(pid, table.fileno(), first, min(end, first + ENTRIES * PAGE_BYTES))
+
+    def _block(self, pid: int, table: int, first: int, end: int) -> None:
+        data = os.pread(table, (end - first) // PAGE_BYTES * 8, first // PAGE_BYTES * 8)
+        entries = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        found = [first + number * PAGE_BYTES for number, entry in enumerate(entries) if entry & PRESENT]
+        for start in range(0, len(found), PACKED_RUN):
+            if (self.total + start) // PACKED_RUN % self._every == 0:
+                self.kept += [(pid, address) for address in found[start : start + PACKED_RUN]]
+        self.total += len(found)
+        while len(self.kept) > MOST_PLACES:
+            runs = (self.kept[at : at + PACKED_RUN] for at in range(0, len(self.kept), 2 * PACKED_RUN))
+            self.kept = [place for run in runs for place in run]
+            self._every *= 2
+
+
+def _writable(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Yield the private writable mappings of /proc/PID/maps."""
+    for line in lines:
+        words = line.split(None, 5)
+        if words[1][:2] == "rw" and words[1][3] == "p":
+            begin, end = (int(word, 16) for word in words[0].split("-"))
+            yield begin, end
 
 
 def _hashes(sample: list[tuple[int, int]]) -> list[int]:

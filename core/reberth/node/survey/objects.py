@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import stat
+import time
 from typing import Any
 
+from reberth.node.errors import OpError
 from reberth.node.net import sockets
 from reberth.node.survey import elf
 from reberth.node.system import procs
@@ -35,6 +38,9 @@ NETWORK_FILESYSTEMS = (
     "virtiofs",
     "afs",
 )
+# What a tree may hold and be described: the kernel lets a process map 65530 files and open a million.
+HEAD_BYTES = 256
+MOST_THINGS, LOOK_CPU_S = 50_000, 20.0
 SCHEDULERS = {6: "SCHED_DEADLINE", 7: "SCHED_EXT"}
 
 
@@ -70,6 +76,7 @@ class Holdings:
         self.schedulers: set[str] = set()
         self.dead_leaders: list[int] = []
         self.confined: set[str] = set()
+        self._until_s = time.thread_time() + LOOK_CPU_S
 
     def add(self, task: procs.Task) -> None:
         """Look at one process."""
@@ -89,12 +96,22 @@ class Holdings:
             self._file(f"{base}/{name}", name)
         for name in os.listdir(f"{base}/map_files"):
             self._mapping(f"{base}/map_files/{name}")
+            self._bounded()
         with open(f"{base}/smaps_rollup", encoding="ascii", errors="replace") as lines:
             self.hugetlb = self.hugetlb or any("Hugetlb" in x and x.split()[1] != "0" for x in lines)
         self.mounts.update(_mounts(base))
         for name in os.listdir(f"{base}/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile
                 self._descriptor(base, name, self.mounts)
+            self._bounded()
+
+    def _bounded(self) -> None:
+        """Raise OpError `too-large` for a tree that holds more than one message or a plan's patience has room for."""
+        held = len(self.files) + len(self.opened) + len(self.sockets)
+        held += len(self.deleted) + len(self.watches) + len(self.outside) + len(self.mqueues)
+        if held > MOST_THINGS or time.thread_time() > self._until_s:
+            text = f"the workload holds more than can be looked at ({held} files and sockets so far)"
+            raise OpError("too-large", text, hint="let it close what it does not need")
 
     def _threads(self, base: str) -> None:
         for tid in os.listdir(f"{base}/task"):
@@ -138,15 +155,24 @@ class Holdings:
             self.pipes.add(target)
         elif target.startswith("/memfd:"):
             self._huge(os.stat(path).st_blksize)
-        elif target.startswith("/") and _mount_id(info) not in mounts:
-            self._outside(path, info, target, int(base[6:]))
         elif target.startswith("/"):
-            self._file(path, "open")
-            self._terminal(path, info)
-            if mounts[_mount_id(info)].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
-                self.shared_locks.add(target)
-            if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
-                self.opened.setdefault(target, []).append((int(base[6:]), int(name)))
+            self._named(path, info, target, mounts)
+
+    def _named(self, path: str, info: str, target: str, mounts: dict[str, str]) -> None:
+        """Look at a descriptor of something that has a path; one that was closed meanwhile has no mount."""
+        mount, words = _mount_id(info), path.split("/")
+        if not mount:
+            return
+        pid, number = int(words[2]), int(words[4])
+        if mount not in mounts:
+            self._outside(path, info, target, pid)
+            return
+        self._file(path, "open")
+        self._terminal(path, info)
+        if mounts[mount].startswith(NETWORK_FILESYSTEMS) and _lines(info, "lock:"):
+            self.shared_locks.add(target)
+        if stat.S_ISREG(os.stat(path).st_mode) and not _flags(info) & os.O_APPEND:
+            self.opened.setdefault(target, []).append((pid, number))
 
     def _outside(self, path: str, info: str, target: str, pid: int) -> None:
         """A descriptor of a mount that the tree does not see: shared memory travels, a message queue cannot."""
@@ -243,15 +269,24 @@ def _filesystem(path: str) -> int:
 
 def _lines(path: str, word: str) -> list[list[str]]:
     with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as lines:
-        return [line.split() for line in lines if line.startswith(word)]
+        found = (line.split() for line in lines if line.startswith(word))
+        return list(itertools.islice(found, MOST_THINGS))
     return []
+
+
+def _head(path: str, word: bytes) -> str:
+    """Return a word of the first lines of fdinfo, which every descriptor has; behind them an epoll has very many."""
+    for line in procs.read_some(path, HEAD_BYTES).split(b"\n"):
+        if line.startswith(word):
+            return line[len(word) :].decode("ascii", "replace").strip()
+    return ""
 
 
 def _flags(path: str) -> int:
     """How a descriptor was opened."""
-    return next((int(words[1], 8) for words in _lines(path, "flags:")), 0)
+    return int(_head(path, b"flags:") or "0", 8)
 
 
 def _mount_id(path: str) -> str:
     """The mount that a descriptor was opened through."""
-    return next((words[1] for words in _lines(path, "mnt_id:")), "")
+    return _head(path, b"mnt_id:")

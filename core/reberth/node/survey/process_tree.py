@@ -32,8 +32,12 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     for task in tasks:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found.add(task)
+    if not procs.alive(pid, tasks[0].start_ticks):
+        raise OpError("ended", f"process {pid} has ended")
     inside, outside, listening = sockets.tcp(pid, found.sockets)
     stay, bound = sockets.local(pid, found.holders)
+    others = ipc.Others(frozenset(pids), found.uids)
+    pipes_outside = ipc.pipes_outside(found.pipes, others)
     own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
     ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
@@ -41,7 +45,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         home = cgroup.of_pid(pid)
     return {
         "pid": pid,
-        "tasks": [t._asdict() for t in tasks],
+        "tasks": [t._asdict() for t in tasks if _there(t)],  # who has ended meanwhile needs no pid on the target
         "parents": [t.comm for t in map(procs.task, procs.ancestors(tasks[0].ppid, 1)) if t],
         "uids": sorted(found.uids),
         "exe": procs.link(f"/proc/{pid}/exe"),
@@ -79,8 +83,9 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "mqueues": sorted(found.mqueues),
         "pipes": sorted(found.pipes),
         "shared_locks": sorted(found.shared_locks),
-        "pipes_outside": ipc.pipes_outside(found.pipes, frozenset(pids)),
-        "files_outside": ipc.files_outside(found.opened, frozenset(pids)),
+        "pipes_outside": pipes_outside,
+        "files_outside": ipc.files_outside(found.opened, others),
+        "not_looked_at": sorted(others.skipped),
         "sysv_shm": found.sysv_shm,
         "sysv_items": ipc.items_of({t.pid: procs.started_s(t) for t in tasks}) if own["ipc"] == ours["ipc"] else [],
         "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),
@@ -95,6 +100,11 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "confined": sorted(found.confined),
         "frozen": bool(home) and cgroup.is_asked_to_freeze(home),
     }
+
+
+def _there(task: procs.Task) -> bool:
+    now = procs.task(task.pid)
+    return now is not None and now.start_ticks == task.start_ticks
 
 
 def _nested(pids: list[int], own: dict[str, str]) -> list[str]:

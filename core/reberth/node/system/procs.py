@@ -1,14 +1,23 @@
-"""Processes as /proc tells them: trees, identities, and an end that is certain."""
+"""Processes as /proc tells them: trees, identities, and an end that is certain.
+
+What a process may say of itself (environ, cmdline) is its own: any size, any words, and a reader waits for as long as
+the process likes, since the words may lie behind a filesystem of its own. So it is read of root's processes alone, and
+never more than `WORDS_BYTES`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SYS_PIDFD_GETFD = 438  # the same number on every architecture
+WORDS_BYTES = 64 << 10
+STATUS_BYTES = 1 << 10  # Name, State, Uid and Gid come first; a list of 65536 groups follows
 
 
 class Task(NamedTuple):
@@ -47,6 +56,12 @@ def task(pid: int) -> Task | None:
     )
 
 
+def state(path: str) -> str:
+    """Return the letter of a task's state, by its directory in /proc; empty when it is gone."""
+    words = read_some(f"{path}/stat", STATUS_BYTES).rpartition(b")")[2].split()
+    return words[0].decode("ascii", "replace") if words else ""
+
+
 def alive(pid: int, start_ticks: int = 0) -> bool:
     """Whether this very process still runs; a zombie does not."""
     found = task(pid)
@@ -59,10 +74,16 @@ def started_s(found: Task) -> float:
     return time.time() - age_s
 
 
-def all_tasks() -> list[Task]:
-    """Every process that this /proc shows."""
-    found = (task(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return [t for t in found if t is not None]
+def all_tasks() -> Iterator[Task]:
+    """Yield every process that this /proc shows, one at a time: a user may have very many."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (found := task(int(name))) is not None:
+            yield found
+
+
+def criu_works() -> bool:
+    """Return whether a criu of root's works on this node: any user can give a process that name."""
+    return any(found.comm == "criu" and is_roots(found.pid) for found in all_tasks())
 
 
 def tree(root: int) -> list[Task]:
@@ -73,9 +94,11 @@ def tree(root: int) -> list[Task]:
     below: dict[int, list[Task]] = {}
     for t in known.values():
         below.setdefault(t.ppid, []).append(t)
-    order = [known[root]]
-    for t in order:
-        order += below.get(t.pid, [])
+    order, seen = [known[root]], {root}
+    for t in order:  # a pid that was given anew while /proc was read could make a circle
+        new = [child for child in below.get(t.pid, []) if child.pid not in seen]
+        seen.update(child.pid for child in new)
+        order += new
     return order
 
 
@@ -90,23 +113,74 @@ def below(root: int, pids: Iterable[int]) -> list[int]:
     return [t.pid for t in order if t.pid in inside]
 
 
-def command_line(pid: int) -> list[str]:
-    """The words of /proc/PID/cmdline, empty when it is gone."""
+def read_some(path: str, limit_bytes: int = WORDS_BYTES) -> bytes:
+    """Return the first bytes of a file of /proc, none when it cannot be read."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().decode("utf-8", "backslashreplace").rstrip("\0").split("\0")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return []
+        return b""
+    try:
+        found = b""
+        while len(found) < limit_bytes:
+            piece = os.read(fd, limit_bytes - len(found))
+            if not piece:
+                break
+            found += piece
+        return found
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def uids(pid: int) -> set[int]:
+    """Return the real, effective, saved and filesystem user ids of a process, none when it is gone.
+
+    The owner of its files in /proc tells less: that is root for each one that may not be dumped, and for a program with
+    the setuid bit, whose words are its caller's. A name cannot forge the line, since the kernel escapes line ends in it
+    (proc_pid_status(5)).
+    """
+    for line in read_some(f"/proc/{pid}/status", STATUS_BYTES).split(b"\n"):
+        if line.startswith(b"Uid:"):
+            return {int(word) for word in line.split()[1:]}
+    return set()
+
+
+def is_roots(pid: int) -> bool:
+    """Return whether a process is root's, or of the one user whose helper this is: only these are asked for words."""
+    found = uids(pid)
+    return found == {0} or found == {os.getuid()}
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the first words of /proc/PID/cmdline; none when it is gone or another user's."""
+    data = read_some(f"/proc/{pid}/cmdline") if is_roots(pid) else b""
+    return data.decode("utf-8", "backslashreplace").rstrip("\0").split("\0") if data else []
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The variables that a process was started with, empty when it is gone."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            words = file.read().decode("utf-8", "surrogateescape").split("\0")
-    except OSError:
-        return {}
+    """Return the variables that a process was started with, the first of them; none when it is another user's."""
+    data = read_some(f"/proc/{pid}/environ") if is_roots(pid) else b""
+    words = data.decode("utf-8", "surrogateescape").split("\0")
     return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def send(task: Task, with_signal: int) -> None:
+    """Signal this very process: its pid may be another's since it was looked at. One that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            held = os.pidfd_open(task.pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # a kernel before 5.3, or a sandbox that does not know the call
+            if alive(task.pid, task.start_ticks):
+                os.kill(task.pid, with_signal)
+            return
+        try:
+            if alive(task.pid, task.start_ticks):
+                signal.pidfd_send_signal(held, with_signal)
+        finally:
+            os.close(held)
 
 
 def ancestors(pid: int, stop: int) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
+import selectors
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from reberth.node.system.ends import Adopted
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT_BYTES = 8 << 20
 LAST_WORDS_S = 1.0
+LINE_CHARS, PIECE_BYTES = 4096, 64 << 10
 SPARED = -900  # of -1000 to 1000
 # criu says this first wherever root lacks CAP_SYS_RESOURCE, and goes on.
 NOISE = "rlimit: Can't setup RLIMIT_NOFILE for self"
@@ -26,7 +29,7 @@ NOISE = "rlimit: Can't setup RLIMIT_NOFILE for self"
 ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 # The same for a tool whose parent shall be init: it waits for a word until the shell that has started it is gone.
 ORPHAN = 'exec 3<&0; setsid /bin/sh -c "$0" "$@" 0<&3 3<&- >&2 & echo $!'
-ENTER_LATE = 'read -r _ && exec </dev/null && echo $$ > "$0/cgroup.procs" && exec "$@"'
+WAIT = 'read -r _ && exec </dev/null && exec "$@"'
 
 
 def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -72,21 +75,80 @@ def run(
         cwd=cwd,
         start_new_session=True,
     ) as process:
-        said = threading.Event()
+        said, late = threading.Event(), threading.Event()
         threading.Thread(target=_end_of_words, args=(process, said), daemon=True).start()
+        threading.Thread(target=_end_if_late, args=(process, said, late, timeout_s), daemon=True).start()
         try:
-            out, err = process.communicate(stdin.encode(), timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            kill_group(process)
-            process.communicate()
-            raise OpError("timeout", f"{argv[0]} did not end within {timeout_s:g} s") from error
+            out, err = _talk(process, stdin.encode())
+            process.wait()
         finally:
             said.set()
+    if late.is_set():
+        raise OpError("timeout", f"{argv[0]} did not end within {timeout_s:g} s")
     return {
         "code": process.returncode,
-        "out": out[:OUTPUT_LIMIT_BYTES].decode("utf-8", "backslashreplace"),
-        "err": err[-OUTPUT_LIMIT_BYTES:].decode("utf-8", "backslashreplace"),
+        "out": out.decode("utf-8", "backslashreplace"),
+        "err": err.decode("utf-8", "backslashreplace"),
     }
+
+
+def _talk(process: subprocess.Popen[bytes], stdin: bytes) -> tuple[bytes, bytes]:
+    """Give a program its input and take what it says: the begin of its output, the end of its errors, and no more.
+
+    What it says may be a container's own words, without an end.
+    """
+    streams = process.stdin, process.stdout, process.stderr
+    assert streams[0] is not None and streams[1] is not None and streams[2] is not None
+    out, err = bytearray(), bytearray()
+    view = memoryview(stdin)
+    with selectors.DefaultSelector() as ready:
+        ready.register(streams[1], selectors.EVENT_READ, out)
+        ready.register(streams[2], selectors.EVENT_READ, err)
+        if view:
+            os.set_blocking(streams[0].fileno(), False)
+            ready.register(streams[0], selectors.EVENT_WRITE)
+        else:
+            streams[0].close()
+        while ready.get_map():
+            for key, _ in ready.select():
+                if key.fileobj is streams[0]:
+                    view = _given(key.fd, view)
+                    if view:
+                        continue
+                elif data := os.read(key.fd, PIECE_BYTES):
+                    _kept(key.data, data, first=key.data is out)
+                    continue
+                ready.unregister(key.fileobj)
+                if key.fileobj is streams[0]:
+                    streams[0].close()
+    return bytes(out), bytes(err[-OUTPUT_LIMIT_BYTES:])
+
+
+def _kept(said: bytearray, data: bytes, *, first: bool) -> None:
+    """Add to what was said: of output the first part is kept, of errors the last."""
+    said.extend(data)
+    if first:
+        del said[OUTPUT_LIMIT_BYTES:]
+    elif len(said) > 2 * OUTPUT_LIMIT_BYTES:
+        del said[:-OUTPUT_LIMIT_BYTES]
+
+
+def _given(fd: int, view: memoryview) -> memoryview:
+    """Return what is still to be given; nothing for a program that reads no more."""
+    try:
+        return view[os.write(fd, view[:PIECE_BYTES]) :]
+    except BlockingIOError:
+        return view
+    except BrokenPipeError:
+        return view[:0]
+
+
+def _end_if_late(
+    process: subprocess.Popen[bytes], said: threading.Event, late: threading.Event, timeout_s: float
+) -> None:
+    if not said.wait(timeout_s):
+        late.set()
+        kill_group(process)
 
 
 def _end_of_words(process: subprocess.Popen[bytes], said: threading.Event) -> None:
@@ -122,9 +184,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a tool in a session of its own, its output into a file of the run, inside `cgroup` when given."""
-    words = resolve(argv)
-    if cgroup:
-        words = ["/bin/sh", "-c", ENTER, cgroup, *words]
+    words = entering(cgroup, resolve(argv))
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
@@ -141,15 +201,20 @@ def spawn(
         os.close(fd)
 
 
+def entering(cgroup: str, words: list[str]) -> list[str]:
+    """Return the words of a program that enters a cgroup before it becomes this one; without a cgroup: the same."""
+    return ["/bin/sh", "-c", ENTER, cgroup, *words] if cgroup else words
+
+
 def spawn_adopted(
-    argv: Sequence[str], *, output: str, cgroup: str, cwd: str = "/", env: Mapping[str, str] | None = None
+    argv: Sequence[str], *, output: str, cgroup: str = "", cwd: str = "/", env: Mapping[str, str] | None = None
 ) -> Adopted:
     """Start a tool as `spawn` does, but as a child of init (or of a subreaper above us), never of this process.
 
     What it starts as its sibling (CLONE_PARENT) is then a child of init as well, and outlives no parent. Raises OpError
     `missing`, `spawn`.
     """
-    words = ["/bin/sh", "-c", ORPHAN, ENTER_LATE, cgroup, *resolve(argv)]
+    words = ["/bin/sh", "-c", ORPHAN, WAIT, "sh", *entering(cgroup, resolve(argv))]
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with subprocess.Popen(
@@ -181,8 +246,9 @@ def first_errors(*paths: str, lines: int = 12) -> str:
     for path in paths:
         found: list[str] = []
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="backslashreplace") as log:
-            found = [line.rstrip() for line in log if "Error" in line or "error" in line.lower()[:80]]
-            found = [line for line in found if NOISE not in line]
+            read = iter(lambda: log.readline(LINE_CHARS), "")
+            wanted = (line.rstrip() for line in read if "Error" in line or "error" in line.lower()[:80])
+            found = list(itertools.islice((line for line in wanted if NOISE not in line), lines))
         if found:
-            return "\n".join(found[:lines])
+            return "\n".join(found)
     return ""
