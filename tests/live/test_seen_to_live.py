@@ -1,4 +1,7 @@
-"""A copy that dies in its first moments, and files that were written since: neither costs the workload anything."""
+"""A copy that dies in its first moments, and files that were written since: neither costs the workload anything.
+
+Live because criu and the kernel decide what a restored process dies of: a signal, its parent, a changed file.
+"""
 
 from __future__ import annotations
 
