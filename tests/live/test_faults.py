@@ -62,7 +62,7 @@ TWINS = {
     "a-resumed-source-after-ready": (
         [
             ("node/runs/source.py", 'if self.run.vote() == "READY" and not', "if False and not"),
-            ("node/runs/source.py", 'if vote == "READY" and not aborted', "if False"),
+            ("node/runs/source.py", 'if vote != "RESUME" and not aborted', "if False"),
         ],
         ("controller", "commit-source"),
         "who ran",

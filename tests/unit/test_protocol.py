@@ -436,11 +436,16 @@ class World:
         """A fault after which no copy need be left: nobody could keep one, or somebody has given it up before."""
         source, target = self.source, self.target
         fed = target.feeder or target.has("filled") or not target.lazy
-        kept = target.copy in WHOLE and target.tool and fed and target.verdict != "ABORT" and source.vote != "RESUME"
+        open_ = not target.wiped and target.verdict != "ABORT" and source.vote != "RESUME"
+        kept = target.copy in WHOLE and target.tool and fed and open_
         if (what, where) == ("restart", "source"):  # a workload that runs ends with its node, as every program does
             self.strict = self.strict and bool(kept and not source.running)
-        elif not source.tasks and (where == "target" or what in ("tool", "memory", "starve", "die")):
+        elif (not source.tasks or self._goes()) and (where == "target" or what in ("tool", "memory", "starve", "die")):
             self.strict = False
+
+    def _goes(self) -> bool:
+        """Whether the source is being given up this moment: what was asked of it is carried out whatever comes."""
+        return bool(self.source.half_done and Step.COMMIT in self.steps)
 
     def alone(self, end: Any) -> None:
         if end.helper:

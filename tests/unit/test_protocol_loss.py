@@ -21,6 +21,7 @@ DEAD = {**HELD, "holding": False, "gone": True, "rebooted": True, "tasks": 0}
 COPY = {"role": "target", "verdict": None, "holding": True, "keeps": True}
 TAKEN_BACK = {"role": "target", "verdict": "ABORT", "taken_back": True}
 LANDED = {"role": "target", "verdict": "PERMIT", "landed": True, "running_ns": 5, "tasks": 1}
+UNSEEN, ILL = {**LANDED, "unseen": True}, {**LANDED, "ill": True}
 RESUMED = {**HELD, "holding": False, "vote": "RESUME", "resumed": True}
 
 
@@ -55,6 +56,19 @@ ROWS = [
     (None, LANDED, ON, SOURCE_DEAD, Step.FINISH),
     (DEAD, LANDED, BACK, {}, Step.RESUME),  # it was let go on the word: the source is told that its run is over
     ({**DEAD, "vote": "RESUME", "resumed": True}, LANDED, BACK, {}, Step.FINISH),
+    # The copy is seen to live, or not, though the source cannot be reached.
+    (None, UNSEEN, BACK, {}, Step.LOOK),
+    (None, UNSEEN, ON, SOURCE_DEAD, Step.LOOK),
+    (DEAD, UNSEEN, BACK, {}, Step.LOOK),
+    (lost("source", "frozen"), UNSEEN, ON, FORWARD, Step.LOOK),
+    (None, ILL, BACK, {}, "held"),
+    (None, ILL, ON, FORWARD, "held"),
+    (None, ILL, ON, SOURCE_DEAD, Step.FINISH),
+    (None, {**ILL, "cleaned": True}, ON, SOURCE_DEAD, "ended"),
+    (DEAD, ILL, BACK, {}, "held"),
+    (lost("source", "frozen"), ILL, BACK, {}, "held"),
+    (lost("source", "frozen"), ILL, ON, FORWARD, Step.END_LOST_SOURCE),
+    (RESUMED, ILL, BACK, {}, Step.DISCARD),
     # The target never comes back.
     (READY, None, BACK, {}, "held"),
     (READY, None, BACK, ROLLBACK, "held"),  # not typed in full

@@ -1,4 +1,7 @@
-"""The target's end of a move: restore and hold, then land on PERMIT or take everything back on ABORT."""
+"""The target's end of a move: restore and hold, then land on PERMIT or take everything back on ABORT.
+
+Reason for its length: the ways of one copy share one lock and one journal, and are read together.
+"""
 
 from __future__ import annotations
 
