@@ -131,6 +131,7 @@ RUNC = {
     "node_network": False,
     "loopback_up": True,
     "replaces": False,
+    "outside": ["/srv/data"],
 }
 PLANTED = "/srv/a b/web/.reberth-shared-x"
 NOT_SHARED = {

@@ -1,4 +1,7 @@
-"""A tree that forks, unmaps, madvises and mremaps all the time is restored lazily; `make soak` has larger ones."""
+"""A tree that forks, unmaps, madvises and mremaps all the time is restored lazily; `make soak` has larger ones.
+
+Live because only the kernel and CRIU make userfaultfds, and their events.
+"""
 
 from __future__ import annotations
 

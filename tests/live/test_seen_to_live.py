@@ -1,4 +1,7 @@
-"""A copy that dies in its first moments, and files that were written since: neither costs the workload anything."""
+"""A copy that dies in its first moments, and files that were written since: neither costs the workload anything.
+
+Live because what a copy dies of is the business of kernel and CRIU alone.
+"""
 
 from __future__ import annotations
 

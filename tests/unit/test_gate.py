@@ -258,17 +258,18 @@ def test_no_name_of_a_cgroup_gets_into_the_script_unread(site):
 @pytest.mark.parametrize(("begun", "least"), [(True, 3), (False, 5)])
 def test_a_worker_that_stays_without_criu_has_failed(begun, least, tmp_path, monkeypatch):
     """Once criu has begun its log three looks are enough; before that a slow machine has more time."""
+    name = f"c{os.getpid()}"  # not that of another suite on this machine
     monkeypatch.setattr(gate, "SLOW_LOOKS", 5)
     if begun:
         (tmp_path / "restore.log").write_text("")
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "c1", str(tmp_path)]) as idle:
-        worker = gate.Worker(["-c", "import time; time.sleep(60)", "c1"])
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name, str(tmp_path)]) as idle:
+        worker = gate.Worker(["-c", "import time; time.sleep(60)", name])
         looks = 1
         while not worker.failed():
             worker._looked_s = 0.0  # as if the time between two looks had passed
             looks += 1
         assert looks == least
-        assert gate.Worker(["nobody", "c1"]).failed() == []
+        assert gate.Worker(["nobody", name]).failed() == []
         idle.kill()
 
 

@@ -190,6 +190,7 @@ def test_a_controller_that_dies_at_any_record(world, monkeypatch, how):
 
     def dying(self, event, **data):
         if left[0] == 0:
+            self.release()  # a lock ends with its process
             raise Died
         left[0] -= 1
         write(self, event, **data)

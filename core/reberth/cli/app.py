@@ -32,7 +32,7 @@ COMMANDS = {
     "history": "List past migrations.",
     "report": "Show the report of one migration.",
     "node": "Manage the nodes of the inventory.",
-    "plugin": "Show the plugins.",
+    "plugin": "Show the plugins, or start a new one.",
     "completion": "Print the completion script of a shell.",
     "shell-init": "Print functions for `runc migrate ID NODE:`, to be evaluated.",
 }

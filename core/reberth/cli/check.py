@@ -9,7 +9,6 @@ import typer
 from reberth.cli import common, params
 from reberth.cli.output import write, write_json
 from reberth.cli.plan_text import check_lines
-from reberth.commands.check_nodes import check_nodes
 from reberth_hooks import Exit, Level, plain
 
 First = Annotated[str, typer.Argument(metavar="NODE", help="A node.", show_default=False)]
@@ -26,6 +25,8 @@ def command(node: First, other: Second = "", json: params.Json = False, quiet: p
     reberth check pi1
     reberth check pi1 pi2
     """
+    from reberth.commands.check_nodes import check_nodes  # with connections, which `--help` does not need
+
     names = [word.removesuffix(":") for word in (node, other) if word]
     with common.open_host(common.load_config(), quiet=quiet, json=json) as host:
         checks = check_nodes(host, names)

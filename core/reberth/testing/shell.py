@@ -208,6 +208,7 @@ class LabShell(HelperShell):
             "cgroup": task["cgroup"],
             "unit": {},
             "loopback_up": False,
+            "written": [],
             "tcp": {"inside": 0, "outside": [], "listening": [], "unaccepted": [], "stay": []},
         }
 
