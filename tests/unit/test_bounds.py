@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
+import socket
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ import pytest
 
 from reberth.connect.process import run_local
 from reberth.node.errors import OpError
-from reberth.node.net import ipc
+from reberth.node.net import ipc, unix
 from reberth.node.survey import measure, objects
 from reberth.node.survey.objects import Holdings
 from reberth.node.system import procs, spawn
@@ -110,6 +112,22 @@ def test_what_was_not_looked_at_is_a_warning():
     rule = next(rule for rule in RULES if rule.id == "strangers")
     assert rule.level is Level.WARN and list(rule.find({"not_looked_at": [4711]})) == [4711]
     assert not list(rule.find({}))  # a helper of an older version does not say
+
+
+def test_unix_sockets_of_others_are_not_kept(tmp_path):
+    """Kept are the tree's, their peers, and what waits in their queues or holds them in its own."""
+    with contextlib.ExitStack() as stack:
+        strangers = [one for _ in range(20) for one in map(stack.enter_context, socket.socketpair())]
+        mine, peer = map(stack.enter_context, socket.socketpair())
+        client, listener = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        listener.bind(str(tmp_path / "sock"))
+        listener.listen()
+        client.connect(str(tmp_path / "sock"))
+        number = {one: os.fstat(one.fileno()).st_ino for one in (mine, peer, client, listener, *strangers)}
+        assert set(unix._known(os.getpid(), {number[mine]})) == {number[mine], number[peer]}
+        for one in (client, listener):
+            assert set(unix._known(os.getpid(), {number[one]})) == {number[client], number[listener]}
+        assert unix._known(os.getpid(), set()) == {}
 
 
 def test_the_head_of_a_descriptor_is_enough():

@@ -17,7 +17,7 @@ FOLDER_LINES = {
     "archive": 600,
     "commands": 1200,
     "config": 700,
-    "connect": 1000,
+    "connect": 1200,
     "plan": 1100,
     "plugin": 450,
     "report": 1000,

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
 from reberth.node.runs import run
@@ -43,6 +44,13 @@ def start():
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def wait_for(is_so) -> None:
+    deadline_s = time.monotonic() + 20
+    while not is_so() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert is_so()
 
 
 def test_tools_of_another_suite_are_no_ones_here(start):
@@ -144,6 +152,28 @@ def test_nothing_outside_the_cgroup_is_looked_at(start, group, monkeypatch):
     assert orphans.end("r1", group, patience_s=20) == []
     assert orphans.end("r1", group + "-gone") == []
     assert procs.alive(stranger.pid)
+
+
+def test_a_tool_that_init_has_adopted_is_in_the_cgroup_too(group, tmp_path, monkeypatch):
+    """Such a criu is no child of the helper: only by its cgroup is it found when the helper is no more."""
+    monkeypatch.setattr(orphans, "_marked", lambda run_id: pytest.fail("the environment was read"))
+    job = Job("restore", str(tmp_path), str(tmp_path), tools=group)
+    job.spawn(SLEEP, adopted=True)
+    wait_for(lambda: (tmp_path / "restore.out").read_text() == "up\n")
+    assert [task.pid for task in orphans.find("r1", group)] == [job.pid] == [job.above]
+    assert [task.pid for task in orphans.end("r1", group)] == [job.pid]
+    assert job.wait_end(20) is not None
+    job.close()
+
+
+def test_an_adopted_tool_of_a_node_without_cgroups_runs_and_has_the_mark(tmp_path):
+    (tmp_path / "r1").mkdir()
+    job = Job("restore", str(tmp_path / "r1"), str(tmp_path))
+    job.spawn(SLEEP, adopted=True)
+    wait_for(lambda: (tmp_path / "restore.out").read_text() == "up\n")
+    assert [task.pid for task in orphans.end("r1")] == [job.pid]
+    assert job.wait_end(20) is not None
+    job.close()
 
 
 # Without one: what users say of themselves is not read

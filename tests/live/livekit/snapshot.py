@@ -13,13 +13,13 @@ Snapshot = Mapping[str, frozenset[str]]
 PATIENCE_S = 20.0
 OUTSIDE = "outer machine"
 
-# Runs inside the node in one process. Not listed: what criu, runc and mount keep for themselves (/run/criu.kdat,
-# /run/runc, /run/mount), and what reberth keeps on purpose (journals of ended runs and of controllers, marks of
-# bundles that were left).
+# Runs inside the node in one process. Not listed: what criu, runc, mount and a login keep for themselves (criu.kdat,
+# runc, mount and motd.dynamic in /run), and what reberth keeps on purpose (journals of ended runs and of controllers,
+# marks of bundles that were left).
 PROGRAM = r"""
 import json, os, subprocess, sys
 
-KEPT = ("/run/reberth", "/run/runc", "/run/criu.kdat", "/run/mount")
+KEPT = ("/run/reberth", "/run/runc", "/run/criu.kdat", "/run/mount", "/run/motd.dynamic")
 
 def read(path):
     try:

@@ -22,7 +22,7 @@ from reberth.node.runs.run import boot_id
 from reberth.node.survey.objects import NAMELESS, NETWORK_FILESYSTEMS
 from reberth.node.system import procs
 
-_SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ [1-9]", re.MULTILINE)
+_SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ [1-9]")
 BLOCK_BYTES = 1 << 20
 _ZEROS = bytes(BLOCK_BYTES)
 # Filesystems without a content of their own: what a file there says is the node's affair.
@@ -75,11 +75,10 @@ def _descriptors(pid: int) -> Iterator[str]:
 
 
 def _mappings(pid: int) -> Iterator[str]:
-    with open(f"/proc/{pid}/maps", "rb", buffering=0) as lines:
-        maps = lines.read()
-    for match in _SHARED.finditer(maps):
-        first, last = match.group(1).decode().split("-")
-        yield f"/proc/{pid}/map_files/{int(first, 16):x}-{int(last, 16):x}"
+    with open(f"/proc/{pid}/maps", "rb") as lines:
+        for match in filter(None, map(_SHARED.match, lines)):  # a line at a time: all of them may be 250 MiB
+            first, last = match.group(1).decode().split("-")
+            yield f"/proc/{pid}/map_files/{int(first, 16):x}-{int(last, 16):x}"
 
 
 def _filesystems(pid: int | str) -> dict[str, str]:
