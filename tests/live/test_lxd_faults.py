@@ -225,16 +225,15 @@ def test_the_restore_fails_fast(nodes: Sequence[Node], command: Command, counter
     print(f"{trap.name}: the target's daemon ended with {said}; longest silence {after['longest_silence_s']} s")
 
 
-@pytest.mark.skipif(not ALL, reason="make soak")
-@pytest.mark.parametrize("turn", range(3))
-@pytest.mark.timeout(900)
-def test_ten_at_once(nodes: Sequence[Node], command: Command, turn: int) -> None:
-    """All arrive, three times."""
-    crowd.check(nodes, command, 10)
+if ALL:
 
+    @pytest.mark.parametrize("turn", range(3))
+    @pytest.mark.timeout(900)
+    def test_ten_at_once(nodes: Sequence[Node], command: Command, turn: int) -> None:
+        """All arrive, three times."""
+        crowd.check(nodes, command, 10)
 
-@pytest.mark.skipif(not ALL, reason="make soak")
-@pytest.mark.timeout(900)
-def test_sixteen_processes_at_once(nodes: Sequence[Node], command: Command) -> None:
-    """The same with the backend criu."""
-    crowd.check_processes(nodes, command, 16)
+    @pytest.mark.timeout(900)
+    def test_sixteen_processes_at_once(nodes: Sequence[Node], command: Command) -> None:
+        """The same with the backend criu."""
+        crowd.check_processes(nodes, command, 16)
