@@ -19,9 +19,13 @@ GONE_WORDS = {"target_is_gone": Step.RESUME_ON_WORD, "source_is_dead": Step.PERM
 
 
 def was_opened(journal: Journal, side: int) -> bool:
-    """Whether this node had opened the run: what the controller does after that is in its journal."""
+    """Return whether this node had opened the run: what the controller did after that is in its journal.
+
+    Only what the move itself has written counts: `recover` opens nothing, and writes phases of its own.
+    """
     events = [record["event"] for record in journal.records]
-    opening = [n for n, record in enumerate(journal.records) if record["event"] == "opening"]
+    events = events[: events.index("recover")] if "recover" in events else events
+    opening = [number for number, event in enumerate(events) if event == "opening"]
     after = "opening" if side == 0 and len(opening) > 1 else "phase"
     return bool(opening) and after in events[opening[0] + 1 :]
 

@@ -234,7 +234,8 @@ class Session:
         """Facts of both ends, asked for where the last step did not bring them; None for one that is out of reach."""
         for side in (0, 1):
             if self._facts[side] is None:
-                self._facts[side] = self._ask(side) or opened.told_facts(self.journal, side)
+                found = self._ask(side)  # an empty answer is one: this node was never asked to open the run
+                self._facts[side] = found or opened.told_facts(self.journal, side) or found
         return self._facts[0], self._facts[1]
 
     def words(self) -> dict[str, bool]:
