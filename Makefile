@@ -4,7 +4,7 @@
 BIN := .venv/bin
 # What needs neither root nor a node, and the rest. Each worker of the rest has a lab (tests/live/livekit/shards.py).
 QUICK := -n 2 --dist loadgroup --no-loadscope-reorder tests/unit tests/contract tests/cli tests/goldens
-NODES := -n 3 --dist loadgroup --no-loadscope-reorder tests/live tests/shells tests/packaging tests/vm
+NODES := -n 2 --dist loadgroup --no-loadscope-reorder tests/live tests/shells tests/packaging
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1 = \2/p' Makefile | while IFS='=' read -r name text; do printf '%-18s%s\n' "$$name" "$$text"; done
@@ -13,8 +13,8 @@ lint: dev ## ruff: rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 type: dev ## mypy, strict
 	$(BIN)/mypy
-test: lint type ## lint, types, quick tests, then as root the live ones in three labs side by side, and a sample of make vm
-	scripts/install-needs test && $(BIN)/pytest $(QUICK) && $(BIN)/pytest $(NODES) -m "(not vm or sample) and not reproducible"
+test: lint type ## lint, types, quick tests, as root a sample of make vm, then the live ones in two labs side by side
+	scripts/install-needs test && $(BIN)/pytest $(QUICK) && $(BIN)/pytest tests/vm -m sample && $(BIN)/pytest $(NODES) -m "not reproducible"
 vm: dev ## the tests in virtual nodes with kernels of their own (root, QEMU; emulated more than half an hour)
 	scripts/install-needs lab && scripts/install-needs vm && $(BIN)/pytest tests/vm
 check: lint type ## lint, types and the quick tests, which need neither root nor a lab
