@@ -64,7 +64,7 @@ class Line:
                 self.tell()
                 end_s = time.monotonic() + TELL_S
                 while time.monotonic() < end_s and not done.is_set():
-                    if not self.listen(0.2):
+                    if not self.hear(0.2):
                         return
         except (OSError, ValueError, RecursionError):  # hung up, or said what is no message
             return
@@ -85,7 +85,7 @@ class Line:
             except OSError:
                 self._mute = True
 
-    def listen(self, wait_s: float) -> bool:
+    def hear(self, wait_s: float) -> bool:
         """Take what the other end has said, waiting so long for it; false when it has hung up.
 
         Raises ValueError for what is no message.
@@ -116,7 +116,7 @@ class Line:
         with contextlib.suppress(OSError, ValueError):
             self.connection.shutdown(socket.SHUT_WR)
             end_s = time.monotonic() + LAST_S
-            while time.monotonic() < end_s and self.listen(0.2):
+            while time.monotonic() < end_s and self.hear(0.2):
                 pass
         with self.lock:
             self.connection.close()
