@@ -62,10 +62,10 @@ def test_continuous_integration_calls_make_test():
 
 def test_every_folder_of_tests_is_run_once():
     quick, nodes = (re.search(rf"^{name} := (.+)$", TEXT, re.M)[1].split() for name in ("QUICK", "NODES"))
-    named = [word for word in [*quick, *nodes] if word.startswith("tests/")]
+    named = [word for word in [*quick, *nodes, "tests/vm"] if word.startswith("tests/")]
     folders = {path.relative_to(ROOT).parts[1] for path in (ROOT / "tests").glob("*/**/test_*.py")}
     assert sorted(named) == sorted(f"tests/{name}" for name in folders)
-    assert re.search(r"^\t.*pytest \$\(QUICK\) && .*pytest \$\(NODES\)", TEXT, re.M)
+    assert re.search(r"^\t.*pytest \$\(QUICK\) && .*pytest tests/vm -m sample && .*pytest \$\(NODES\)", TEXT, re.M)
 
 
 def demo(os_release: Path) -> subprocess.CompletedProcess[str]:

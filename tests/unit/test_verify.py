@@ -110,7 +110,7 @@ def test_recover_decides_about_a_bad_copy(theatre, want, rollback, probed, end):
         stage.session.ends[side] = stage.reconnect("ab"[side])
     stage.session.ends[1].probed = list(probed)
     stage.session.forget()
-    stage.session.note("accepted", want is Want.FORWARD)
+    stage.session.forward = want is Want.FORWARD
     report = Engine(stage.stage, stage.session, Report.of_plan(stage.plan)).resume(want)
     assert (report.outcome, report.exit_code) == end
 

@@ -1,6 +1,7 @@
 """The source's end of a move: enclose the tasks, dump and fence them, and give them up or let them run again.
 
 The source dies last. Between the vote READY and the end it never wakes without the target's verdict ABORT.
+Reason for its length: what the vote forbids and what is done to the tasks share one lock; stage 4 takes of it.
 """
 
 from __future__ import annotations
