@@ -1,8 +1,8 @@
 """Watches both nodes from outside while a workload moves: did two copies ever run, did anything run after it must not?
 
 The workload stamps each beat with its time, in an attribute of a file on the node where it runs. Stamps that appear on
-one node only were made there; in their order they must be beats of the source, then beats of the copy, and never beats of the source
-again. The attribute holds the newest quarter of a second of stamps, so none is missed between two looks.
+one node only were made there. In their order they must be beats of the source, then beats of the copy, and never beats
+of the source again. The attribute holds the newest quarter of a second of stamps, so none is missed between two looks.
 """
 
 from __future__ import annotations
