@@ -162,6 +162,9 @@ def struck(sabotage: Sabotage, settings: Settings) -> Sabotage:
 def check_back(talk: Talk, handle: Handle, service: str, here: Node, there: Node) -> None:
     """The source has workload, address and all its connections."""
     talk.wait_for(100)
+    end_s = time.monotonic() + 20.0  # a target that is alone keeps its copy until it hears that the source runs again
+    while has(there, service) and time.monotonic() < end_s:
+        time.sleep(0.1)
     assert has(here, service) and not has(there, service)
     healthy(here, handle)
     assert gone(there, handle)
