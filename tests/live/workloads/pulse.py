@@ -34,6 +34,7 @@ class Pulse(Memory):
         super().setup()
         self.prepare()
         self.path = os.path.join(self.directory, "pulse")
+        self.kept = os.open(self.path, os.O_RDONLY)  # so criu needs the file where the copy is built
         self.stamps = bytearray(STAMP.size * STAMPS)
         self.turns = 0
 
