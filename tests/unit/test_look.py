@@ -86,7 +86,7 @@ def test_a_copy_that_dies_at_once_is_told_with_its_cause(held, death, words):
     if ends._zombie_status(pid) is not None or kernel_tells():
         assert words in caught.value.message
     assert f"reberth recover {one.id} --rollback" in caught.value.hint
-    assert looking.facts() == {"unseen": False, "ill": True}
+    assert looking.facts() == {"unseen": False, "ill": True, "ailment": caught.value.message}
     with pytest.raises(OpError):
         looking.look(GROUP)  # and so whenever it is asked
 

@@ -28,6 +28,7 @@ FACTS = {
     **{f"{key}?": bool for key in ("restoring", "landed", "landing_failed", "may_have_run", "cleaned", "rebooted")},
     **{f"{key}?": bool for key in ("lazy", "filled", "fill_failed", "taken_back", "unseen", "ill")},
     **{f"{key}?": dict for key in ("stats", "fill")},
+    "ailment?": str,
 }
 HELLO = {
     "uid": int,

@@ -123,7 +123,8 @@ def _lives(source: Facts, target: Mapping[str, Any], want: Want, words: Words) -
         return None  # its end is accepted
     if source and want is Want.BACK and (words.rollback_unlanded or words.prefers_source):
         return Decision(Step.DISCARD, "the copy did not live, and the source as it was at the freeze is preferred")
-    return held(f"the copy ran and did not live; {ON_WORD}; to accept its end: reberth recover ID --forward")
+    seen = target.get("ailment") or "the copy ran and ended"
+    return held(f"the copy did not live: {seen}; {ON_WORD}; to accept its end: reberth recover ID --forward")
 
 
 def _discarded(source: Facts, words: Words) -> Decision:

@@ -14,6 +14,7 @@ import select
 import signal
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
@@ -83,10 +84,11 @@ class Look:
         more = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
         return f"process {gone[0]} of the copy {how_ended(self._fds.get(gone[0], -1), gone[0])}{more}"
 
-    def facts(self) -> dict[str, bool]:
-        """`unseen`: it runs and was not looked at yet; `ill`: it did not live."""
-        ill, looked = self.run.journal.has("look-failed"), self.run.journal.has("looked")
-        return {"unseen": self.run.journal.has("running") and not looked and not ill, "ill": ill}
+    def facts(self) -> dict[str, Any]:
+        """`unseen`: it runs and was not looked at yet; `ill`: it did not live, and `ailment` says what was seen."""
+        failed, looked = self.run.journal.last("look-failed"), self.run.journal.has("looked")
+        found = {"unseen": self.run.journal.has("running") and not looked and not failed, "ill": bool(failed)}
+        return {**found, "ailment": failed["message"]} if failed else found
 
     def _problem(self, init: int, start_ticks: int, running_ns: int, group: str) -> str:
         fd = self._fds.get(init, -1)
