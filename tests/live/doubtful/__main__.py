@@ -67,12 +67,9 @@ def run(kind: str, place: str) -> None:
     except BaseException:
         note(place, "error", traceback.format_exc())
         raise
-    beats = os.open(f"{place}/beats", os.O_WRONLY)
     note(place, "ready", str(os.getpid()))
-    count = 0
     while kept is not STATES:  # always: it must only stay referenced
-        count += 1
-        os.pwrite(beats, b"%08d" % count, 0)
+        os.utime(f"{place}/beats")  # by its name: what is open for writing must be the same on both nodes
         time.sleep(PAUSE_S)
 
 
