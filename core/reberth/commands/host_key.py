@@ -87,7 +87,7 @@ def fetch(node: Node, route: Route, fingerprint: str = "") -> HostKey:
 def wrong(shown: Iterable[HostKey], fingerprint: str) -> UntrustedError:
     """The error when a node has not the key that was asked for."""
     tail = "\n".join(f"{key.fingerprint} {key.kind}" for key in shown)
-    hint = "somebody may be between you and the node, or it was installed anew: ask whoever runs it"
+    hint = "somebody may be between you and the node, or it was installed anew: ask its administrator"
     return UntrustedError(
         f"no host key of the node has the fingerprint {fingerprint!a}; it shows:", hint=hint, tail=tail
     )
@@ -107,7 +107,7 @@ def pinned(node: Node, route: Route) -> list[HostKey]:
 
 
 def _settings(route: Route) -> Settings:
-    """What ssh_config says for these words (`ssh -G`)."""
+    """Return what ssh_config says for these words (`ssh -G`)."""
     done = run_local([route.control[0], "-G", *route.control[1:]], env=dict(route.env) or None)
     if done.code != 0:
         tail = done.err.strip()
@@ -171,11 +171,11 @@ def _vouched(node: Node, look: Look, fingerprint: str) -> str | None:
     """
     if "REVOKED" in look.log:
         text = f"the host key of {node.name} is revoked in your known_hosts"
-        raise UntrustedError(text, hint="ask whoever runs it", tail=look.told)
+        raise UntrustedError(text, hint="ask its administrator", tail=look.told)
     if re.search(r"IDENTIFICATION HAS CHANGED|Host key verification failed", look.log):
         if fingerprint:
             return ""
-        hint = "ask whoever runs it; if it was installed anew: ssh-keygen -R HOST, or --fingerprint SHA256:..."
+        hint = "ask its administrator; if it was installed anew: ssh-keygen -R HOST, or --fingerprint SHA256:..."
         raise UntrustedError(f"{node.name} shows another host key than your ssh knows", hint=hint, tail=look.told)
     return "its KnownHostsCommand" if re.search(r"Host '.*' is known and matches", look.log) else None
 

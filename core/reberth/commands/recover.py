@@ -136,7 +136,7 @@ def _hear(session: Session, how: str, gone: Collection[str]) -> None:
 def _attach(
     reach: Callable[[str], HelperShell], plan: Plan, look: bool, wait_for: Callable[[str], None]
 ) -> tuple[HelperShell | None, HelperShell | None]:
-    """Both ends with the run taken over; None for one that cannot be reached now."""
+    """Return both ends with the run taken over, and None for an end that cannot be reached now."""
     found: list[HelperShell | None] = []
     for node in (plan.source, plan.target):
         with _named_when_slow(node.name, wait_for):
