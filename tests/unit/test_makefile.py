@@ -86,7 +86,7 @@ def test_the_demo_stops_where_it_was_never_tried(tmp_path, text):
 
 LAB = {"debootstrap", "iproute2", "util-linux", "mount", "openssh-client"}
 VM = {"qemu-system-x86", "qemu-system-arm", "kmod", "e2fsprogs"}
-TEST = LAB | VM | {"adb", "gcc", "openssl", "zsh", "fish"}
+TEST = LAB | VM | {"adb", "gcc", "openssl", "zsh", "fish", "tcsh", "ksh", "mksh", "busybox"}
 NEEDS = [("lab", LAB), ("vm", VM), ("test", TEST if os.geteuid() == 0 else set())]
 
 
