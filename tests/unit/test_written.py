@@ -111,6 +111,38 @@ def pair(tmp_path):
         yield pid, here / "store", there / "store", {str(here): str(there)}
 
 
+def position(pid: int, number: str) -> int:
+    with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as lines:
+        return int(lines.readline().split()[1])
+
+
+@pytest.mark.parametrize("size", [70000, 3 << 20, 64 << 20])
+def test_to_hash_a_file_moves_no_position_of_the_process(tmp_path, size):
+    """A copied descriptor shares its position with the process: an lseek(2) for holes moved that of the copy too."""
+    path = tmp_path / "store"
+    with open(path, "wb") as file:
+        file.truncate(size)
+        file.seek(size // 2)
+        file.write(b"word")
+    script = "f = os.open(sys.argv[2], os.O_RDWR); os.dup2(f, 77); os.lseek(77, 1234, 0)"
+    with holder(script, str(path)) as pid:
+        assert content([pid], {"/": "/"})
+        assert position(pid, "77") == 1234
+
+
+@pytest.mark.parametrize("size", [70000, 3 << 20])
+def test_to_hash_a_file_breaks_no_lease(tmp_path, size):
+    path = tmp_path / "store"
+    path.write_bytes(b"word")
+    os.truncate(path, size)
+    script = "import fcntl; f = os.open(sys.argv[2], os.O_RDWR); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)"
+    with holder(script, str(path)) as pid:
+        assert content([pid], {"/": "/"})
+        with open("/proc/locks", encoding="ascii") as lines:
+            leases = [line.split() for line in lines if f" {pid} " in line]
+        assert [words[1:4] for words in leases] == [["LEASE", "ACTIVE", "WRITE"]]
+
+
 def test_a_copy_that_is_the_same_is_taken(pair):
     pid, _, _, places = pair
     files = content([pid], places)

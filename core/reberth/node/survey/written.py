@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -91,11 +92,14 @@ def _filesystems(pid: int | str) -> dict[str, str]:
     return found
 
 
-def digest(fd: int) -> str:
-    """SHA-256 of a file's content: of its blocks that are not all zeros, each with its place; holes are not read."""
+def digest(fd: int, sparse: bool = True) -> str:
+    """Return the SHA-256 of a file's content: of its blocks that are not all zeros, each with its place.
+
+    With `sparse`, holes are not read; this moves the position of `fd` (lseek(2) with SEEK_DATA sets it).
+    """
     sha, size = hashlib.sha256(), os.fstat(fd).st_size
     sha.update(b"%d" % size)
-    at = _data(fd, 0, size)
+    at = _data(fd, 0, size) if sparse else 0
     while at < size:
         block = os.pread(fd, BLOCK_BYTES, at)
         if not block:
@@ -103,31 +107,47 @@ def digest(fd: int) -> str:
         if block != _ZEROS[: len(block)]:
             sha.update(b"@%d:" % at)
             sha.update(block)
-        at = _data(fd, at + BLOCK_BYTES, size)
+        at += BLOCK_BYTES
+        at = _data(fd, at, size) if sparse else at
     return sha.hexdigest()
 
 
 def _data(fd: int, at: int, size: int) -> int:
-    """The first block from here on that is not all hole."""
+    """Return the start of the first block from here on that is not all hole, `size` when there is none."""
     try:
         return os.lseek(fd, at, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
     except OSError as error:  # ENXIO: nothing follows but a hole; else a filesystem that does not know holes
         return size if error.errno == errno.ENXIO else at
 
 
-def _read(one: Written) -> str:
-    """Hash it through the tree's own descriptor where that can be read: an open(2) would break its leases."""
+def lend(one: Written) -> tuple[int, bool]:
+    """Open a file of the tree for reading; return the descriptor, and whether its position is ours to move.
+
+    A copy of the tree's own descriptor breaks no lease, but it shares its position with the tree. So a file with holes
+    is opened anew, unless a lease lies on it: then holes are read as zeros.
+    """
     words = one.through.split("/")
-    if words[3] == "fd" and os.lstat(one.through).st_mode & stat.S_IRUSR:
-        pidfd = os.pidfd_open(int(words[2]))
-        try:
-            fd = procs.copy_fd(pidfd, int(words[4]))
-        finally:
-            os.close(pidfd)
-    else:
-        fd = os.open(one.through, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    if words[3] != "fd" or not os.lstat(one.through).st_mode & stat.S_IRUSR:
+        return os.open(one.through, flags), True
+    pidfd = os.pidfd_open(int(words[2]))
     try:
-        return digest(fd)
+        fd = procs.copy_fd(pidfd, int(words[4]))
+    finally:
+        os.close(pidfd)
+    if one.found.st_blocks * 512 >= one.found.st_size or fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_UNLCK:
+        return fd, False
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags), True
+    finally:
+        os.close(fd)
+
+
+def _read(one: Written) -> str:
+    """Return the digest of a file of the tree."""
+    fd, movable = lend(one)
+    try:
+        return digest(fd, movable)
     finally:
         os.close(fd)
 
