@@ -163,6 +163,7 @@ class Options:
     keep_images: bool = False
     lazy_restore: bool = True
     memory_ahead: bool = True
+    files: str = "auto"
     on_failure: str = "hold"
     move_address: str = ""
     unit: bool = False
@@ -238,7 +239,8 @@ class Tree:
     """A parcel of files: `path` on the source goes to `into` on the target.
 
     `kind` is `images` (flat, CRIU's files), `filesystem` (a rootfs or bundle), `filesystem-delta` (what changed
-    since the tree of the same `path` was sent before, decided by content) or `memory` (what the tasks `pids` hold
+    since the tree of the same `path` was sent before, decided by content), `files` and `files-delta` (what the tasks
+    `pids` write, each file at its own path) or `memory` (what the tasks `pids` hold
     while they run: images that follow need only what is not in it).
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Move, Receipt, Restored, Round, Tree, hookimpl
 from reberth_hooks.criu import paging
+from reberth_hooks.criu.files import files_ahead, files_left
 from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.criu.preflight import memory_ahead
 from reberth_hooks.criu.systemd import hold_unit
@@ -27,8 +28,9 @@ def reberth_prepare(move: Move) -> bool:
 
 @hookimpl
 def reberth_sync(move: Move) -> list[Tree]:
-    """The tree's memory while it runs."""
-    return memory_ahead(move, move.plan.details["pid"])
+    """The files that it writes, then its memory, while it runs."""
+    pid = move.plan.details["pid"]
+    return [*files_ahead(move, pid), *memory_ahead(move, pid)]
 
 
 @hookimpl
@@ -64,7 +66,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     )
     iteration = paging.final_round(move, round, got)
     parcel = Tree("images", images, move.recall("images.target"))
-    return Checkpoint((parcel,), iteration, got["frozen_ns"], got["held_ns"])
+    return Checkpoint((parcel, *files_left(move, details["pid"])), iteration, got["frozen_ns"], got["held_ns"])
 
 
 def _pre_dump_argv(move: Move, round: Round) -> list[str]:

@@ -19,6 +19,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.criu.files import Files
 from reberth_hooks.criu.modes import unfit_modes
 from reberth_hooks.criu.objects import object_checks, some, terminals_outside
 from reberth_hooks.criu.preflight import (
@@ -37,11 +38,6 @@ from reberth_hooks.criu.systemd import supervisor_checks, unit_details
 LEAST = (3, 19)
 FEATURES = ("mem_dirty_track", "uffd-noncoop", "network_lock_nftables")
 SPARE_BYTES = 64 << 20
-MUCH_WRITTEN_BYTES = 256 << 20  # some 0.3 s of a processor that hashes 1 GB/s
-WRITTEN = (
-    "what it has open for writing does not travel with it: let both nodes see it on storage that they share, or run it "
-    "as a container (runc) with these files in its bundle, which travels"
-)
 
 
 @hookimpl
@@ -90,6 +86,7 @@ def reberth_survey(
     if int(workload.name) == 1:
         raise RefusedError("pid 1 is the node itself", hint="name the root of a process tree")
     need = int(tree["memory_bytes"] * 1.1) + SPARE_BYTES
+    files = Files(tree, options, source, target)
     hello = {side: facts[side]["hello"] for side in ("source", "target")}
     checks = [
         *_tree_checks(tree, source.node.name),
@@ -102,6 +99,7 @@ def reberth_survey(
         *space_checks(need, hello["source"]["mem_available_bytes"], source.node.name),
         *space_checks(2 * need, hello["target"]["mem_available_bytes"], target.node.name),
         *_target_checks(tree, target),
+        *files.checks(),
     ]
     root = tree["tasks"][0]
     details = {
@@ -112,6 +110,7 @@ def reberth_survey(
         "need_bytes": need,
         "tcp": list(tcp_words(tree, options)),
         "comm": root["comm"],
+        **files.details,
         **unit_details(tree, options),
     }
     return Survey(tuple(checks), details, unfit_modes(facts, "criu", tree, details["tcp"]))
@@ -155,23 +154,3 @@ def _target_checks(tree: dict[str, Any], target: Shell) -> Iterator[Check]:
         yield Check("pid", Level.FAIL, text, "end that process there, or move at another time", name)
     else:
         yield Check("pid", Level.OK, f"{len(pids)} pids are free on the target", "", name)
-    problems = target.call("compare_files", files=tree["files"])
-    changing = {one["path"]: one["size"] for one in tree.get("written", ())}
-    for mine, remedy in ((False, "put the same files on the target"), (True, WRITTEN)):
-        named = [p for p in problems if (p["path"] in changing) is mine]
-        if named:
-            first = "; ".join(f"{ascii(p['path'])[1:-1]}: {p['problem']}" for p in named[:4])
-            more = f" and {len(named) - 4} more" if len(named) > 4 else ""
-            text = f"files differ on the target{', open for writing' if mine else ''}: {first}{more}"
-            yield Check("files", Level.FAIL, text, remedy, name)
-    if not problems:
-        text = f"{len(tree['files'])} files have the same size on the target"
-        if changing:
-            text += f"; {len(changing)} of them, open for writing, are compared by content when it is frozen"
-        yield Check("files", Level.OK, text, "", name)
-    total = sum(changing.values())
-    if total >= MUCH_WRITTEN_BYTES:
-        text = f"{total >> 20} MiB in files open for writing are read while it is frozen, to compare them"
-        yield Check(
-            "written-files", Level.WARN, text, "let it close the large ones, or use storage of both nodes", name
-        )

@@ -11,7 +11,7 @@ import pytest
 
 from reberth.node.operations import trees
 from reberth.node.system.rate_limit import Bucket
-from reberth.node.tree import presend
+from reberth.node.tree import presend, progress
 from reberth.node.tree.compression import Packer
 
 
@@ -55,7 +55,7 @@ def test_every_kind_of_tree_waits_for_the_bucket(tmp_path, monkeypatch, kind):
 def test_whoever_waits_hears_of_a_capture_that_takes_long(tmp_path, monkeypatch):
     """64 GiB are a minute in which nothing is sent: the controller gives up a node that is silent for 15 s."""
     told, stop, clock = [], threading.Event(), iter(range(0, 1000, 7))
-    monkeypatch.setattr(trees, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     def capture(pids, name, tick):
         for _ in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import stat
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ import pytest
 from reberth.node.errors import OpError
 from reberth.node.survey import written as module
 from reberth.node.survey.written import Beside, check, content, differences, digest, written
-from reberth_criu.survey import MUCH_WRITTEN_BYTES, _target_checks
-from reberth_hooks import Level
+from reberth_hooks import Check, Level, Options
 from reberth_hooks.criu.bundle import places_outside
+from reberth_hooks.criu.files import MUCH_WRITTEN_BYTES, Files
 
 HOLD = """
 import ctypes, mmap, os, sys
@@ -221,25 +222,54 @@ def test_something_beside_raises_where_it_is_asked_for():
         Beside(lambda: 1 // 0).result()
 
 
-def said(files, sizes, problems):
-    tree = {"tasks": [], "files": files, "written": [{"path": p, "size": s} for p, s in sizes.items()]}
-    answers = {"stats": [], "compare_files": problems}
+def files_of(files, sizes, problems, *, how="auto", unfit=(), takes=True) -> Files:
+    """What the plan says of files when the target answers so; `sizes` are those of the files that are written."""
+    files = [{"mode": stat.S_IFREG, **one} for one in files]
+    tree = {"files": files, "written": [{"path": p, "size": s, "network": False} for p, s in sizes.items()]}
+    answers = {"compare_files": problems, "files_ready": takes, "files_there": list(unfit)}
     shell = SimpleNamespace(node=SimpleNamespace(name="b"), call=lambda op, **_: answers[op])
-    return [c for c in _target_checks(tree, shell) if c.id != "pid"]
+    return Files(tree, Options(files=how), shell, shell)
+
+
+def said(*given, **more) -> list[Check]:
+    return list(files_of(*given, **more).checks())
 
 
 def test_the_plan_never_says_that_files_are_the_same_by_their_size():
-    (one,) = said([{"path": "/a"}, {"path": "/b"}], {"/b": 10}, [])
+    (one,) = said([{"path": "/a"}, {"path": "/b"}], {"/b": 10}, [], how="none")
     assert one.level is Level.OK and "same size" in one.reason and "1 of them, open for writing" in one.reason
     (one,) = said([{"path": "/a"}], {}, [])
     assert one.reason == "1 files have the same size on the target"
 
 
-def test_a_file_that_is_written_is_not_to_be_copied_by_hand():
+@pytest.mark.parametrize("more", [{"how": "none"}, {"takes": False}])
+def test_a_file_that_is_written_is_not_to_be_copied_by_hand(more):
     problems = [{"path": "/a", "problem": "missing"}, {"path": "/log", "problem": "size 3, not 4"}]
-    one, two = said([], {"/log": 4}, problems)
+    one, two = said([], {"/log": 4}, problems, **more)
     assert "/a: missing" in one.reason and "put the same files" in one.remedy
     assert "open for writing: /log" in two.reason and "put the same" not in two.remedy and "storage" in two.remedy
+
+
+def test_what_is_written_travels_and_the_plan_names_it_with_its_size():
+    problems = [{"path": "/log", "problem": "No such file or directory"}]
+    found = files_of([{"path": "/a"}, {"path": "/log"}], {"/log": 30 << 20}, problems)
+    (one,) = found.checks()
+    assert one.level is Level.OK and "1 that it writes travel with it: /log (30 MiB)" in one.reason
+    assert found.details == {"files": [{"path": "/log", "size": 30 << 20}], "folders": []}
+
+
+def test_a_folder_that_is_missing_is_made_there():
+    entry = {"path": "/var/lib/x", "mode": stat.S_IFDIR | 0o755}
+    found = files_of([entry], {}, [{"path": "/var/lib/x", "problem": "No such file or directory"}])
+    assert [c.level for c in found.checks()] == [Level.OK] and found.details["folders"] == ["/var/lib/x"]
+
+
+def test_a_file_that_the_target_cannot_take_is_refused_with_the_reason():
+    found = files_of(
+        [{"path": "/log"}], {"/log": 4}, [], unfit=[{"path": "/log", "problem": "sh (7) has it open there"}]
+    )
+    (one,) = found.checks()
+    assert one.level is Level.FAIL and "/log: sh (7) has it open there" in one.reason and found.details["files"] == []
 
 
 def test_much_to_compare_is_told_before():

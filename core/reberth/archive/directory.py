@@ -125,6 +125,10 @@ class Directory(HelperShell):
 
     _op_cpu_check = _op_compare_files
 
+    def _op_files_ready(self) -> bool:
+        """Return false: a checkpoint holds images and a bundle, no other file of a process."""
+        return False
+
     def _op_compress_look(self, **_: Any) -> Any:
         return super().call("compress_look")  # of its memory there is nothing here to look at
 

@@ -53,6 +53,15 @@ Compress = Annotated[
         show_default=False,
     ),
 ]
+Files = Annotated[
+    str | None,
+    typer.Option(
+        "--files",
+        metavar="WHICH",
+        help="Carry the files that a process tree writes: auto, or none (they are compared).",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="The backend, if the name alone is not clear.", show_default=False),

@@ -15,6 +15,7 @@ def command(
     goal: params.Goal = None,
     bandwidth: params.Bandwidth = None,
     compress: params.Compress = None,
+    files: params.Files = None,
     backend: params.Backend = "",
     transport: params.Transports = None,
     tcp_established: params.TcpEstablished = False,

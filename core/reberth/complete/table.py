@@ -30,6 +30,11 @@ COMMANDS: dict[str, Command] = {
             "--goal": ("PERCENT", False, "--policy lxd: end a round after more than this is copied."),
             "--bandwidth": ("RATE", False, "Send at most this per second: 50MiB, 100Mbit."),
             "--compress": ("HOW", False, "auto (where the measured link makes it pay), zstd, zlib or none."),
+            "--files": (
+                "WHICH",
+                False,
+                "Carry the files that a process tree writes: auto, or none (they are compared).",
+            ),
             "--backend": ("NAME", False, "The backend, if the name alone is not clear."),
             "--transport": ("NAME", True, "Carry the data by this; may be repeated."),
             "--tcp-established": ("", False, "Keep open TCP connections."),
@@ -76,6 +81,11 @@ COMMANDS: dict[str, Command] = {
             "--goal": ("PERCENT", False, "--policy lxd: end a round after more than this is copied."),
             "--bandwidth": ("RATE", False, "Send at most this per second: 50MiB, 100Mbit."),
             "--compress": ("HOW", False, "auto (where the measured link makes it pay), zstd, zlib or none."),
+            "--files": (
+                "WHICH",
+                False,
+                "Carry the files that a process tree writes: auto, or none (they are compared).",
+            ),
             "--backend": ("NAME", False, "The backend, if the name alone is not clear."),
             "--transport": ("NAME", True, "Carry the data by this; may be repeated."),
             "--tcp-established": ("", False, "Keep open TCP connections."),

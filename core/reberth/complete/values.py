@@ -16,6 +16,7 @@ FIXED = {
     "--mode": MODES,
     "--become": ("none", "sudo"),
     "--policy": ("downtime", "lxd", "fixed"),
+    "--files": ("auto", "none"),
     "--compress": ("auto", "zstd", "zlib", "none"),
     "--lxd-mode": ("pull", "push", "relay"),
     "--on-failure": ("hold", "rollback"),

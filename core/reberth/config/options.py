@@ -118,6 +118,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "keep_images": ("keep_images", _flag),
     "lazy_restore": ("lazy_restore", _flag),
     "memory_ahead": ("memory_ahead", _flag),
+    "files": ("files", _one_of("auto", "none")),
     "on_failure": ("on_failure", _one_of("hold", "rollback")),
     "skip": ("skip", _words),
     "verify": ("verify", _probes),

@@ -80,6 +80,8 @@ SHAPES: dict[str, Any] = {
     "describe": {"tasks": [dict], "files": [dict], "uids": list, "namespaces": dict, "tcp": dict},
     "taken": {"tcp": [str], "abstract": [str], "addresses": [str], "nonlocal": [str]},
     "compare_files": [dict],
+    "files_ready": bool,
+    "files_there": [dict],
     "processes": [dict],
     "is_left": {"exists": bool, "left": bool},
     "plant": str,

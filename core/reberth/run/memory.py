@@ -12,7 +12,12 @@ from reberth.run.rounds import rounds, why_stop
 from reberth.run.session import Session
 from reberth_hooks import Channel, Checkpoint, Iteration, Receipt, Tree
 
-PHASE_OF = {"images": "final-transfer", "filesystem-delta": "final-sync", "filesystem": "initial-sync"}
+PHASE_OF = {
+    "images": "final-transfer",
+    "filesystem-delta": "final-sync",
+    "files-delta": "final-sync",
+    "filesystem": "initial-sync",
+}
 Phase = Callable[[str], AbstractContextManager[None]]
 
 

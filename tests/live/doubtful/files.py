@@ -114,7 +114,7 @@ def lock_waits(place: str) -> Any:
     return file
 
 
-@state(warns=("shared-files",))
+@state(warns=("shared-files", "written-outside"))
 def shared_offset(place: str) -> Any:
     """A process outside has a file open by the same description: it was forked off and its parent ended."""
     file = open_file(f"{place}/one", "r+b")

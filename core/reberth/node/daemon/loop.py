@@ -32,6 +32,8 @@ from reberth.node.system.rate_limit import Bucket
 from reberth.node.tree.compression import Packer
 
 if TYPE_CHECKING:
+    from reberth.node.tree.arrive import Arrivals
+    from reberth.node.tree.carry import Sender
     from reberth.node.tree.presend import Guess
     from reberth.node.tree.receive import Earlier
 
@@ -83,6 +85,8 @@ class Daemon:
         self.probe_ready, self.probe_over = threading.Event(), threading.Event()
         self.bucket, self.packer = Bucket(), Packer()
         self.snapshots: dict[str, Any] = {}
+        self.files_sender: Sender | None = None  # source: the files that travel with a process tree
+        self.arrivals: Arrivals | None = None  # target: the same
         self.guess: Guess | None = None  # source: what the target has of the tasks' memory
         self.ahead_bytes = 0  # source: sent by the newest pass over memory
         self.earlier: Earlier | None = None  # target: the memory that came last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import stat
 import time
 from collections.abc import Iterator
 
@@ -74,6 +75,16 @@ def files_outside(opened: dict[str, list[tuple[int, int]]], others: Others) -> l
         for pid, fd in opened.get(path, ()):
             if libc.syscall(ctypes.c_long(KCMP), pid, task.pid, KCMP_FILE, fd, int(name)) == 0:
                 found.add(f"{path} with {task.comm} ({task.pid})")
+    return sorted(found)
+
+
+def writers(paths: set[str], others: Others) -> list[str]:
+    """Return which of these files a process outside the tree has open for writing, with its name and pid."""
+    found = set()
+    for task, name, path in others.links() if paths else ():
+        with contextlib.suppress(OSError):
+            if path in paths and os.lstat(f"/proc/{task.pid}/fd/{name}").st_mode & stat.S_IWUSR:
+                found.add(f"{path} by {task.comm} ({task.pid})")
     return sorted(found)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # both import what asks here
     from reberth.node.runs.source import Source
     from reberth.node.runs.target import Target
 
+PIPE_WAIT_S = 20.0
+
 
 def end_of(daemon: Daemon) -> Source | Target:
     """This node's end; raises OpError `protocol` when no run is open."""
@@ -29,6 +31,13 @@ def target_of(daemon: Daemon) -> Target:
     """The end, which must be the target; raises OpError `protocol`."""
     found: Target = _in_role(daemon, "target")
     return found
+
+
+def data_pipe(daemon: Daemon) -> tuple[int, int]:
+    """Return the data connection's two descriptors, to read and to write, as soon as it has reached this helper."""
+    if not daemon.bulk_ready.wait(PIPE_WAIT_S) or daemon.bulk is None:
+        raise OpError("protocol", "no data connection was opened")
+    return daemon.bulk
 
 
 def _in_role(daemon: Daemon, role: str) -> Any:

@@ -17,7 +17,7 @@ from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup
 from reberth.node.net import address
 from reberth.node.operations import bundles, trees
-from reberth.node.operations.context import end_of, source_of, target_of
+from reberth.node.operations.context import data_pipe, end_of, source_of, target_of
 from reberth.node.operations.hello import hello
 from reberth.node.pages.page_server import OPS as PAGE_OPS
 from reberth.node.runs import predump, remains, run
@@ -106,7 +106,7 @@ def open_run(
     opened = run.Run.open(run_id, role, workload, **known)
     daemon.end = Source(opened) if role == "source" else Target(opened)
     daemon.end.channel, daemon.end.bucket = functools.partial(trees.pages_channel, daemon), daemon.bucket
-    daemon.end.pipe = functools.partial(trees.data_pipe, daemon)
+    daemon.end.pipe = functools.partial(data_pipe, daemon)
     cgroup.sweep(cgroup.mount_point(), run.open_runs)
     daemon.leave_connection(run_id)
     opened.gather_tools()

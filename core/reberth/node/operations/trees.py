@@ -13,30 +13,22 @@ import time
 from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node.errors import OpError
+from reberth.node.operations import carried
+from reberth.node.operations.context import PIPE_WAIT_S, data_pipe
 from reberth.node.pages.relay import Channel
 from reberth.node.runs.target import Target
 from reberth.node.system import procs
-from reberth.node.system.rate_limit import Bucket
-from reberth.node.tree.compression import Packer
+from reberth.node.tree.progress import Teller
 
 if TYPE_CHECKING:
     from reberth.node.daemon.loop import Daemon
 
-PIPE_WAIT_S = 20.0
 AGAIN_FROM_BYTES = 4 << 20  # less than this is sent faster than memory is searched for what changed meanwhile
-TELL_S = 0.2
-
-
-def data_pipe(daemon: Daemon) -> tuple[int, int]:
-    """The data connection's two descriptors: to read and to write."""
-    if not daemon.bulk_ready.wait(PIPE_WAIT_S) or daemon.bulk is None:
-        raise OpError("protocol", "no data connection was opened")
-    return daemon.bulk
 
 
 def pipe_ready(daemon: Daemon, progress: Any) -> None:
     """Wait until the data connection has reached this helper, and load what transfers need; before the freeze."""
-    from reberth.node.tree import open_files, presend, receive, send  # noqa: F401
+    from reberth.node.tree import arrive, carry, open_files, presend, receive, send  # noqa: F401
 
     data_pipe(daemon)
 
@@ -68,25 +60,6 @@ def compress(daemon: Daemon, progress: Any, method: str) -> None:
     daemon.packer.use(method)
 
 
-class Teller:
-    """Passes progress on at most five times a second; what the `packer` made of it waits for its bucket."""
-
-    def __init__(self, tell: Callable[..., None], bucket: Bucket | None = None, packer: Packer | None = None) -> None:
-        self.tell, self.next_s = tell, 0.0
-        self.bucket, self.packer = bucket, packer
-        self.spent_bytes = packer.wire_bytes if packer is not None else 0
-
-    def __call__(self, done_bytes: int, *_: Any) -> None:
-        if self.bucket is not None:
-            gone_bytes = self.packer.wire_bytes if self.packer is not None else done_bytes
-            self.bucket.spend(gone_bytes - self.spent_bytes)
-            self.spent_bytes = gone_bytes
-        now = time.monotonic()
-        if now >= self.next_s:
-            self.next_s = now + TELL_S
-            self.tell(bytes=done_bytes)
-
-
 def tree_send(
     daemon: Daemon,
     progress: Callable[..., None],
@@ -97,8 +70,11 @@ def tree_send(
 ) -> dict[str, Any]:
     """Send a tree; `filesystem-delta` sends what changed since the tree of this path was sent with `keep`.
 
-    `pids` are tasks (with all below them) whose open and mapped files are looked at again whatever their times say.
+    `pids` are tasks (with all below them) whose open and mapped files are looked at again whatever their times say; of
+    kind `files` and `files-delta` what they write is all that is sent (carried.py).
     """
+    if kind in carried.KINDS:
+        return carried.files_send(daemon, progress, pids or [], kind == carried.DELTA)
     from reberth.node.tree import open_files, presend, send
 
     _, out_fd = data_pipe(daemon)
@@ -192,6 +168,8 @@ def _memory_send(
 
 def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: str) -> dict[str, Any]:
     """Receive a tree; every file is checked against its hash as it comes, the digest is over all of them."""
+    if kind in carried.KINDS:
+        return carried.files_recv(daemon, progress, kind == carried.DELTA)
     from reberth.node.tree import receive, send
 
     in_fd, _ = data_pipe(daemon)
@@ -240,4 +218,5 @@ OPS: dict[str, Callable[..., Any]] = {
     "compress": compress,
     "tree_send": tree_send,
     "tree_recv": tree_recv,
+    **carried.OPS,
 }

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from reberth.node.errors import OpError
 from reberth.node.operations.context import target_of
-from reberth.node.operations.trees import Teller
 from reberth.node.pages.relay import PS_IOV_ADD_F
 from reberth.node.pages.wire import (
     END,
@@ -35,6 +34,7 @@ from reberth.node.pages.wire import (
 )
 from reberth.node.system import orphans, spawn
 from reberth.node.tree.hash import HashLane
+from reberth.node.tree.progress import Teller
 from reberth.node.tree.wire import DIGEST_BYTES, Output, Reader, TreeError
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from reberth.node.system.durable import (
     sync_dir,
     write_whole,
 )
+from reberth.node.tree import aside
 
 STATE = "/var/lib/reberth"
 VOTES = ("READY", "RESUME")
@@ -360,5 +361,8 @@ UNDO = {
     "cgroup_kill": _cgroup_kill,
     "cgroup_home": _cgroup_home,
     "cgroup_remove": _cgroup_remove,
+    "files_back": aside.put_back,
+    "files_drop": aside.drop,
+    "folder_remove": aside.remove_folder,
     "unit_free": systemd.free,
 }

@@ -13,7 +13,7 @@ from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import ipc, loopback, netlink, sockets, unix
 from reberth.node.survey import elf
 from reberth.node.survey.objects import Holdings
-from reberth.node.survey.written import written
+from reberth.node.survey.written import identity, written
 from reberth.node.system import procs
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     stay, bound = sockets.local(pid, found.holders)
     others = ipc.Others(frozenset(pids), found.uids)
     pipes_outside = ipc.pipes_outside(found.pipes, others)
+    files = written(pids)
     own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
     ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
@@ -53,7 +54,10 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "root": procs.link(f"/proc/{pid}/root"),
         "memory_bytes": sum(procs.memory_bytes(t.pid) for t in tasks),
         "files": list(found.files.values()),
-        "written": [{"path": one.path, "size": one.found.st_size} for one in written(pids)],
+        "written": [
+            {"path": one.path, "size": one.found.st_size, "network": one.network, **identity(one)} for one in files
+        ],
+        "written_outside": ipc.writers({one.path for one in files}, others),
         "deleted": sorted(found.deleted),
         "anon": found.anon,
         "devices": sorted(found.devices),

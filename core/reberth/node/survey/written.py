@@ -143,6 +143,11 @@ def lend(one: Written) -> tuple[int, bool]:
         os.close(fd)
 
 
+def identity(one: Written) -> dict[str, Any]:
+    """Return which file it is: `boot_id` of its kernel, `dev` and `ino`."""
+    return {"boot_id": boot_id(), "dev": one.found.st_dev, "ino": one.found.st_ino}
+
+
 def _read(one: Written) -> str:
     """Return the digest of a file of the tree."""
     fd, movable = lend(one)
@@ -166,9 +171,8 @@ def content(pids: Collection[int], places: Mapping[str, str]) -> list[dict[str, 
                 sha = _read(one)
             except OSError as error:
                 raise OpError("files", f"{one.path!a} cannot be read: {error.strerror}") from error
-            found = one.found
-            identity = {"dev": found.st_dev, "ino": found.st_ino, "network": one.network, "boot_id": boot_id()}
-            answer.append({"path": path, "size": found.st_size, "sha256": sha, **identity})
+            size = one.found.st_size
+            answer.append({"path": path, "size": size, "sha256": sha, "network": one.network, **identity(one)})
     return answer
 
 

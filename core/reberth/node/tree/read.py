@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Optional
+from typing import Optional, Protocol
 
 from reberth.node.tree.hash import ContentHash, HashLane
 from reberth.node.tree.wire import CHUNK_BYTES, Writer
 
-if TYPE_CHECKING:
-    from reberth.node.tree.presend import Matcher
-
 Tick = Callable[[int], None]
+
+
+class Matcher(Protocol):
+    """Tells which parts of a file the receiver has already in an earlier one, whose digest is `earlier`."""
+
+    earlier: bytes
+
+    def split(self, offset: int, view: memoryview) -> Iterator[tuple[int, int, int]]:
+        """Yield start, length and place in the earlier file of each part of `view`; -1: it must be sent."""
 
 
 def _extents(fd: int, size: int, sparse: bool) -> Iterator[tuple[int, int, bool]]:

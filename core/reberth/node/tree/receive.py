@@ -105,7 +105,7 @@ def recv_tree(
             empty = not os.listdir(dirs.root_fd)
             if expect_empty and not empty:
                 raise TreeError("the directory is not empty", root, errno.ENOTEMPTY)
-            job = _Receiver(reader, Place(dirs, empty), lane, flat)
+            job = Receiver(reader, Place(dirs, empty), lane, flat)
             job.earlier = earlier
             job.max_bytes, job.max_entries, job.on_progress = max_bytes, max_entries, on_progress
             return job.run(expect_empty)
@@ -113,7 +113,7 @@ def recv_tree(
         raise from_os_error(error, reader.name or root) from error
 
 
-class _Receiver:
+class Receiver:
     """One run of `recv_tree`."""
 
     max_bytes: Optional[int] = None
@@ -268,10 +268,10 @@ class _Receiver:
                 self._packed(fd, kind, length, content)
             elif kind == HOLE and 0 < length < _SIZE_LIMIT - content.size:
                 content.hole(length)
-                os.lseek(fd, length, os.SEEK_CUR)
+                self._hole(fd, length)
             else:
                 raise TreeError("bad piece", text(path))
-        os.ftruncate(fd, content.size)
+        self._cut(fd, content.size)
         digest = self.reader.exact(DIGEST_BYTES)
         if length != content.size or digest != content.digest():
             raise TreeError("damaged on the way", text(path), errno.EBADMSG)
@@ -323,6 +323,12 @@ class _Receiver:
             self._append(fd, view)
         finally:
             slot.busy.release()
+
+    def _hole(self, fd: int, length: int) -> None:
+        os.lseek(fd, length, os.SEEK_CUR)
+
+    def _cut(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
 
     def _append(self, fd: int, view: memoryview) -> None:
         while view:
