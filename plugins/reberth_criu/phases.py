@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reberth_hooks import Checkpoint, Move, Receipt, Restored, Round, Tree, hookimpl
 from reberth_hooks.criu import paging
+from reberth_hooks.criu.attributes import tell_lost
 from reberth_hooks.criu.files import files_ahead, files_left
 from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.criu.preflight import memory_ahead
@@ -102,9 +103,11 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
         tasks=dump.get("tasks", 0),
         adopted=bool(dump.get("parent_death")),
         files=dump.get("files", []),
+        attributes=dump.get("attributes"),
         **lazy,
         timeout_s=None,
     )
+    tell_lost(move, got)
     return Restored(str(got["pid"]), got["pid"], got["tasks"], got["held_ns"])
 
 

@@ -19,6 +19,7 @@ from reberth_hooks import (
     Workload,
     hookimpl,
 )
+from reberth_hooks.criu.attributes import attribute_checks
 from reberth_hooks.criu.files import Files
 from reberth_hooks.criu.modes import unfit_modes
 from reberth_hooks.criu.objects import object_checks, some, terminals_outside
@@ -90,6 +91,7 @@ def reberth_survey(
     hello = {side: facts[side]["hello"] for side in ("source", "target")}
     checks = [
         *_tree_checks(tree, source.node.name),
+        *attribute_checks(tree, source, target),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
         *supervisor_checks(tree, options, source.node.name),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from reberth_hooks.criu import oci_survey, paging
+from reberth_hooks.criu.attributes import tell_lost
 from reberth_hooks.criu.bundle import config_checks, places_outside
 from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.criu.objects import object_checks
@@ -297,10 +298,12 @@ class OciBackend:
             network_lock=dump["network_lock"],
             tasks=dump.get("tasks", 0),
             files=dump.get("files", []),
+            attributes=dump.get("attributes"),
             **lazy,
             loopback=not move.plan.details["node_network"] and move.plan.details["loopback_up"],
             timeout_s=None,
         )
+        tell_lost(move, got)
         return Restored(name, got["pid"], got["tasks"], got["held_ns"])
 
     @hookimpl

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any, Callable
 
+from reberth.node.attributes import all as attributes
 from reberth.node.criu import network_lock, tcp_repair
 from reberth.node.criu.cores import parent_death_signal
 from reberth.node.criu.pagemap import lazy_pages
@@ -132,6 +133,7 @@ class Source:
                 frozen_ns = boottime_ns()
             pids = cgroup.pids(self.cgroup)
             hashing = Beside(lambda: content(pids, files or {}))  # nothing writes any more, and CRIU has work to do
+            saving = Beside(lambda: attributes.save(procs.below(root_pid, pids)))
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
             sent = self.outflow.finish() if self.outflow else None
@@ -157,6 +159,7 @@ class Source:
             "lazy_pages": sum(lazy_pages(work).values()) if pages else 0,
             **self._dumped(root_pid, work),
             "files": hashing.result(),
+            "attributes": saving.result(),
             "network_lock": network_lock.export(locks),
         }
 

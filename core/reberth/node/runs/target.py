@@ -10,6 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
+from reberth.node.attributes.all import set_again
 from reberth.node.criu import leftovers, parents
 from reberth.node.criu import network_lock as netlock
 from reberth.node.criu.tool import Job
@@ -73,6 +74,7 @@ class Target:
         tasks: int = 0,
         adopted: bool = False,
         files: list[dict[str, Any]] | None = None,
+        attributes: dict[str, Any] | None = None,
         stall_s: float = 30.0,
     ) -> dict[str, Any]:
         """Build the copy and hold it in the `post-restore` script: a failure there is a clean veto, later it is not.
@@ -82,6 +84,7 @@ class Target:
         CRIU) pages follow the copy: those of earlier rounds from here, and with `follow` the rest from the source.
         `tasks` is how many processes were dumped. `adopted`: the tool is a child of init, as a first process with a
         parent-death signal would die of the end of its parent. `files` must hold here what they hold on the source.
+        `attributes` is what the dump saved since CRIU forgets it; `lost` of the answer names what cannot be set again.
         Raises OpError `decided`, `tool-failed`, `images`, `tasks`, `parent-death`, `files`.
         """
         if self.run.verdict() is not None:
@@ -127,7 +130,9 @@ class Target:
         if self.cgroup != cgroup.of_pid(init):
             self.cgroup = cgroup.of_pid(init)
             self.run.push_undo("abort", "cgroup_kill", path=self.cgroup)
-        return {**self.held(init, tasks), "started_ns": started_ns, "held_ns": held_ns}
+        copy = self.held(init, tasks)
+        lost = set_again(procs.below(init, cgroup.pids(self.cgroup)), attributes) if attributes else []
+        return {**copy, "started_ns": started_ns, "held_ns": held_ns, "lost": lost}
 
     def held(self, init: int, tasks: int = 0) -> dict[str, Any]:
         """The copy is complete and waits in `post-restore`: make sure of it, and write it down.

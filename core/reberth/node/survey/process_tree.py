@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from reberth.node.attributes.tasks import described, here
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import ipc, loopback, netlink, sockets, unix
@@ -57,6 +58,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "written": [
             {"path": one.path, "size": one.found.st_size, "network": one.network, **identity(one)} for one in files
         ],
+        **described(pids),
         "written_outside": ipc.writers({one.path for one in files}, others),
         "deleted": sorted(found.deleted),
         "anon": found.anon,
@@ -123,10 +125,15 @@ def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
     return sorted(set(found))
 
 
-def taken(daemon: Daemon, progress: Any) -> dict[str, list[str]]:
+def taken(daemon: Daemon, progress: Any) -> dict[str, list[Any]]:
     """What is listened on here, TCP addresses and names of unix sockets without a file, and what can be bound to."""
     mine = os.getpid()
-    return {"tcp": sockets.listening(mine), "abstract": unix.abstract(mine), **sockets.addresses()}
+    return {
+        "tcp": sockets.listening(mine),
+        "abstract": unix.abstract(mine),
+        "processors": here(),
+        **sockets.addresses(),
+    }
 
 
 def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:
