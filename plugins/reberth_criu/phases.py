@@ -48,6 +48,7 @@ def reberth_checkpoint(move: Move, round: Round) -> Checkpoint:
     keeps = "tcp-established" in details["tcp"]
     argv += ["--freeze-cgroup", "@cgroup@", "--network-lock", "nftables" if keeps else "skip"]
     argv += ["--file-locks", "--ghost-limit", "64M"]
+    argv += ["--link-remap"] if details.get("link_remap") else []
     argv += [f"--{word}" for word in details["tcp"]]
     argv += ["--track-mem", "--prev-images-dir", parent_of(round)] if round.index else []
     argv += ["--lazy-pages", "--leave-stopped", "--ps-socket", "@pages@"] if round.lazy else []

@@ -128,10 +128,6 @@ def _tree_checks(tree: dict[str, Any], node: str) -> Iterator[Check]:
         text = f"open files that no mount of the workload shows: {some(tree['outside_mounts'])}"
         remedy = "close them in the workload (files of other mount namespaces, secret memory)"
         yield Check("mounts", Level.FAIL, text, remedy, node)
-    if tree["linked"]:
-        text = f"open files whose name was deleted while they have another: {some(tree['linked'])}"
-        remedy = "close them in the workload: CRIU finds no name to open them by on the target"
-        yield Check("link-remap", Level.FAIL, text, remedy, node)
     outside = sorted({t["sid"] for t in tree["tasks"]} - pids)
     if outside:
         text = f"a session leader is outside the tree (pid {outside[0]})"

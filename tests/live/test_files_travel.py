@@ -88,8 +88,8 @@ def begin(node1: Node, node2: Node) -> Iterator[Callable[[str], Scribe]]:
     """Starts a writer on node1; it is ended wherever it is."""
     begun: list[Scribe] = []
 
-    def start(way: str) -> Scribe:
-        pid = int(node1.run(["sh", "-c", START, SCRIBE, way, PLACE]).stdout)
+    def start(way: str, program: str = SCRIBE) -> Scribe:
+        pid = int(node1.run(["sh", "-c", START, program, way, PLACE]).stdout)
         names = {"pwrite": {"store"}, "map": {"store"}, "two": {"log", "second"}}.get(way, {"log"})
         begun.append(Scribe(pid, frozenset(names)))
         goes_on(node1, begun[-1])
@@ -99,8 +99,14 @@ def begin(node1: Node, node2: Node) -> Iterator[Callable[[str], Scribe]]:
     for node in (node1, node2):
         for one in begun:
             node.run(["sh", "-c", f"kill -9 -- -{one.pid} {one.pid}"], check=False)
-        node.run(["rm", "-rf", "/srv/scribe"])
+        node.run(["sh", "-c", "rm -rf /srv/scribe /dev/shm/sem.* /dev/shm/psm_*"])
         remove_empty_cgroups(node)
+
+
+@pytest.fixture
+def shared(begin: Callable[..., Scribe]) -> Callable[[str], Scribe]:
+    """Starts a tree whose processes share semaphores or memory by name."""
+    return lambda way: begin(way, SHARED)
 
 
 def read(node: Node) -> dict[str, dict[str, list[int] | int]]:
@@ -144,6 +150,70 @@ def test_every_record_is_there(
     assert node2.run(["stat", "-c", "%a", f"{PLACE}/{sorted(scribe.names)[0]}"]).stdout.strip() == "640"
     assert read(node1) == before  # nobody writes there any more, and the files were left
     assert [node.run(HIDDEN).stdout for node in (node1, node2)] == ["", ""]
+
+
+SHARED = """
+import ctypes, multiprocessing as mp, os, sys, time
+from multiprocessing import shared_memory
+way, place = sys.argv[1:]
+c = ctypes.CDLL(None, use_errno=True)
+c.sem_open.restype = ctypes.c_void_p
+for f in (c.sem_post, c.sem_trywait): f.argtypes = [ctypes.c_void_p]
+c.sem_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint]
+def take(s):
+    for _ in range(2000):
+        if not c.sem_trywait(s): return
+        time.sleep(0.001)
+    os._exit(1)
+def work(q, lock):
+    n = 0
+    while True:
+        n += 1
+        with lock: q.put(n)
+        time.sleep(0.005)
+if way == "semaphore":
+    ping, pong = (c.sem_open(b"/rb-" + w, os.O_CREAT, 0o600, 0) for w in (b"ping", b"pong"))
+    if os.fork() == 0:
+        while True: take(ping); c.sem_post(pong)
+    def turn(n): c.sem_post(ping); take(pong)
+else:
+    q, lock, block = mp.Queue(), mp.Lock(), shared_memory.SharedMemory(create=True, size=4096)
+    mp.Process(target=work, args=(q, lock), daemon=True).start()
+    def turn(n):
+        if q.get(timeout=20) != n: os._exit(1)
+        block.buf[n % 4096] = n % 251
+        if n > 1 and block.buf[(n - 1) % 4096] != (n - 1) % 251: os._exit(1)
+fd = os.open(place + "/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+n = 0
+while True:
+    n += 1
+    turn(n)
+    os.write(fd, b"%09d\\n" % n)
+"""
+
+
+@pytest.mark.parametrize("way", ["semaphore", "multiprocessing"])
+def test_what_processes_share_by_name_travels(
+    way: str,
+    shared: Callable[[str], Scribe],
+    sabotage: Callable[..., Mapping[str, str]],
+    reberth: Command,
+    node1: Node,
+    node2: Node,
+) -> None:
+    """Semaphores and shared memory are files of /dev/shm; a semaphore is open by a name that glibc has deleted."""
+    scribe = shared(way)
+    listing, there = ["ls", "/dev/shm"], node2.run(["ls", "/dev/shm"]).stdout
+    here = node1.run(listing).stdout
+    spoil = node2.enter(["sh", "-c", f"echo spoilt >>{PLACE}/log"])
+    check_rolled_back(reberth.move(word(scribe), "node2:", env=sabotage("restore", spoil)))
+    goes_on(node1, scribe)
+    assert (node1.run(listing).stdout, node2.run(listing).stdout) == (here, there)
+    done = reberth.move(word(scribe), "node2:")
+    assert done.code == 0, str(done)
+    goes_on(node2, scribe)
+    assert set(here.split()) <= set(node2.run(listing).stdout.split())
+    assert "link_remap" not in node1.run(listing).stdout + node2.run(listing).stdout
 
 
 @pytest.mark.parametrize("mode", ["post-copy", "stop-and-copy"])

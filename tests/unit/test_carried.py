@@ -34,13 +34,13 @@ class World:
         place = self.there / name if as_there else path
         return Item(str(place), lambda: (os.open(path, os.O_RDONLY), True), (boot, found.st_dev, found.st_ino))
 
-    def carry(self, *items: Item, delta: bool = False, folders=(), spoil=None) -> tuple[Manifest, int]:
+    def carry(self, *items: Item, delta: bool = False, folders=(), links=()) -> tuple[Manifest, int]:
         read_fd, write_fd = os.pipe()
         sent: list = []
 
         def send() -> None:
             try:
-                sent.append(self.sender.send(items, folders, write_fd, delta=delta))
+                sent.append(self.sender.send(items, folders, write_fd, delta=delta, links=links))
             finally:
                 os.close(write_fd)
 
@@ -221,6 +221,23 @@ def test_to_put_back_follows_no_link_that_came_since(world, tmp_path):
     with pytest.raises(OSError):
         world.do("abort")
     assert (outside / "shadow").read_text() == "secret"
+
+
+def test_a_further_name_is_one_of_the_same_file_and_goes_again(world):
+    (world.here / "f").write_text("x")
+    item = world.item("f")
+    world.carry(item)
+    world.carry(item, delta=True, links=[(str(world.there / "link_remap.3"), item.path)])
+    assert (world.there / "link_remap.3").stat().st_ino == (world.there / "f").stat().st_ino
+    world.do("abort")
+    assert world.names() == []
+
+
+def test_a_further_name_of_what_did_not_come_is_refused(world):
+    (world.here / "f").write_text("x")
+    world.carry(world.item("f"))
+    with pytest.raises(TreeError, match="did not come"):
+        world.carry(world.item("f"), delta=True, links=[(str(world.there / "l"), "/etc/passwd")])
 
 
 def test_one_file_that_both_nodes_see_stays_as_it_is(world):

@@ -66,6 +66,26 @@ def test_what_is_open_for_writing_is_found(tmp_path, script, found):
         assert names(pid, tmp_path) == ({str(path)} if found else set())
 
 
+def test_a_deleted_name_stands_for_another_one_in_its_folder(tmp_path):
+    """As glibc makes a named semaphore: a file of its own name, linked to the real one, the first name deleted."""
+    script = (
+        "p = sys.argv[2]; f = os.open(p + '/tmp', os.O_RDWR | os.O_CREAT); os.link(p + '/tmp', p + '/link_remap.7'); "
+        "os.link(p + '/tmp', p + '/sem.real'); os.unlink(p + '/tmp')"
+    )
+    with holder(script, str(tmp_path)) as pid:
+        (one,) = [one for one in written([pid]) if one.path.startswith(str(tmp_path))]
+        assert (one.path, one.deleted) == (f"{tmp_path}/sem.real", f"{tmp_path}/tmp")
+        assert module.link_remaps(one) == [f"{tmp_path}/link_remap.7"]
+    script += "; g = os.open(p + '/sem.real', os.O_RDWR); os.dup2(g, 60); os.dup2(f, 61); os.close(f); os.close(g)"
+    (tmp_path / "sem.real").unlink()
+    (tmp_path / "link_remap.7").unlink()
+    with holder(script, str(tmp_path)) as pid:  # open by its real name as well, which is seen first
+        (one,) = [one for one in written([pid]) if one.path.startswith(str(tmp_path))]
+        assert (one.path, one.deleted) == (f"{tmp_path}/sem.real", f"{tmp_path}/tmp")
+        (tmp_path / "sem.real").unlink()
+        assert names(pid, tmp_path) == set()
+
+
 def test_a_file_is_told_once_and_those_without_content_never(tmp_path):
     path = tmp_path / "store"
     path.write_bytes(b"x")
@@ -225,7 +245,12 @@ def test_something_beside_raises_where_it_is_asked_for():
 def files_of(files, sizes, problems, *, how="auto", unfit=(), takes=True) -> Files:
     """What the plan says of files when the target answers so; `sizes` are those of the files that are written."""
     files = [{"mode": stat.S_IFREG, **one} for one in files]
-    tree = {"files": files, "written": [{"path": p, "size": s, "network": False} for p, s in sizes.items()]}
+    tree = {
+        "files": files,
+        "linked": [],
+        "linked_found": [],
+        "written": [{"path": p, "size": s, "network": False} for p, s in sizes.items()],
+    }
     answers = {"compare_files": problems, "files_ready": takes, "files_there": list(unfit)}
     shell = SimpleNamespace(node=SimpleNamespace(name="b"), call=lambda op, **_: answers[op])
     return Files(tree, Options(files=how), shell, shell)
@@ -255,7 +280,7 @@ def test_what_is_written_travels_and_the_plan_names_it_with_its_size():
     found = files_of([{"path": "/a"}, {"path": "/log"}], {"/log": 30 << 20}, problems)
     (one,) = found.checks()
     assert one.level is Level.OK and "1 that it writes travel with it: /log (30 MiB)" in one.reason
-    assert found.details == {"files": [{"path": "/log", "size": 30 << 20}], "folders": []}
+    assert (found.details["files"], found.details["folders"]) == ([{"path": "/log", "size": 30 << 20}], [])
 
 
 def test_a_folder_that_is_missing_is_made_there():

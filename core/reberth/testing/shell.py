@@ -32,7 +32,7 @@ NOTHING_OF = (
     *("files", "deleted", "devices", "terminals", "masters", "slaves", "traced_by", "outside_mounts", "parents"),
     *("pipes", "pipes_outside", "unix_outside", "nested", "watches", "pidfds", "shared_vm", "schedulers", "linked"),
     *("abstract", "dead_leaders", "sysv_items", "files_outside", "confined", "shared_locks", "not_looked_at"),
-    *("bound", "unix_unaccepted", "mqueues", "links", "written_outside", "processors", "personality"),
+    *("bound", "unix_unaccepted", "mqueues", "links", "written_outside", "processors", "personality", "linked_found"),
 )
 _one_tool = threading.Lock()  # a node's directory knows one tool that speaks now
 RUNS_A_TOOL = ("run", "dump", "restore")

@@ -16,6 +16,10 @@ COMPARED = (
     "run it as a container (runc) with these files in its bundle, which travels"
 )
 NOT_THERE = "change that on the target; what is open for writing is carried to the same path (see --files)"
+NO_NAME = (
+    "close them in the workload: CRIU finds no name to open them by on the target (one in the same folder travels, "
+    "unless --files none)"
+)
 MISSING = "No such file or directory"
 
 
@@ -36,6 +40,10 @@ class Files:
 
     def checks(self) -> Iterator[Check]:
         """Yield what the plan says of them."""
+        lost = sorted(set(self.tree.get("linked", ())) - (set(self.tree["linked_found"]) if self.takes else set()))
+        if lost:
+            text = f"open files whose name was deleted while they have another: {_names(lost)}"
+            yield Check("link-remap", Level.FAIL, text, NO_NAME, self.source_node)
         travel = {one["path"] for one in self.carried} | set(self.folders)
         left = [p for p in self.problems if p["path"] not in travel and p not in self.unfit]
         for mine, remedy in ((False, "put the same files on the target"), (True, COMPARED)):
@@ -73,7 +81,12 @@ class Files:
     @property
     def details(self) -> dict[str, Any]:
         """What the phases need: the files and folders that travel."""
-        return {"files": self.carried, "folders": self.folders}
+        return {"files": self.carried, "folders": self.folders, "link_remap": bool(self.tree.get("linked"))}
+
+
+def _names(paths: list[str]) -> str:
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(ascii(path)[1:-1] for path in paths[:MOST_NAMED]) + more
 
 
 def _some(named: list[dict[str, str]]) -> str:

@@ -89,11 +89,21 @@ def ghost_large(place: str) -> Any:
     return file
 
 
-@state("link-remap")
+@state()
 def other_name(place: str) -> Any:
-    """The name is deleted, the file has another one."""
+    """The name is deleted, the file has another one in its folder."""
     file = open_file(f"{place}/gone", "wb")
     os.link(f"{place}/gone", f"{place}/other")
+    os.unlink(f"{place}/gone")
+    return file
+
+
+@state("link-remap")
+def other_name_elsewhere(place: str) -> Any:
+    """The same, and the other name is in another folder."""
+    os.makedirs(f"{place}/folder", exist_ok=True)
+    file = open_file(f"{place}/gone", "wb")
+    os.link(f"{place}/gone", f"{place}/folder/other")
     os.unlink(f"{place}/gone")
     return file
 

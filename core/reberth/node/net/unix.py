@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -78,6 +79,19 @@ def abstract(pid: int, inodes: Optional[set[str]] = None) -> list[str]:
 
     with contextlib.suppress(OSError):
         return sorted(name.decode("utf-8", "backslashreplace") for name in loopback.inside(pid, names) or ())
+    return []
+
+
+def folders(pid: int, inodes: set[str]) -> list[str]:
+    """Return the folders of the files to which these sockets are bound: CRIU binds them there again."""
+    mine = {int(inode) for inode in inodes}
+
+    def names() -> set[bytes]:
+        return {attributes.get(NAME, b"").rstrip(b"\0") for inode, attributes in _all() if inode in mine}
+
+    with contextlib.suppress(OSError):
+        found = (loopback.inside(pid, names) or set()) if mine else set()
+        return sorted({os.path.dirname(os.fsdecode(name)) for name in found if name.startswith(b"/")})
     return []
 
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from reberth.node.attributes import ids
 from reberth.node.errors import OpError
-from reberth.node.operations.context import data_pipe, target_of
+from reberth.node.net import unix
+from reberth.node.operations.context import data_pipe, source_of, target_of
 from reberth.node.runs.run import boot_id
-from reberth.node.survey.written import Written, lend, written
+from reberth.node.survey.written import Written, lend, link_remaps, written
 from reberth.node.system import procs
 from reberth.node.tree.aside import rel
 from reberth.node.tree.directories import Dirs, split
@@ -111,7 +113,11 @@ def files_send(daemon: Daemon, progress: Callable[..., None], pids: list[int], d
     if len(found) > MOST_FILES:
         raise OpError("files", f"the workload writes {len(found)} files, and no more than {MOST_FILES} travel with it")
     items = [_item(one) for one in found]
+    links: list[tuple[str, str]] = []
     if delta:
+        links = [(name, one.path) for one in found if one.deleted for name in link_remaps(one)]
+        for name, _ in links:  # CRIU leaves them for a restore on this node, which will not be
+            source_of(daemon).run.push_undo("always", "files_drop", path=name, names=[name])
         items += _closed(sender.first, {one.path for one in found})
     started_s, before = time.monotonic(), daemon.packer.wire_bytes
     try:
@@ -120,6 +126,7 @@ def files_send(daemon: Daemon, progress: Callable[..., None], pids: list[int], d
             _folders(tasks, [item.path for item in items]),
             out_fd,
             delta=delta,
+            links=links,
             packer=daemon.packer,
             on_progress=Teller(progress, daemon.bucket, daemon.packer),
             should_stop=daemon.stop_transfers.is_set,
@@ -198,9 +205,11 @@ def _open_named(path: str) -> tuple[int, bool]:
 
 
 def _folders(pids: set[int], paths: list[str]) -> list[str]:
-    """Return the folders of these files and those that the tasks are in or have open, each after its parent."""
+    """Return the folders of these files and sockets, and those that the tasks have open, each after its parent."""
     found: set[bytes] = {split(rel(path))[0] for path in paths}
     for pid in pids:
+        inodes = {procs.link(f"/proc/{pid}/fd/{fd}")[8:-1] for fd in ids.descriptors(pid, "socket:[")}
+        found |= {rel(path) for path in unix.folders(pid, inodes)}
         with contextlib.suppress(OSError):
             links = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
             for link in links:

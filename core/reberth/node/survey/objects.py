@@ -234,6 +234,11 @@ class Holdings:
                     found["build_id"] = elf.build_id(path)
                 self.files[target] = found
 
+    def folder(self, path: str) -> None:
+        """Add a folder that the copy needs."""
+        with contextlib.suppress(OSError):
+            self.files.setdefault(path, {"path": path, "size": 0, "mode": os.stat(path).st_mode, "kind": "folder"})
+
     def _deleted(self, target: str, entry: os.stat_result) -> None:
         self.deleted.add(target)
         if not stat.S_ISREG(entry.st_mode):

@@ -40,6 +40,8 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
     others = ipc.Others(frozenset(pids), found.uids)
     pipes_outside = ipc.pipes_outside(found.pipes, others)
     files = written(pids)
+    for folder in unix.folders(pid, found.sockets):
+        found.folder(folder)
     own = {n: procs.link(f"/proc/{pid}/ns/{n}") for n in NAMESPACES}
     ours = {n: procs.link(f"/proc/self/ns/{n}") for n in NAMESPACES}
     home = ""
@@ -97,6 +99,7 @@ def describe(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
         "shared_vm": ipc.shared_memory([(t.pid, t.ppid) for t in tasks]),
         "ghosts": found.ghosts,
         "linked": sorted(found.linked),
+        "linked_found": sorted({one.deleted for one in files if one.deleted}),
         "watches": sorted(found.watches),
         "pidfds": sorted(found.pidfds),
         "masters": sorted(found.masters),

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import stat
@@ -29,6 +30,7 @@ _ZEROS = bytes(BLOCK_BYTES)
 # Filesystems without a content of their own: what a file there says is the node's affair.
 _STATELESS = ("proc", "sysfs", "cgroup", "debugfs", "tracefs", "securityfs", "pstore", "bpf", "configfs", "devpts")
 MOST_NAMED = 3
+DELETED, LINK_REMAP, MOST_ENTRIES = " (deleted)", "link_remap.", 100_000
 REMEDY = (
     "files that a workload has open for writing do not travel with it: let both nodes see them on storage that they "
     "share, or run it as a container (runc) with these files in its bundle, which travels"
@@ -36,12 +38,16 @@ REMEDY = (
 
 
 class Written(NamedTuple):
-    """One file: its name as the tree's processes see it, a way to it through /proc, and what stat(2) said."""
+    """One file: its name as the tree's processes see it, a way to it through /proc, and what stat(2) said.
+
+    A file that is open by a name that was `deleted`, while it has another, is told by that one.
+    """
 
     path: str
     through: str
     found: os.stat_result
     network: bool  # on a filesystem that two nodes may share
+    deleted: str = ""
 
 
 def written(pids: Collection[int]) -> list[Written]:
@@ -57,17 +63,52 @@ def written(pids: Collection[int]) -> list[Written]:
 
 
 def _add(through: str, pid: int, files: dict[tuple[int, int], Written], kinds: dict[str, str]) -> None:
-    if not os.lstat(through).st_mode & stat.S_IWUSR:  # the link's own mode tells how the file is open (proc(5))
+    path, found, deleted = procs.link(through), os.stat(through), ""
+    if not path.startswith("/") or path.startswith(NAMELESS):
         return
-    path, found = procs.link(through), os.stat(through)
-    nameless = not path.startswith("/") or path.startswith(NAMELESS) or path.endswith(" (deleted)")
-    if nameless or not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) in files:
+    key = (found.st_dev, found.st_ino)
+    if not stat.S_ISREG(found.st_mode):
+        return
+    if key in files:
+        if path.endswith(DELETED) and not files[key].deleted:  # open by both names
+            files[key] = files[key]._replace(deleted=path.removesuffix(DELETED))
+        return
+    if path.endswith(DELETED):
+        deleted = path.removesuffix(DELETED)
+        path = other_name(deleted, pid, found)
+        if not path:
+            return
+    elif not os.lstat(through).st_mode & stat.S_IWUSR:  # the link's own mode tells how the file is open (proc(5))
         return
     if not kinds:
         kinds.update(_filesystems(pid))
     kind = kinds.get(f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}", "")
     if not kind.startswith(_STATELESS):
-        files[found.st_dev, found.st_ino] = Written(path, through, found, kind.startswith(NETWORK_FILESYSTEMS))
+        files[key] = Written(path, through, found, kind.startswith(NETWORK_FILESYSTEMS), deleted)
+
+
+def other_name(deleted: str, pid: int, found: os.stat_result) -> str:
+    """Return another name of a file in the folder of its deleted one, as glibc leaves a semaphore's; empty for none."""
+    folder = os.path.dirname(deleted)
+    if found.st_nlink:
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/root{folder}") as entries:
+            for entry in itertools.islice(entries, MOST_ENTRIES):
+                if entry.inode() == found.st_ino and not entry.name.startswith(LINK_REMAP):
+                    there = entry.stat(follow_symlinks=False)
+                    if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
+                        return os.path.join(folder, entry.name)
+    return ""
+
+
+def link_remaps(one: Written) -> list[str]:
+    """Return the names that CRIU has given a file by `--link-remap`, in the folder of its deleted name."""
+    folder = os.path.dirname(one.deleted)
+    names = []
+    with os.scandir(f"/proc/{one.through.split('/')[2]}/root{folder}") as entries:
+        for entry in entries:
+            if entry.name.startswith(LINK_REMAP) and entry.inode() == one.found.st_ino:
+                names.append(os.path.join(folder, entry.name))
+    return names
 
 
 def _descriptors(pid: int) -> Iterator[str]:

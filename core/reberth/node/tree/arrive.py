@@ -6,6 +6,7 @@ may be a symbolic link: root writes there, and the folder may belong to somebody
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -65,6 +66,8 @@ class Arrivals:
                 manifest = job.run(expect_empty=not delta)
             if delta:
                 self._name(job.seen)
+                for path, to in job.links:
+                    self._link(path, to)
             return manifest
         except OSError as error:
             if error.errno in _ASTRAY:
@@ -82,6 +85,17 @@ class Arrivals:
     def new_folder(self, path: bytes) -> None:
         """Journal that this folder is about to be made."""
         self._push_undo("abort", "folder_remove", path="/" + text(path))
+
+    def _link(self, path: bytes, to: bytes) -> None:
+        """Give a file that has its name by now a further one."""
+        self._push_undo("abort", "files_drop", path="/" + text(path), names=["/" + text(path)])
+        with Dirs("/") as dirs, contextlib.suppress(FileExistsError):
+            here, there = (os.dup(dirs.fd(split(name)[0])) for name in (to, path))
+            try:
+                os.link(split(to)[1], split(path)[1], src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+            finally:
+                os.close(here)
+                os.close(there)
 
     def _name(self, seen: set[bytes]) -> None:
         """Give the files of the second pass their names, with what stands there kept aside."""
@@ -117,12 +131,19 @@ class _FilesReceiver(Receiver):
     def __init__(self, reader: Reader, dirs: Dirs, lane: HashLane, arrivals: Arrivals) -> None:
         super().__init__(reader, Place(dirs, False), lane, False)
         self.dirs, self.arrivals = dirs, arrivals
+        self.links: list[tuple[bytes, bytes]] = []
 
     def _one(self, header: dict[str, Any]) -> None:
         kind, path = header["t"], self._path(header, "n")
         self.reader.name = text(path)
         if path in self.seen or not path:
             raise TreeError("it came twice", text(path))
+        if kind == "l":
+            to = self._path(header, "to")
+            if to not in self.seen:
+                raise TreeError("a name of a file that did not come", text(path))
+            self.links.append((path, to))
+            return
         meta = from_header(header)
         if kind == DIR:
             self._folder(path, meta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,15 @@ def drop(record: dict[str, Any]) -> None:
 
 
 def remove_folder(record: dict[str, Any]) -> None:
-    """Remove a folder that was made for a carried file; one in which others have put something stays."""
-    parent, name = split(rel(record["path"]))
+    """Remove a folder that was made for a carried file; one in which others have put something stays.
+
+    Sockets in it are the dead copy's: CRIU has bound them.
+    """
+    path = rel(record["path"])
+    parent, name = split(path)
     with Dirs("/") as dirs, contextlib.suppress(FileNotFoundError):
+        folder = dirs.fd(path)
+        for entry in os.listdir(folder):
+            if stat.S_ISSOCK(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.unlink(entry, dir_fd=folder)
         os.rmdir(name, dir_fd=dirs.fd(parent))

@@ -92,11 +92,15 @@ class Sender:
         out_fd: int,
         *,
         delta: bool,
+        links: Iterable[tuple[str, str]] = (),
         packer: Optional[Packer] = None,
         on_progress: OnProgress = None,
         should_stop: ShouldStop = None,
     ) -> Sent:
-        """Send `folders` (paths here and there) and `items`; raise TreeError when one of them cannot be read."""
+        """Send `folders` (paths here and there), `items`, and `links` (a further name, and the item's path).
+
+        Raise TreeError when one of them cannot be read.
+        """
         writer, sent = Writer(out_fd, should_stop, packer), Sent()
 
         def tick(count: int) -> None:
@@ -112,6 +116,8 @@ class Sender:
             with HashLane() as lane:
                 for item in items:
                     self._file(item, delta, lane, writer, tick, sent)
+            for name, to in links:
+                writer.record({"t": "l", "n": _name(name), "to": _name(to)})
             writer.record({"t": "end", "records": writer.records, "files": len(sent.files), "bytes": sent.bytes})
             writer.flush()
         finally:
@@ -127,12 +133,12 @@ class Sender:
         except OSError as error:
             raise from_os_error(error, path) from error
         meta = Meta(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns, xattrs, 0)
-        writer.record({"t": DIR, "n": text(raw(path).lstrip(b"/")), **to_header(meta)})
+        writer.record({"t": DIR, "n": _name(path), **to_header(meta)})
 
     def _file(
         self, item: Item, delta: bool, lane: HashLane, writer: Writer, tick: Callable[[int], None], sent: Sent
     ) -> None:
-        name = text(raw(item.path).lstrip(b"/"))
+        name = _name(item.path)
         earlier = self.first.get(item.path) if delta else None
         blocks = Blocks(earlier.digest, earlier.blocks) if earlier else Blocks()
         try:
@@ -159,3 +165,7 @@ class Sender:
         if not delta:
             self.first[item.path] = First(digest, blocks.sent, item.identity)
         sent.files[name] = (size, digest.hex())
+
+
+def _name(path: str) -> str:
+    return text(raw(path).lstrip(b"/"))
