@@ -178,7 +178,8 @@ class Plan:
     """What will happen, decided before anything is touched; printable and storable.
 
     `routes` says which transport carries each channel. `details` holds what the backend found out in its checks and
-    needs again in its phases (paths, ids, pids), under keys of its own.
+    needs again in its phases (paths, ids, pids), under keys of its own. `managed`: the backend's own daemons carry it
+    (`Declaration.managed`).
     """
 
     id: str
@@ -193,11 +194,7 @@ class Plan:
     checks: tuple[Check, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def managed(self) -> bool:
-        """Whether the backend's own daemons carry it (`Declaration.managed`)."""
-        return self.workload.backend in self.routes.values()
+    managed: bool = False
 
     @property
     def rounds_mode(self) -> Mode:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from theatre import PLAN, Theatre, own_state  # noqa: F401
 
 from reberth.commands.recover import plan_from, recover
 from reberth.run.journal import Journal
-from reberth_hooks import HelperError, Mode, Options, UsageError, plain
+from reberth_hooks import Channel, HelperError, Mode, Options, UsageError, plain
 
 
 class KilledError(BaseException):
@@ -207,3 +208,31 @@ def test_the_plan_survives_its_journal():
     plan = replace(PLAN, options=Options(mode=Mode.AUTO, skip=("tcp",), on_failure="rollback", timeout_s=3.0))
     again = plan_from(plain(plan))
     assert again == replace(plan, checks=(), facts={})
+
+
+OTHER = {Mode: Mode.PRE_COPY, bool: True, int: 7, float: 7.5, str: "other", tuple: ("a", "b"), dict: {"a": [1]}}
+
+
+def test_every_field_of_plan_and_options_survives_its_journal():
+    """A field that is new must not be lost in silence; checks and facts are left out on purpose."""
+    given = {one.name: _other(getattr(PLAN.options, one.name)) for one in fields(Options)}
+    simple = {one.name: getattr(PLAN, one.name) for one in fields(PLAN)}
+    simple = {name: _other(value) for name, value in simple.items() if type(value) in OTHER and name != "id"}
+    plan = replace(PLAN, **{**simple, "options": Options(**given), "routes": {Channel.FILES.value: "wire"}})
+    again = plan_from(json.loads(json.dumps(plain(plan))))
+    for one in fields(Options):
+        assert getattr(again.options, one.name) == getattr(plan.options, one.name), one.name
+    for one in fields(PLAN):
+        if one.name not in ("checks", "facts"):
+            assert getattr(again, one.name) == getattr(plan, one.name), one.name
+
+
+def _other(value):
+    """Another value of the same type."""
+    return not value if isinstance(value, bool) else OTHER[type(value)]
+
+
+@pytest.mark.parametrize(("routes", "managed"), [({"files": "box"}, True), ({"files": "wire"}, False)])
+def test_a_plan_of_the_first_version_says_by_its_routes_whether_daemons_carry_it(routes, managed):
+    old = {key: value for key, value in plain(replace(PLAN, routes=routes)).items() if key != "managed"}
+    assert plan_from(old).managed is managed

@@ -67,6 +67,8 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
         options=Options(**options),
         routes=data["routes"],
         details=data["details"],
+        # Plans of 0.1 do not say it: then only a managed backend carried its own data.
+        managed=data.get("managed", data["workload"]["backend"] in data["routes"].values()),
     )
 
 

@@ -95,4 +95,5 @@ def _make_plan(
         checks=preflight.skip(name_of_a_run(checks, target.node.name, wanted_there), request.options.skip),
         facts=facts | choice.facts(),
         details=survey.details,
+        managed=stage.catalog.get(workload.backend).declaration.managed,
     )
