@@ -9,8 +9,8 @@ NODES := -n 2 --dist loadgroup --no-loadscope-reorder tests/live tests/shells te
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1 = \2/p' Makefile | while IFS='=' read -r name text; do printf '%-18s%s\n' "$$name" "$$text"; done
 dev: .venv/ready ## make .venv: reberth, editable, with the tools to work on it
-lint: dev ## ruff: rules and format
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: dev ## ruff: rules and format; plain words in docstrings
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tests/english.py
 type: dev ## mypy, strict
 	$(BIN)/mypy
 test: lint type ## lint, types, quick tests, as root a sample of make vm, then the live ones in two labs side by side

@@ -58,18 +58,21 @@ class Host:
             self._shells.popitem()[1].close()
 
     def shell(self, node_name: str) -> HelperShell:
-        """A node, connected once; UsageError for an unknown one, UnreachableError, UntrustedError."""
+        """Return a node, connected once; UsageError for an unknown one, UnreachableError, UntrustedError."""
         if node_name not in self._shells:
             self._shells[node_name] = self.shell_of(node_name)
         return self._shells[node_name]
 
     def shell_of(self, node_name: str) -> HelperShell:
-        """A connection of its own, for a run to keep."""
+        """Return a connection of its own, for a run to keep."""
         node = self.config.node(node_name)
         return open_shell(node, self.stage.connect(node), self.stage.answer)
 
     def way(self, plan: Plan) -> Callable[[str], HelperShell]:
-        """How both ends of a run are reached: by the connectors that it was begun with, be they in no inventory now."""
+        """Return how both ends of a run are reached.
+
+        By the connectors that it was begun with, be they in no inventory now.
+        """
 
         def reach(name: str) -> HelperShell:
             node = plan.source if name == plan.source.name else plan.target
@@ -141,13 +144,13 @@ class Host:
             self.catalog.get("progress")
 
     def checkpoint(self, request: Request, directory: Path) -> Report:
-        """The first half of a move, into a directory of this machine."""
+        """Do the first half of a move, into a directory of this machine."""
         from reberth.commands.checkpoint import checkpoint
 
         return checkpoint(self, request, directory)
 
     def restore(self, directory: Path, target: str, options: Options) -> Report:
-        """The second half, out of such a directory."""
+        """Do the second half, out of such a directory."""
         from reberth.commands.checkpoint import restore
 
         return restore(self, directory, target, options)
@@ -167,7 +170,7 @@ class Host:
         return [run_id for run_id in journals.runs() if outcome.is_unfinished(Journal(run_id))]
 
     def status(self, run_id: str | None) -> list[dict[str, Any]]:
-        """What open runs (or this one) are doing."""
+        """Return what open runs (or this one) are doing."""
         found = []
         for name in [run_id] if run_id else self.open_runs():
             journals.run_dir(name)
@@ -212,7 +215,7 @@ class Host:
 
 
 def _held(shell: HelperShell) -> dict[str, str]:
-    """The workloads that a run holds frozen on this node, with the run's id; none where that cannot be asked."""
+    """Return the workloads that a run holds frozen on this node, with the run's id; none where that cannot be asked."""
     with contextlib.suppress(ReberthError):
         return {run["workload"]: run["id"] for run in shell.call("runs") if run.get("frozen") and not run.get("gone")}
     return {}
@@ -224,7 +227,7 @@ def _marked(found: Found, held: dict[str, str]) -> Found:
 
 
 def open_shell(node: Node, route: Route, answer: Answer) -> HelperShell:
-    """A connection to a node: through its helper, or by plain commands or an API where the connector says so."""
+    """Return a connection to a node: through its helper, or by plain commands or an API where the connector says so."""
     if route.api:
         return ApiShell(node, route, answer)
     return HelperShell(node, route) if route.helper else PlainShell(node, route)

@@ -32,30 +32,35 @@ class Remote:
 
 
 def remotes(client: str) -> list[Remote]:
-    """The client's own remotes that are daemons behind HTTPS; UsageError for another program, CommandError."""
+    """Return the client's own remotes that are daemons behind HTTPS; UsageError for another program, CommandError."""
     return [remote for remote in _all(client) if remote.host]
 
 
 def nodes(client: str) -> dict[str, Node]:
-    """All of the client's daemons as nodes that are reached by their API alone, this machine's own among them."""
+    """Return all of the client's daemons as nodes that are reached by their API alone, this machine's own among
+    them.
+    """
     return {remote.name: over_api(remote, client) for remote in _all(client)}
 
 
 def over_api(remote: Remote, client: str) -> Node:
-    """A remote as a node that nobody logs in to, with the certificates that the client keeps."""
+    """Return a remote as a node that nobody logs in to, with the certificates that the client keeps."""
     table = {**over_ssh(remote, client), "identity": str(client_dir(client).absolute())}
     return Node(remote.name, remote.host, CONNECTOR, backends=("lxd",), options={"lxd": table})
 
 
 def over_ssh(remote: Remote, client: str) -> dict[str, str]:
-    """What a node by ssh keeps of a remote: its address, and its certificate, as ssh may lead to another machine."""
+    """Return what a node by ssh keeps of a remote.
+
+    Its address, and its certificate, as ssh may lead to another machine.
+    """
     pinned = client_dir(client) / "servercerts" / f"{remote.name}.crt"
     known = {"certificate": str(pinned.absolute())} if pinned.exists() and remote.host else {}
     return {"url": remote.url, **known}
 
 
 def client_dir(client: str) -> Path:
-    """Where the client keeps its remotes, certificates and keys: one of a snap has a place of its own.
+    """Return where the client keeps its remotes, certificates and keys: one of a snap has a place of its own.
 
     Both places may be there, with remotes of the same names that are other daemons.
     """
@@ -67,7 +72,7 @@ def client_dir(client: str) -> Path:
 
 
 def _socket(client: str) -> str:
-    """Where this machine's own daemon listens, as the client finds it."""
+    """Return where this machine's own daemon listens, as the client finds it."""
     kind = "LXD" if client == "lxc" else "INCUS"
     if own := os.environ.get(f"{kind}_SOCKET"):
         return own

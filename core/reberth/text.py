@@ -9,22 +9,22 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
 def is_name(text: str) -> bool:
-    """Whether the text may name a node, workload, plugin or run."""
+    """Tell whether the text may name a node, workload, plugin or run."""
     return _NAME.fullmatch(text) is not None
 
 
 def safe(text: object) -> str:
-    """The text with every character that could steer a terminal turned into its escape."""
+    """Return the text with every character that could steer a terminal turned into its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def safe_lines(text: str) -> list[str]:
-    """The lines of a tool's output, each safe; tabs become blanks."""
+    """Return the lines of a tool's output, each safe; tabs become blanks."""
     return [safe(line.expandtabs(4)) for line in text.splitlines()]
 
 
 def human_bytes(number: float) -> str:
-    """A size for people, in binary units."""
+    """Return a size for people, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(number) < 1024:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -33,7 +33,7 @@ def human_bytes(number: float) -> str:
 
 
 def human_seconds(seconds: float | None) -> str:
-    """A time for people; `-` when it is not known."""
+    """Return a time for people; `-` when it is not known."""
     if seconds is None:
         return "-"
     if abs(seconds) < 1:

@@ -20,7 +20,7 @@ class Shell(Protocol):
 
     @property
     def node(self) -> Node:
-        """The node of the inventory."""
+        """Return the node of the inventory."""
 
     def call(self, op: str, /, *, timeout_s: float | None = 30.0, **args: Any) -> Any:
         """Run one operation of the node helper (docs/helper.md) and wait for its answer.
@@ -44,11 +44,11 @@ class Outcome(Protocol):
 
     @property
     def out(self) -> str:
-        """What it wrote to standard output."""
+        """Return what it wrote to standard output."""
 
     @property
     def err(self) -> str:
-        """What it wrote to standard error."""
+        """Return what it wrote to standard error."""
 
 
 class Controller(Protocol):
@@ -58,12 +58,12 @@ class Controller(Protocol):
         """Run a program on this machine, without a shell; raises CommandError as `Shell.run`."""
 
     def nodes(self) -> Mapping[str, Node]:
-        """The nodes that are configured now."""
+        """Return the nodes that are configured now."""
 
     def add_node(self, node: Node, host_key: str) -> tuple[Node, Mapping[str, str]]:
         """Pin `host_key` (a line of known_hosts), probe the node and write it into the inventory, over one of its name.
 
-        Answers the node as it was written, and why each backend that is not enabled is not usable there. The pinned
+        Returns the node as it was written, and why each backend that is not enabled is not usable there. The pinned
         file is named in the connector's table as `known_hosts`. Raises UnreachableError, UntrustedError.
         """
 
@@ -76,25 +76,25 @@ class Move(Protocol):
 
     @property
     def id(self) -> str:
-        """The id of the run, also the name of its directories."""
+        """Return the id of the run, also the name of its directories."""
 
     @property
     def plan(self) -> Plan:
-        """What was agreed."""
+        """Return what was agreed."""
 
     @property
     def source(self) -> Shell:
-        """The node that runs the workload now."""
+        """Return the node that runs the workload now."""
 
     @property
     def target(self) -> Shell:
-        """The node that will."""
+        """Return the node that will."""
 
     def note(self, key: str, value: Any) -> None:
         """Keep a fact in the controller's journal, for later phases and for `recover`."""
 
     def recall(self, key: str) -> Any:
-        """The last value noted under this key, or None."""
+        """Return the last value noted under this key, or None."""
 
     def open_pipe(self) -> None:
         """Join source and target by one pipe for bulk data through the controller; before the freeze, once."""

@@ -88,7 +88,7 @@ class Node:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def options_of(self, plugin: str) -> Mapping[str, Any]:
-        """The plugin's table for this node, empty when there is none."""
+        """Return the plugin's table for this node, empty when there is none."""
         return self.options.get(plugin, {})
 
     @property
@@ -198,12 +198,15 @@ class Plan:
 
     @property
     def rounds_mode(self) -> Mode:
-        """The mode by which we do the rounds: one final one where the backend carries, and goes round, by itself."""
+        """Return the mode by which we do the rounds.
+
+        One final one where the backend carries, and goes round, by itself.
+        """
         return Mode.STOP_AND_COPY if self.managed else self.mode
 
     @property
     def refused(self) -> tuple[Check, ...]:
-        """The checks that forbid the move."""
+        """Return the checks that forbid the move."""
         return tuple(c for c in self.checks if c.level is Level.FAIL)
 
 

@@ -10,7 +10,7 @@ from reberth_hooks import Checkpoint, HelperError, Move, RefusedError, Restored,
 
 
 def _places(move: Move) -> dict[str, Any] | None:
-    """Where the address is and where it goes; None when none is to move."""
+    """Return where the address is and where it goes; None when none is to move."""
     return move.plan.details.get(KEY) if move.plan.options.move_address else None
 
 

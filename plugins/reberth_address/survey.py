@@ -65,7 +65,7 @@ def _target_checks(address: str, there: dict[str, Any], node: str) -> Iterator[C
 
 
 def _target_place(here: dict[str, Any], route: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The same address as on the source, but for what belongs to the interface there."""
+    """Return the same address as on the source, but for what belongs to the interface there."""
     prefix_len = int(prefix or here["prefix_len"])
     same = here["broadcast"] if prefix_len == here["prefix_len"] else ""
     kept = {key: here[key] for key in ("address", "scope", "flags", "preferred_s")}

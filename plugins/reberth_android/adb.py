@@ -53,7 +53,7 @@ def check_program(controller: Controller) -> None:
 
 
 def devices(controller: Controller) -> list[Listed]:
-    """Every device that adb sees, whatever its state."""
+    """Return every device that adb sees, whatever its state."""
     try:
         said = controller.run(["adb", "devices"], timeout_s=60.0).out
     except CommandError as error:
@@ -64,7 +64,7 @@ def devices(controller: Controller) -> list[Listed]:
 
 
 def find(controller: Controller, serial: str = "") -> Adb:
-    """The one device that is meant; without `serial` the only one.
+    """Return the one device that is meant; without `serial` the only one.
 
     Raises RefusedError (adb), UnreachableError (none, or not usable) and UsageError (several).
     """
@@ -95,11 +95,11 @@ class Adb:
         self.controller, self.serial = controller, serial
 
     def words(self, *words: str) -> list[str]:
-        """The argument list of an adb command for this device."""
+        """Return the argument list of an adb command for this device."""
         return ["adb", "-s", self.serial, *words]
 
     def run(self, text: str, *words: str, stdin: str = "", timeout_s: float = 60.0) -> str:
-        """Run a fixed text of ours on the device; answers its output.
+        """Run a fixed text of ours on the device; returns its output.
 
         Raises CommandError (the text failed there) and ConnectionLostError (the device is gone).
         """
@@ -117,11 +117,11 @@ class Adb:
         raise CommandError(f"a command on device {self.serial!a} ended with {done.code}", tail=said)
 
     def is_root(self) -> bool:
-        """Whether adb's shell is root there."""
+        """Tell whether adb's shell is root there."""
         return self.run("id -u").strip() == "0"
 
     def become_root(self) -> bool:
-        """Make adb's shell root; answers whether it was not before. RefusedError where the device does not let it."""
+        """Make adb's shell root; returns whether it was not before. RefusedError where the device does not let it."""
         if self.is_root():
             return False
         done = self.controller.run(self.words("root"), check=False, timeout_s=ROOT_WAIT_S)

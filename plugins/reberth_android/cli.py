@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=F
 
 
 def android_commands(controller: Controller) -> typer.Typer:
-    """The command group; each command gets the controller by closure."""
+    """Return the command group; each command gets the controller by closure."""
     app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
     @app.command()
@@ -117,7 +117,7 @@ def android_commands(controller: Controller) -> typer.Typer:
 
 
 def say(text: str) -> None:
-    """What happens goes to stderr; stdout carries data only."""
+    """Tell what happens on stderr; stdout carries data only."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -144,7 +144,7 @@ def _check_words(name: str, address: str, reach: str) -> None:
 
 
 def find_phone(controller: Controller, word: str) -> tuple[Adb, Node | None]:
-    """The device of a node or serial number (else the only one), and its node if it has one."""
+    """Return the device of a node or serial number (else the only one), and its node if it has one."""
     from reberth_android import adb
 
     phones = {n: node for n, node in controller.nodes().items() if node.connector == "android"}
@@ -190,7 +190,7 @@ def do_setup(
 
 
 def _restart_needed(steps: Sequence[Step]) -> bool:
-    """Whether sshd or its script reads something that has changed; it reads authorized_keys at each login."""
+    """Tell whether sshd or its script reads something that has changed; it reads authorized_keys at each login."""
     return any(word in step.title for step in steps for word in ("sshd_config", "host_", "99sshd"))
 
 
@@ -296,7 +296,7 @@ def _put_back(adb: Adb) -> None:
 
 
 def status_lines(data: dict[str, Any]) -> list[str]:
-    """A status for a person."""
+    """Return a status for a person."""
     runs = f"runs (pid {data['pid']})" if data["pid"] else "does not run"
     where = ", ".join(data["listening"]) or "nothing"
     boot = {"yes": "yes", "no": "no", "unknown": "unknown"}[data["boot"]]

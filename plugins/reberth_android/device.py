@@ -88,11 +88,11 @@ class Entry:
 
     @property
     def there(self) -> bool:
-        """Whether there is anything."""
+        """Tell whether there is anything."""
         return self.kind != "absent"
 
     def is_as(self, mode: str, owner: str = "shell") -> bool:
-        """Whether it is there with this mode and owner."""
+        """Tell whether it is there with this mode and owner."""
         return self.there and self.mode == mode and self.owner == owner
 
 
@@ -141,7 +141,7 @@ def write(adb: Adb, path: str, text: str, mode: str, owner: str = SHELL) -> None
 
 
 def running_pid(adb: Adb) -> int:
-    """The pid of the sshd that setup's script has started, 0 when none runs."""
+    """Return the pid of the sshd that setup's script has started, 0 when none runs."""
     said = adb.run(RUNNING, files.PID_FILE).strip()
     return int(said) if said.isdecimal() else 0
 
@@ -168,5 +168,7 @@ def stop(adb: Adb) -> bool:
 
 
 def starts_at_boot(adb: Adb) -> str:
-    """Whether the device's init runs what lies in userinit.d: `yes`, `no` or `unknown`, by its own boot scripts."""
+    """Tell whether the device's init runs what lies in userinit.d: `yes`, `no` or `unknown`, by its own boot
+    scripts.
+    """
     return adb.run(BOOT).strip()

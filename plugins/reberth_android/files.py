@@ -44,7 +44,7 @@ PidFile {PID_FILE}
 
 
 def sshd_config(address: str, port: int) -> str:
-    """The six lines, and one more for an address or port that is not sshd's own default (everywhere, port 22).
+    """Return the six lines, and one more for an address or port that is not sshd's own default (everywhere, port 22).
 
     `address` is one address, or `any`.
     """
@@ -55,7 +55,7 @@ def sshd_config(address: str, port: int) -> str:
 
 
 def start_script(device_script: str) -> str:
-    """The device's own start script, looking into /data/ssh; RefusedError where it is not such a script."""
+    """Return the device's own start script, looking into /data/ssh; RefusedError where it is not such a script."""
     if DEVICE_CONFIG not in device_script or "\ufffd" in device_script:
         text = f"{DEVICE_SCRIPT} of this device does not look into {DEVICE_CONFIG}"
         raise RefusedError(text, hint="it is not a LineageOS that this was made for; nothing is guessed here")
@@ -63,7 +63,10 @@ def start_script(device_script: str) -> str:
 
 
 def with_key(authorized_keys: str, key: PublicKey) -> str:
-    """The file with the key in it: unchanged when it is there already, whatever its options; else one line more."""
+    """Return the file with the key in it: unchanged when it is there already, whatever its options.
+
+    Else one line more.
+    """
     if any(key.blob in line.split() for line in authorized_keys.splitlines() if not line.startswith("#")):
         return authorized_keys
     ends = "" if not authorized_keys or authorized_keys.endswith("\n") else "\n"

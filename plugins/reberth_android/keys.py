@@ -39,7 +39,7 @@ class PublicKey:
 
 
 def parse(text: str, where: str, identity: str = "") -> PublicKey:
-    """The one public key that a text holds; UsageError says what it holds instead."""
+    """Return the one public key that a text holds; UsageError says what it holds instead."""
     if "PRIVATE KEY" in text:
         raise UsageError(f"{where} is a private key, which never leaves this machine", hint="name the .pub file")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -51,7 +51,7 @@ def parse(text: str, where: str, identity: str = "") -> PublicKey:
 
 
 def _is_blob(kind: str, word: str) -> bool:
-    """Whether the base64 part says the same kind as the first word."""
+    """Tell whether the base64 part says the same kind as the first word."""
     try:
         data = base64.b64decode(word, validate=True)
     except (binascii.Error, ValueError):
@@ -60,7 +60,7 @@ def _is_blob(kind: str, word: str) -> bool:
 
 
 def read(path: Path) -> PublicKey:
-    """The key of a file that the user named."""
+    """Return the key of a file that the user named."""
     try:
         text = path.read_bytes()[:MOST_BYTES].decode(errors="replace")
     except OSError as error:
@@ -69,13 +69,13 @@ def read(path: Path) -> PublicKey:
 
 
 def _identity(path: Path) -> str:
-    """The private half beside it, or the public one, by which ssh finds the key in the agent."""
+    """Return the private half beside it, or the public one, by which ssh finds the key in the agent."""
     private = path.with_suffix("") if path.suffix == ".pub" else path
     return str((private if private.is_file() else path).absolute())
 
 
 def offered(controller: Controller, home: Path) -> list[PublicKey]:
-    """The public keys of `~/.ssh` and of the agent, each once."""
+    """Return the public keys of `~/.ssh` and of the agent, each once."""
     found: dict[str, PublicKey] = {}
     for path in sorted((home / ".ssh").glob("*.pub")):
         try:
@@ -93,7 +93,7 @@ def offered(controller: Controller, home: Path) -> list[PublicKey]:
 
 
 def _agent(controller: Controller) -> list[str]:
-    """What the agent offers; no lines without an agent, or without the program."""
+    """Return what the agent offers; no lines without an agent, or without the program."""
     try:
         return controller.run(["ssh-add", "-L"], check=False).out.splitlines()
     except CommandError:
@@ -103,7 +103,7 @@ def _agent(controller: Controller) -> list[str]:
 def choose(
     controller: Controller, named: str, home: Path, *, yes: bool, ask: Callable[[Sequence[PublicKey]], PublicKey]
 ) -> PublicKey:
-    """The named key, else the only one; among several the user is asked, and with `yes` that is an error."""
+    """Return the named key, else the only one; among several the user is asked, and with `yes` that is an error."""
     if named:
         return read(Path(named).expanduser())
     keys = offered(controller, home)

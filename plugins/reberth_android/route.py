@@ -59,7 +59,7 @@ def _port(name: str, options: Any) -> str:
 
 
 def _environment(options: Any) -> tuple[str, ...]:
-    """The environment for a command; the folder of the phone's Python comes first where one was found."""
+    """Return the environment for a command; the folder of the phone's Python comes first where one was found."""
     python = str(options.get("python") or "")
     folder = python.rpartition("/")[0]
     return tuple(

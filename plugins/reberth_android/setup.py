@@ -26,7 +26,7 @@ class Wish:
 
     @property
     def by_usb(self) -> bool:
-        """Whether the only way in is `adb forward`."""
+        """Tell whether the only way in is `adb forward`."""
         return self.address == files.LOOPBACK
 
 
@@ -40,7 +40,7 @@ class Step:
 
 
 def device_steps(adb: Adb, state: State, wish: Wish) -> Iterator[Step]:
-    """The changes on the device that are not made yet, in their order."""
+    """Yield the changes on the device that are not made yet, in their order."""
     script = files.start_script(state.texts[files.DEVICE_SCRIPT])
     if not state.kept:
         yield Step(
@@ -71,7 +71,7 @@ def device_steps(adb: Adb, state: State, wish: Wish) -> Iterator[Step]:
 
 
 def _host_key_steps(adb: Adb, state: State) -> Iterator[Step]:
-    """A host key made on the device, and the right modes for those that are there."""
+    """Yield a host key made on the device, and the right modes for those that are there."""
     public = f"{files.HOST_KEY}.pub"
     if not (state.entries[files.HOST_KEY].there and state.texts[public]):
         yield Step(
@@ -115,7 +115,7 @@ def run_steps(steps: list[Step], say: Say) -> None:
 
 
 def broken_off(error: ReberthError, where: str) -> ReberthError:
-    """The same failure, with how to go on or back; a peer that is not trusted stays that."""
+    """Return the same failure, with how to go on or back; a peer that is not trusted stays that."""
     hint = "`reberth android setup` again goes on, `reberth android undo` puts the device back"
     exit_code = Exit.UNTRUSTED if isinstance(error, UntrustedError) else Exit.CLEANUP_PENDING
     return ReberthError(f"setup broke off {where}: {error.message}", hint=hint, tail=error.tail, exit_code=exit_code)
@@ -152,7 +152,7 @@ def restart(adb: Adb) -> None:
 
 
 def node_of(adb: Adb, wish: Wish, local_port: int = 0) -> Node:
-    """The node as the inventory has it."""
+    """Return the node as the inventory has it."""
     table: dict[str, object] = {"serial": adb.serial, "device_port": wish.port}
     if wish.by_usb:
         table |= {"port": local_port, "forward": True}
@@ -165,7 +165,7 @@ def node_of(adb: Adb, wish: Wish, local_port: int = 0) -> Node:
 
 
 def known(controller: Controller, adb: Adb, wish: Wish) -> bool:
-    """Whether the inventory has exactly this node already; UsageError when the name is another device's."""
+    """Tell whether the inventory has exactly this node already; UsageError when the name is another device's."""
     there = controller.nodes().get(wish.name)
     if there is None:
         return False
@@ -190,7 +190,7 @@ def add_node(controller: Controller, adb: Adb, wish: Wish, say: Say) -> None:
 
 
 def host_key(adb: Adb) -> PublicKey:
-    """The device's host key, its public half."""
+    """Return the device's host key, its public half."""
     return parse(adb.run(device.READ, f"{files.HOST_KEY}.pub"), f"the host key of {adb.serial!a}")
 
 

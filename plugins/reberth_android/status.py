@@ -68,7 +68,7 @@ def settings(config: str) -> dict[str, str]:
 
 
 def key_lines(authorized_keys: str) -> list[str]:
-    """The lines that let somebody in."""
+    """Return the lines that let somebody in."""
     return [line for line in authorized_keys.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -85,7 +85,10 @@ def listening(proc_net: str, ports: set[int]) -> tuple[str, ...]:
 
 
 def _address(hexadecimal: str) -> str:
-    """An address as the kernel prints it: 32-bit words of the machine's byte order, little-endian on every phone."""
+    """Return an address as the kernel prints it.
+
+    32-bit words of the machine's byte order, little-endian on every phone.
+    """
     import ipaddress
 
     words = [bytes.fromhex(hexadecimal[at : at + 8])[::-1] for at in range(0, len(hexadecimal), 8)]
@@ -94,7 +97,7 @@ def _address(hexadecimal: str) -> str:
 
 
 def mistakes(state: State, config: dict[str, str], found: tuple[str, ...]) -> Iterator[Check]:
-    """What is wrong with the files and the listener; one check each."""
+    """Yield what is wrong with the files and the listener; one check each."""
     root = config["permitrootlogin"].lower()
     yield _check("root-login", root == "no", f"PermitRootLogin {root}", "PermitRootLogin no")
     said = [config["passwordauthentication"].lower(), config["challengeresponseauthentication"].lower()]
@@ -127,7 +130,7 @@ def _listen(config: dict[str, str], found: tuple[str, ...]) -> Check:
 
 
 def _restricted(line: str) -> bool:
-    """Whether a key's options take forwarding away; a forced command alone counts as the old way to say it."""
+    """Tell whether a key's options take forwarding away; a forced command alone counts as the old way to say it."""
     options = line.split()[0]
     return options.startswith(("restrict", "command=")) or ",restrict" in options or ",command=" in options
 

@@ -46,7 +46,7 @@ class Phone(NamespaceNode):
 
     @property
     def serial(self) -> str:
-        """How adb names the device after `adb connect`."""
+        """Return how adb names the device after `adb connect`."""
         return f"{self.address}:{ADB_PORT}"
 
     def shell(self, text: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -66,7 +66,7 @@ class Phone(NamespaceNode):
 
 
 def phones(site: Site) -> list[Phone]:
-    """The phones that run."""
+    """Return the phones that run."""
     return [phone for phone in (Phone(site, name) for name in PHONES) if phone.alive]
 
 
@@ -108,5 +108,5 @@ def _wait_for_adbd(phone: Phone) -> None:
 
 
 def adb_environment(port: int, home: Path) -> dict[str, str]:
-    """What gives a test an adb server of its own: `port` on loopback, keys below `home`."""
+    """Return what gives a test an adb server of its own: `port` on loopback, keys below `home`."""
     return {**os.environ, "ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home)}

@@ -115,7 +115,7 @@ def recipe_hash() -> str:
 
 
 def ensure(cache: Path, *, say: Say, install: bool = False) -> Path:
-    """The phone's root directory, made now if it must be; raises LabError with the remedy when it cannot."""
+    """Return the phone's root directory, made now if it must be; raises LabError with the remedy when it cannot."""
     base = rootfs.ensure(cache, say=say, install=install)
     with locked(cache / "android.lock", wait_s=1800, remove=False):
         found = cached(cache)
@@ -123,7 +123,7 @@ def ensure(cache: Path, *, say: Say, install: bool = False) -> Path:
 
 
 def cached(cache: Path) -> Path | None:
-    """The finished root of the present recipe, if it is there."""
+    """Return the finished root of the present recipe, if it is there."""
     homes = sorted(path.parent for path in cache.glob(f"android-{recipe_hash()}-*/{rootfs.STAMP}"))
     return homes[-1] / "root" if homes else None
 
@@ -184,7 +184,7 @@ def _fill(chroot: Chroot, phone: Path) -> None:
 
 
 def _libraries(chroot: Chroot, program: str) -> list[str]:
-    """What a program of the chroot is linked with, the loader included."""
+    """Return what a program of the chroot is linked with, the loader included."""
     words = chroot.inside(["ldd", program]).split()
     return sorted({word for word in words if word.startswith("/") and not word.endswith(":")})
 

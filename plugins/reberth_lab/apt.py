@@ -49,7 +49,7 @@ def find_mirror(apt_dir: Path = Path("/etc/apt")) -> Mirror:
 
 
 def entries(apt_dir: Path) -> Iterator[Entry]:
-    """All enabled sources below `apt_dir`."""
+    """Yield all enabled sources below `apt_dir`."""
     files = [apt_dir / "sources.list", *sorted((apt_dir / "sources.list.d").glob("*"))]
     for path in files:
         if not path.is_file() or path.suffix not in (".list", ".sources"):
@@ -93,7 +93,7 @@ def parse_deb822(text: str) -> Iterator[Entry]:
 
 
 def _addresses(uris: tuple[str, ...]) -> Iterator[str]:
-    """The http(s) addresses among `uris`; cloud images point to a file that lists them (mirror+file:)."""
+    """Yield the http(s) addresses among `uris`; cloud images point to a file that lists them (mirror+file:)."""
     for uri in uris:
         if uri.startswith(("http://", "https://")):
             yield uri
@@ -105,7 +105,7 @@ def _addresses(uris: tuple[str, ...]) -> Iterator[str]:
 
 
 def _keyring(signed_by: str) -> Path:
-    """The keyring of a source, or Debian's own where the source names none or holds the key itself."""
+    """Return the keyring of a source, or Debian's own where the source names none or holds the key itself."""
     named = Path(signed_by.split()[0]) if signed_by.startswith("/") else DEBIAN_KEYRING
     if not named.is_file():
         raise LabError(f"{named} is missing", "install it: apt-get install debian-archive-keyring")

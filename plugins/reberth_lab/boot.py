@@ -20,7 +20,7 @@ READY = "run/lab-ready"
 
 
 def layer_bytes(nodes: int) -> int:
-    """How large a node's writable layer may grow: a tmpfs, so at most its share of 60 % of the memory."""
+    """Return how large a node's writable layer may grow: a tmpfs, so at most its share of 60 % of the memory."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemTotal:"):
             return min(MOST_BYTES, int(line.split()[1]) * 1024 * 6 // 10 // max(nodes, 1))

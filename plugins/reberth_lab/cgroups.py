@@ -16,7 +16,7 @@ from reberth_lab.proc import LabError
 
 
 def mount_point() -> Path:
-    """Where this machine has cgroup2 mounted; raises LabError with the remedy if nowhere."""
+    """Return where this machine has cgroup2 mounted; raises LabError with the remedy if nowhere."""
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         left, _, right = line.partition(" - ")
         if right.split()[0] == "cgroup2":
@@ -25,7 +25,7 @@ def mount_point() -> Path:
 
 
 def beside(pid: int) -> list[str]:
-    """The `cgroup.procs` of the version 1 hierarchies (a hybrid machine has them) in which `pid` is."""
+    """Return the `cgroup.procs` of the version 1 hierarchies (a hybrid machine has them) in which `pid` is."""
     mounts: dict[str, str] = {}
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         left, _, right = line.partition(" - ")
@@ -51,7 +51,7 @@ def processes(directory: Path) -> list[int]:
 
 
 def init_pid(directory: Path) -> int | None:
-    """The process in `directory` that is pid 1 of a pid namespace one level below ours."""
+    """Return the process in `directory` that is pid 1 of a pid namespace one level below ours."""
     depth = len(namespace_pids("self"))
     for pid in processes(directory):
         pids = namespace_pids(str(pid))
@@ -61,7 +61,7 @@ def init_pid(directory: Path) -> int | None:
 
 
 def namespace_pids(pid: str) -> list[int]:
-    """The pids of a process from our namespace inwards (`NSpid` of proc(5)); empty if it has ended."""
+    """Return the pids of a process from our namespace inwards (`NSpid` of proc(5)); empty if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -70,7 +70,10 @@ def namespace_pids(pid: str) -> list[int]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process was started (clock ticks since boot, proc(5)); with the pid it names a process for good."""
+    """Return when the process was started (clock ticks since boot, proc(5)).
+
+    With the pid it names a process for good.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -102,7 +105,9 @@ def _give_up_after(deadline: float, pids: list[int]) -> None:
 
 
 def has_namespaces(pid: int) -> bool:
-    """Whether the process is there and more than a zombie, which only its parent (the machine's init?) can remove."""
+    """Tell whether the process is there and more than a zombie, which only its parent (the machine's init?) can
+    remove.
+    """
     try:
         return bool(Path(f"/proc/{pid}/ns/mnt").readlink())
     except OSError:

@@ -61,7 +61,9 @@ def _caged() -> list[str]:
 
 
 def _proxies() -> dict[str, str]:
-    """The proxy that this machine's apt uses, else the one of the environment, for debootstrap and the inner apt."""
+    """Return the proxy that this machine's apt uses, else the one of the environment, for debootstrap and the
+    inner apt.
+    """
     found = {name: os.environ[name] for name in PROXIES if name in os.environ}
     for scheme in ("http", "https"):
         asked = run(["apt-config", "shell", "P", f"Acquire::{scheme}::Proxy"], check=False).stdout.strip()

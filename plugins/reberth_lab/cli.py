@@ -52,7 +52,7 @@ Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the root filesyst
 
 
 def lab_commands() -> typer.Typer:
-    """The command group."""
+    """Return the command group."""
     app = typer.Typer(
         help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
     )

@@ -33,7 +33,7 @@ class Distribution:
 
 
 def find() -> Distribution:
-    """The installed distribution, else the checkout that this file belongs to."""
+    """Return the installed distribution, else the checkout that this file belongs to."""
     try:
         installed = importlib.metadata.distribution("reberth")
     except importlib.metadata.PackageNotFoundError:

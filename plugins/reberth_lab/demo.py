@@ -40,7 +40,7 @@ class Verdict:
 
 
 def run_demo(lab: Lab, *, as_json: bool = False, plain: bool = False, one_connection: bool = False) -> int:
-    """The whole demo; returns the exit status (0 only if the move worked and nothing was lost).
+    """Return the whole demo; returns the exit status (0 only if the move worked and nothing was lost).
 
     With `one_connection` the client talks to a service address that moves too, and must not connect again.
     """
@@ -110,7 +110,7 @@ def _start(node: Node) -> None:
 
 
 def _preload() -> Iterator[bytes]:
-    """The same values every time, and not compressible."""
+    """Return the same values every time, and not compressible."""
     source = random.Random(20)
     return (source.randbytes(PRELOAD_BYTES) for _ in range(PRELOAD_VALUES))
 

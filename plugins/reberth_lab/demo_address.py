@@ -35,7 +35,9 @@ def _remove(address: str, *nodes: Node) -> None:
 
 
 def enabled_inventory(lab: Lab) -> Path:
-    """The lab's inventory with the wrapper `address` enabled on each node, as `reberth node enable` would do it."""
+    """Return the lab's inventory with the wrapper `address` enabled on each node, as `reberth node enable`
+    would do it.
+    """
     text = lab.config_path.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("wrappers")]
     at_ends = [[line, 'wrappers = ["address"]'] if line.startswith("transports") else [line] for line in lines]

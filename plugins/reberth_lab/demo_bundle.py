@@ -36,12 +36,12 @@ def build(node: Node) -> None:
 
 
 def _libraries(node: Node) -> list[str]:
-    """The shared libraries and the loader of the server, by their paths on the node (ldd(1))."""
+    """Return the shared libraries and the loader of the server, by their paths on the node (ldd(1))."""
     return re.findall(r"(/\S+) \(0x", node.run(["ldd", SERVER]).stdout)
 
 
 def spec() -> dict[str, Any]:
-    """The runtime configuration: root, the node's network namespace (none is listed), no terminal."""
+    """Return the runtime configuration: root, the node's network namespace (none is listed), no terminal."""
     arguments = [SERVER, *(word for key, value in ARGS.items() for word in (f"--{key}", value))]
     flags = ["nosuid", "noexec", "nodev"]
     return {

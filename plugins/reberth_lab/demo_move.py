@@ -37,7 +37,7 @@ class Moved:
 
     @property
     def arrived(self) -> bool:
-        """Whether the target runs it now."""
+        """Tell whether the target runs it now."""
         return self.exit_code == 0 or self.report.get("outcome") == "moved"
 
 

@@ -25,7 +25,7 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Reply]:
-        """The replies that are complete with `data`; raises RedisError for an error reply."""
+        """Yield the replies that are complete with `data`; raises RedisError for an error reply."""
         self._buffer += data
         while True:
             parsed = self._parse(0)

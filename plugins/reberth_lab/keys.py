@@ -13,7 +13,7 @@ NODE_KNOWN_HOSTS = "/root/.ssh/known_hosts"
 
 
 def ensure_key(path: Path, comment: str) -> str:
-    """The public half of the key at `path`, which is made if it is not there."""
+    """Return the public half of the key at `path`, which is made if it is not there."""
     if not path.exists():
         part = path.with_name(f"{path.name}.part")
         for half in (part, part.with_name(f"{part.name}.pub")):
@@ -25,12 +25,12 @@ def ensure_key(path: Path, comment: str) -> str:
 
 
 def host_key(site: Site, node: str) -> Path:
-    """The private host key of a node."""
+    """Return the private host key of a node."""
     return site.state / "keys" / node
 
 
 def known_hosts(site: Site, nodes: Sequence[str]) -> str:
-    """All nodes' host keys by name and address (sshd(8), known_hosts)."""
+    """Return all nodes' host keys by name and address (sshd(8), known_hosts)."""
     lines = []
     for node in nodes:
         kind, key = ensure_key(host_key(site, node), node).split()[:2]
@@ -39,7 +39,7 @@ def known_hosts(site: Site, nodes: Sequence[str]) -> str:
 
 
 def inventory(site: Site, nodes: Sequence[str], *, inside: bool) -> str:
-    """The configuration that lists the nodes, with the paths valid inside a node or on the outer machine."""
+    """Return the configuration that lists the nodes, with the paths valid inside a node or on the outer machine."""
     identity = NODE_IDENTITY if inside else str(site.state / "id_ed25519")
     pinned = NODE_KNOWN_HOSTS if inside else str(site.state / "known_hosts")
     parts = [

@@ -48,25 +48,25 @@ class Lab:
 
     @staticmethod
     def default() -> Lab:
-        """The lab of this user's environment: `REBERTH_LAB_NAME`, else the one called lab."""
+        """Return the lab of this user's environment: `REBERTH_LAB_NAME`, else the one called lab."""
         return Lab()
 
     @property
     def config_path(self) -> Path:
-        """The inventory (TOML) for the outer machine."""
+        """Return the inventory (TOML) for the outer machine."""
         return self.site.config_path
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a reberth on the outer machine needs to see the nodes."""
+        """Return what a reberth on the outer machine needs to see the nodes."""
         return {"REBERTH_CONFIG": str(self.config_path)}
 
     def node(self, name: str) -> Node:
-        """A node by its name (`node1`), whether it is up or not."""
+        """Return a node by its name (`node1`), whether it is up or not."""
         return VmNode(self.site, name) if self.kind == VM else NamespaceNode(self.site, name)
 
     def nodes(self) -> list[Node]:
-        """The nodes that run."""
+        """Return the nodes that run."""
         base = cgroups.mount_point() / self.site.cgroup_name
         names = [path.name for path in base.glob("node*") if path.is_dir()] if base.is_dir() else []
         found = [self.node(name) for name in names]
@@ -183,7 +183,9 @@ class Lab:
             sysctl.put_back(self.site)
 
     def status(self) -> dict[str, Any]:
-        """What is there now: `nodes` [{name, address, pid}], `left` (traces of nodes that do not run) and versions."""
+        """Return what is there now: `nodes` [{name, address, pid}], `left` (traces of nodes that do not run)
+        and versions.
+        """
         nodes = [{"name": node.name, "address": node.address, "pid": node.pid} for node in self.nodes()]
         root, versions = self._base()
         return {
@@ -201,7 +203,7 @@ class Lab:
         }
 
     def _base(self) -> tuple[Path | None, dict[str, str]]:
-        """What the nodes begin with, if it is made, and the versions of the packages in it."""
+        """Return what the nodes begin with, if it is made, and the versions of the packages in it."""
         if self.kind == VM:
             disk = image.cached(self.site.cache, arch=self.arch)
             return (disk.disk, disk.versions()) if disk else (None, {})
@@ -209,7 +211,7 @@ class Lab:
         return root, rootfs.stamp(root) if root else {}
 
     def _traces(self) -> list[str]:
-        """What a killed run has left: `down` removes it."""
+        """Return what a killed run has left: `down` removes it."""
         places = (self.site.state, virtual.scratch_directory(self.site), cgroups.mount_point() / self.site.cgroup_name)
         paths = [str(path) for path in places if path.exists()]
         return [*paths, *links.ours(self.site), *(["fs.pipe-max-size"] if sysctl.raised_for(self.site) else [])]
@@ -239,7 +241,7 @@ class Lab:
 
 
 def remembered(name: str | None) -> dict[str, Any]:
-    """What the `up` that began the lab chose (`kind`, `subnet`), so that each command agrees with it."""
+    """Return what the `up` that began the lab chose (`kind`, `subnet`), so that each command agrees with it."""
     try:
         data: dict[str, Any] = json.loads((Site.of(name).state / rootfs.STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -248,7 +250,7 @@ def remembered(name: str | None) -> dict[str, Any]:
 
 
 def only(kind: type[AnyNode], nodes: Sequence[Node]) -> list[AnyNode]:
-    """The nodes of one kind, for those who need to know: a lab has no others."""
+    """Return the nodes of one kind, for those who need to know: a lab has no others."""
     return [node for node in nodes if isinstance(node, kind)]
 
 

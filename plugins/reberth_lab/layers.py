@@ -64,7 +64,7 @@ def check(names: Sequence[str], own_kernel: bool = True) -> None:
 
 
 def ensure(name: str, cache: Path, root: Path, say: Say) -> Path:
-    """The layer's directory, made now if it must be; raises LabError when the packages cannot be had."""
+    """Return the layer's directory, made now if it must be; raises LabError when the packages cannot be had."""
     part = PARTS[name]
     words = [SUITE, *part.packages, root.parent.name]
     home = cache / f"layer-{name}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]}"
@@ -75,7 +75,7 @@ def ensure(name: str, cache: Path, root: Path, say: Say) -> Path:
 
 
 def is_of_use(home: Path) -> bool:
-    """Whether a layer is whole and its root filesystem is there: nodes of another checkout's lab may run on it."""
+    """Tell whether a layer is whole and its root filesystem is there: nodes of another checkout's lab may run on it."""
     try:
         root = json.loads((home / READY).read_text(encoding="utf-8"))["root"]
     except (OSError, ValueError, KeyError):

@@ -17,12 +17,12 @@ PREFIX_LENGTH = 24
 
 
 def exists(name: str) -> bool:
-    """Whether this machine has the interface."""
+    """Tell whether this machine has the interface."""
     return Path("/sys/class/net", name).exists()
 
 
 def is_ours(name: str) -> bool:
-    """Whether the interface carries the lab's mark."""
+    """Tell whether the interface carries the lab's mark."""
     try:
         return Path("/sys/class/net", name, "netdev_group").read_text(encoding="ascii").strip() == GROUP
     except OSError:
@@ -77,7 +77,7 @@ def _refuse_stranger(name: str) -> None:
 
 
 def ours(site: Site) -> list[str]:
-    """The interfaces of this lab that exist now (nodes' ends not counted)."""
+    """Return the interfaces of this lab that exist now (nodes' ends not counted)."""
     names = sorted(path.name for path in Path("/sys/class/net").iterdir())
     prefixes = (f"{site.tag}-", f"{site.tag}_")
     return [name for name in names if (name == site.bridge or name.startswith(prefixes)) and is_ours(name)]

@@ -50,22 +50,22 @@ class Kind:
 
     @property
     def running(self) -> str:
-        """The daemon's command line; not its name alone, which each container's monitor has too."""
+        """Return the daemon's command line; not its name alone, which each container's monitor has too."""
         return f"^{self.daemon} --group root"
 
     @property
     def state(self) -> str:
-        """Where the daemon keeps everything."""
+        """Return where the daemon keeps everything."""
         return f"/var/lib/{self.name}"
 
     @property
     def log(self) -> str:
-        """The daemon's log."""
+        """Return the daemon's log."""
         return f"/var/log/{self.name}/{self.name}.log"
 
     @property
     def conf(self) -> str:
-        """The client's configuration inside a node."""
+        """Return the client's configuration inside a node."""
         return f"/root/.config/{self.client}"
 
 
@@ -75,18 +75,21 @@ KINDS = {kind.name: kind for kind in (LXD, INCUS)}
 
 
 def client_dir(site: Site, kind: Kind = LXD) -> Path:
-    """The configuration of the `lxc` or `incus` client on the outer machine."""
+    """Return the configuration of the `lxc` or `incus` client on the outer machine."""
     return site.state / kind.client
 
 
 def client_program(site: Site, kind: Kind = LXD) -> Path:
-    """The nodes' own client, which needs nothing but a libc and runs on this machine as well; raises LabError."""
+    """Return the nodes' own client, which needs nothing but a libc and runs on this machine as well.
+
+    Raises LabError.
+    """
     root = rootfs.ensure(site.cache, say=say)
     return layers.ensure(kind.name, site.cache, root, say) / "usr/bin" / kind.client
 
 
 def kind_of(node: Node) -> Kind:
-    """What a node has; LXD where it has both."""
+    """Return what a node has; LXD where it has both."""
     has_lxd = node.run(["sh", "-c", "command -v lxd"], check=False).returncode == 0
     return LXD if has_lxd else INCUS
 
@@ -131,7 +134,7 @@ def start(node: Node) -> None:
 
 
 def _start(node: Node, kind: Kind) -> bool:
-    """Starts the daemon unless it runs; answers whether it is new."""
+    """Starts the daemon unless it runs; returns whether it is new."""
     if node.run(["pgrep", "-f", kind.running], check=False).returncode == 0:
         return False
     fresh = node.run(["test", "-e", f"{kind.state}/server.crt"], check=False).returncode != 0

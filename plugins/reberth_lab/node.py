@@ -18,7 +18,7 @@ DETACH = 'log=$1; shift; setsid "$@" </dev/null >"$log" 2>&1 & echo $!'
 
 
 def settings(env: Mapping[str, str] | None) -> list[str]:
-    """The environment of a program inside, as words of env(1)."""
+    """Return the environment of a program inside, as words of env(1)."""
     return [f"{key}={value}" for key, value in {**INSIDE, "TERM": "dumb", **(env or {})}.items()]
 
 
@@ -35,17 +35,17 @@ class Node(ABC):
 
     @property
     def address(self) -> str:
-        """The node's address on the bridge."""
+        """Return the node's address on the bridge."""
         return self.site.address(self.number)
 
     @property
     def cgroup(self) -> Path:
-        """The directory on the outer machine's cgroup2 mount below which all processes of the node are."""
+        """Return the directory on the outer machine's cgroup2 mount below which all processes of the node are."""
         return cgroups.mount_point() / self.site.cgroup_name / self.name
 
     @property
     def alive(self) -> bool:
-        """Whether the node's first process runs."""
+        """Tell whether the node's first process runs."""
         return self.find_pid() is not None
 
     @property
@@ -58,11 +58,11 @@ class Node(ABC):
 
     @abstractmethod
     def find_pid(self) -> int | None:
-        """The same, or None."""
+        """Return the same, or None."""
 
     @abstractmethod
     def enter(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
-        """The argument list that runs `argv` as root in the node."""
+        """Return the argument list that runs `argv` as root in the node."""
 
     @abstractmethod
     def put(self, folder: Path, path: str) -> None:
@@ -70,7 +70,7 @@ class Node(ABC):
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether the node has a file or folder `path`."""
+        """Tell whether the node has a file or folder `path`."""
 
     def run(
         self,
@@ -114,7 +114,7 @@ class Node(ABC):
         return self.run(["cat", "--", path]).stdout
 
     def ssh_argv(self, argv: Sequence[str] = ()) -> list[str]:
-        """The ssh command that reaches this node from the outer machine."""
+        """Return the ssh command that reaches this node from the outer machine."""
         return ["ssh", *self.ssh_options(self.site.state / "known_hosts"), "--", self.address, *argv]
 
     def ssh_options(self, known_hosts: Path) -> list[str]:

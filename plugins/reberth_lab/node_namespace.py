@@ -33,11 +33,11 @@ class NamespaceNode(Node):
 
     @property
     def root(self) -> Path:
-        """The node's root directory as the outer machine reaches it (beware of absolute links in there)."""
+        """Return the node's root directory as the outer machine reaches it (beware of absolute links in there)."""
         return Path(f"/proc/{self.pid}/root")
 
     def enter(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
-        """The argument list that runs `argv` in all namespaces and the cgroup of the node."""
+        """Return the argument list that runs `argv` in all namespaces and the cgroup of the node."""
         return [
             *("sh", "-c", ENTER, "sh", str(self.cgroup / "init/cgroup.procs"), *cgroups.beside(self.pid), "--"),
             *("nsenter", "-t", str(self.pid), "-m", "-p", "-n", "-u", "-i", "-C", "-r", "-w", "--"),
@@ -52,11 +52,11 @@ class NamespaceNode(Node):
         shutil.copytree(folder, target, symlinks=True)
 
     def exists(self, path: str) -> bool:
-        """Whether the node has a file or folder `path`."""
+        """Tell whether the node has a file or folder `path`."""
         return (self.root / path.lstrip("/")).exists()
 
     def outer_pid(self, inner_pid: int) -> int | None:
-        """The pid on the outer machine of the node's process `inner_pid`."""
+        """Return the pid on the outer machine of the node's process `inner_pid`."""
         own_depth = len(cgroups.namespace_pids("self"))
         for pid in cgroups.processes(self.cgroup):
             pids = cgroups.namespace_pids(str(pid))

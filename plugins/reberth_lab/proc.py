@@ -32,14 +32,14 @@ def say(text: str) -> None:
 
 
 def tool_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A small, untranslated environment for the programs that the lab starts."""
+    """Return a small, untranslated environment for the programs that the lab starts."""
     env = {"PATH": TOOL_PATH, "LC_ALL": "C", "HOME": os.environ.get("HOME", "/root")}
     env.update(extra or {})
     return env
 
 
 def need(tool: str, package: str) -> str:
-    """The path of `tool`; raises LabError that names the Debian package which has it."""
+    """Return the path of `tool`; raises LabError that names the Debian package which has it."""
     path = shutil.which(tool, path=TOOL_PATH)
     if path is None:
         raise LabError(f"{tool} is not installed", f"install it: apt-get install {package}")

@@ -40,7 +40,7 @@ def recipe_hash() -> str:
 
 
 def cached(cache: Path) -> Path | None:
-    """The finished root filesystem of the present recipe, if it is there."""
+    """Return the finished root filesystem of the present recipe, if it is there."""
     homes = sorted(path.parent for path in cache.glob(f"{SUITE}-{recipe_hash()}-*/{STAMP}"))
     return homes[-1] / "root" if homes else None
 
@@ -52,7 +52,10 @@ def stamp(root: Path) -> dict[str, str]:
 
 
 def ensure(cache: Path, *, say: Say, install: bool = False, rebuild: bool = False) -> Path:
-    """The root filesystem's directory, made now if it must be; raises LabError with the remedy when it cannot."""
+    """Return the root filesystem's directory, made now if it must be.
+
+    Raises LabError with the remedy when it cannot.
+    """
     if set(str(cache)) & set(":,\\ \n"):
         raise LabError(f"overlayfs cannot use {cache}", "name a directory without colon, comma, backslash and space")
     found = cached(cache)
@@ -152,7 +155,7 @@ def configure_apt(chroot: Chroot, mirror: Mirror) -> None:
 
 
 def versions(chroot: Chroot) -> dict[str, str]:
-    """The packages in the tree (name -> version)."""
+    """Return the packages in the tree (name -> version)."""
     lines = chroot.inside(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]).splitlines()
     return dict(line.split(" ", 1) for line in lines if " " in line)
 

@@ -57,7 +57,7 @@ def _update(chroot: Chroot) -> None:
 
 
 def _best(chroot: Chroot) -> str:
-    """The newest criu that the sources offer, empty if it is too old."""
+    """Return the newest criu that the sources offer, empty if it is too old."""
     rows = [line.split("|") for line in chroot.inside(["apt-cache", "madison", "criu"]).splitlines()]
     best = ""
     for version in (row[1].strip() for row in rows if len(row) == 3 and "Packages" in row[2]):

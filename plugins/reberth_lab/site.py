@@ -31,7 +31,7 @@ class Site:
 
     @staticmethod
     def of(name: str | None = None, subnet: str | None = None) -> Site:
-        """The lab `name` (else `REBERTH_LAB_NAME`, else the default); raises LabError for an unusable name."""
+        """Return the lab `name` (else `REBERTH_LAB_NAME`, else the default); raises LabError for an unusable name."""
         name = name or os.environ.get("REBERTH_LAB_NAME") or DEFAULT_NAME
         if not re.fullmatch(r"[a-z][a-z0-9]{0,9}", name):
             raise LabError(f"{name!r} is no lab name", "1 to 10 of a-z and 0-9, beginning with a letter")
@@ -41,22 +41,22 @@ class Site:
 
     @property
     def tag(self) -> str:
-        """The prefix of the lab's network interfaces, whose names have at most 15 characters (IFNAMSIZ - 1)."""
+        """Return the prefix of the lab's network interfaces, whose names have at most 15 characters (IFNAMSIZ - 1)."""
         return f"rb{self.name}"
 
     @property
     def bridge(self) -> str:
-        """The bridge on the outer machine."""
+        """Return the bridge on the outer machine."""
         return f"{self.tag}0"
 
     @property
     def bridge_address(self) -> str:
-        """The outer machine's address in the lab."""
+        """Return the outer machine's address in the lab."""
         return str(self.subnet[BRIDGE_HOST])
 
     @property
     def cgroup_name(self) -> str:
-        """The directory under the cgroup2 mount that holds every process of the lab."""
+        """Return the directory under the cgroup2 mount that holds every process of the lab."""
         return self.state.name
 
     @property
@@ -66,39 +66,39 @@ class Site:
 
     @property
     def config_path(self) -> Path:
-        """The inventory for the outer machine."""
+        """Return the inventory for the outer machine."""
         return self.state / "config.toml"
 
     def veth(self, number: int) -> str:
-        """The outer end of a node's link; the hyphen keeps it apart from the bridge of any other lab."""
+        """Return the outer end of a node's link; the hyphen keeps it apart from the bridge of any other lab."""
         return f"{self.tag}-{number}"
 
     def address(self, number: int) -> str:
-        """The address of node `number`, which counts from 1."""
+        """Return the address of node `number`, which counts from 1."""
         return str(self.subnet[number])
 
     def control_link(self, number: int) -> str:
-        """The outer end of a virtual node's second link; names of labs have no underscore."""
+        """Return the outer end of a virtual node's second link; names of labs have no underscore."""
         return f"{self.tag}_{number}"
 
     def control_address(self, number: int) -> str:
-        """The address of a virtual node on that link."""
+        """Return the address of a virtual node on that link."""
         return str(self.subnet[CONTROL_BASE + number])
 
     @property
     def control_outer(self) -> str:
-        """The outer machine's address on all of these links."""
+        """Return the outer machine's address on all of these links."""
         return str(self.subnet[CONTROL_HOST])
 
     def mac(self, number: int) -> str:
-        """A locally administered hardware address that belongs to the node's address for good.
+        """Return a locally administered hardware address that belongs to the node's address for good.
 
         A node that comes back with another one is unreachable for half a minute: the neighbours still know the old one.
         """
         return self._mac(number)
 
     def control_mac(self, number: int) -> str:
-        """The same for the node's end of that second link."""
+        """Return the same for the node's end of that second link."""
         return self._mac(CONTROL_BASE + number)
 
     def _mac(self, host: int) -> str:
@@ -107,7 +107,7 @@ class Site:
 
 
 def default_subnet(name: str) -> IPv4Network:
-    """The documented subnet for the default lab, one of 512 picked by the name's hash for the others."""
+    """Return the documented subnet for the default lab, one of 512 picked by the name's hash for the others."""
     if name == DEFAULT_NAME:
         return IPv4Network(DEFAULT_SUBNET)
     every = IPv4Network(OTHER_LABS)
@@ -116,7 +116,7 @@ def default_subnet(name: str) -> IPv4Network:
 
 
 def node_number(node: str) -> int:
-    """The number in `node7`; raises LabError if there is none."""
+    """Return the number in `node7`; raises LabError if there is none."""
     match = re.fullmatch(r"node([1-9][0-9]?)", node)
     if match is None:
         raise LabError(f"{node!r} is no node of the lab", "nodes are called node1, node2, ...")

@@ -17,7 +17,10 @@ LOCK = MEMORY.with_suffix(".lock")
 
 
 def may_exceed() -> bool:
-    """Whether root has CAP_SYS_RESOURCE here; without it criu's lazy dump fails at the limit ("page-pipe: tee")."""
+    """Tell whether root has CAP_SYS_RESOURCE here.
+
+    Without it criu's lazy dump fails at the limit ("page-pipe: tee").
+    """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
@@ -56,7 +59,7 @@ def put_back(site: Site) -> None:
 
 
 def raised_for(site: Site) -> bool:
-    """Whether the limit is raised on behalf of this lab."""
+    """Tell whether the limit is raised on behalf of this lab."""
     memory = _read()
     return memory is not None and str(site.state) in memory["labs"]
 

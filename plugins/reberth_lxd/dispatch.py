@@ -79,7 +79,7 @@ def reberth_restore(move: Move, receipts: tuple[Receipt, ...]) -> Restored:
 
 @hookimpl
 def reberth_sync(move: Move) -> list[Tree]:
-    """What travels while it runs, by the daemons; none where the daemons do the whole move by themselves."""
+    """Name what travels while it runs, by the daemons; none where the daemons do the whole move by themselves."""
     return near.sync(move) if _near(move) else []
 
 

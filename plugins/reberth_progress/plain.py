@@ -21,27 +21,27 @@ class View(Protocol):
 
 
 def safe(text: object) -> str:
-    """The text on one line, with every character that could steer a terminal turned into its escape."""
+    """Return the text on one line, with every character that could steer a terminal turned into its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def size(number: float) -> str:
-    """A size in MiB, the same unit throughout so that lines compare."""
+    """Return a size in MiB, the same unit throughout so that lines compare."""
     return f"{number / 2**20:.1f} MiB"
 
 
 def whole(value: object) -> int:
-    """A count out of an event's data; anything that is no number is 0."""
+    """Return a count out of an event's data; anything that is no number is 0."""
     return int(value) if isinstance(value, (int, float)) and value > 0 else 0
 
 
 def kind_of(event: Event) -> str:
-    """What is flowing: the event's own word for it, else its phase."""
+    """Return what is flowing: the event's own word for it, else its phase."""
     return str(event.data.get("kind") or event.text or event.phase or "data")
 
 
 def end_text(event: Event) -> str:
-    """The last line: what came out, and how long the workload stood still."""
+    """Return the last line: what came out, and how long the workload stood still."""
     downtime = event.data.get("downtime_s")
     cost = f", downtime {downtime * 1000:.0f} ms" if isinstance(downtime, (int, float)) else ""
     return safe(f"{event.data.get('outcome') or event.text or 'end'}{cost}")

@@ -55,7 +55,7 @@ def allowed(settings: Callable[[Callable[[str], str]], dict[str, str]]) -> dict[
 
 @pytest.fixture
 def container(request: pytest.FixtureRequest, node1: Node, node2: Node) -> Iterator[str]:
-    """A container whose first process is the program, in its state; answers its name."""
+    """A container whose first process is the program, in its state; returns its name."""
     kind = request.node.callspec.params["kind"]
     keep_pids_apart((node1, node2))
     driver.bundle(node1, PLACE, ["memory"], mounted=True)

@@ -101,7 +101,7 @@ MOMENTS: dict[str, Callable[[dict[str, object]], bool]] = {
 
 
 def settle(nodes: Sequence[Node], command: Command, run: str) -> dict[str, object]:
-    """Let the nodes end their part and `recover` the rest; answers the end of the run, after which nothing is left."""
+    """Let the nodes end their part and `recover` the rest; returns the end of the run, after which nothing is left."""
     deadline = time.monotonic() + AFTER_S
     while True:
         again = command.run("recover", "--json")

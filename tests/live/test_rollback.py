@@ -98,7 +98,7 @@ def test_images_that_change_after_they_were_sent(
 
 @pytest.fixture
 def small(node2: Node) -> Iterator[Callable[[str, str], list[str]]]:
-    """Gives the target a small disk at a path; answers the argument list that makes it still smaller."""
+    """Gives the target a small disk at a path; returns the argument list that makes it still smaller."""
     mounted: list[str] = []
 
     def mount(path: str, size: str) -> list[str]:

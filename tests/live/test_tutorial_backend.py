@@ -57,7 +57,7 @@ def call(*argv: str | Path, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with two wheels: reberth, and the tutorial's distribution; answers its Python."""
+    """A fresh environment with two wheels: reberth, and the tutorial's distribution; returns its Python."""
     folder = tmp_path_factory.mktemp("fresh")
     call(sys.executable, "-m", "venv", folder / "venv")
     python: Path = folder / "venv/bin/python"
@@ -95,7 +95,7 @@ def run_id(node: Node) -> str:
 
 @pytest.fixture
 def container(node1: Node, node2: Node, watch: Watch) -> Iterator[str]:
-    """A redis in a container of crun on node1; answers its run id."""
+    """A redis in a container of crun on node1; returns its run id."""
     demo_bundle.build(node1)
     start = 'exec crun run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1'
     node1.run(["sh", "-c", start, "sh", demo_bundle.BUNDLE, NAME])

@@ -196,7 +196,7 @@ def journal(lab: Lab, reberth: Command) -> list[dict[str, object]]:
 def killed(
     service: Service, reberth: Command, journal: list[dict[str, object]], settings: Callable[..., Mapping[str, str]]
 ) -> Callable[[str], str]:
-    """Moves it with a controller that dies when it begins this step; answers the run's id."""
+    """Moves it with a controller that dies when it begins this step; returns the run's id."""
 
     def move(step: str) -> str:
         at = next(point.at for point in points(journal) if point.begins and point.name == step)

@@ -77,7 +77,7 @@ class Dump:
         return int(struct.unpack(form, self.sock.recv(struct.calcsize(form)))[0])
 
     def whole(self, pages: int = 3) -> bytes:
-        """A dump of one task, with a hole if the round before has it; answers its pages."""
+        """A dump of one task, with a hole if the round before has it; returns its pages."""
         known = self.ask(PARENT, "<i")
         assert self.ask(OPEN2) == known
         data = os.urandom(4096 * pages)

@@ -60,7 +60,7 @@ HOSTILE = {
 
 @pytest.fixture
 def shell(monkeypatch):
-    """Answers a connection to a node that does this."""
+    """Returns a connection to a node that does this."""
     made = []
 
     def connect(what: str) -> HelperShell:

@@ -233,7 +233,7 @@ def test_no_word_of_a_command_line_holds_the_program():
 
 @pytest.fixture
 def place(tmp_path):
-    """A mount namespace in which /var/lib is empty; answers a function that connects, and where the state is."""
+    """A mount namespace in which /var/lib is empty; returns a function that connects, and where the state is."""
     if os.getuid() != 0:
         pytest.skip("a run needs root")
     hold = ["unshare", "-m", "--propagation", "private", "sh", "-c"]

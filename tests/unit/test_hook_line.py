@@ -56,7 +56,7 @@ class Place:
             file.write(f"{self.fence}\n")
 
     def dead_helper(self, name: str, others: str) -> str:
-        """Answers the script of a helper that was killed while its tool works."""
+        """Returns the script of a helper that was killed while its tool works."""
         words = [str(self.path / "state"), str(self.path / "work"), str(self.fence), name, others]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -76,7 +76,7 @@ class Site:
         return (self.fence / "cgroup.freeze").read_text().strip() == "1"
 
     def killed_helper(self, name: str, others: str, last: str, *actions: str, keeps="", with_tool=False) -> int:
-        """Another process is the helper, and is killed while it holds the tool; answers the tool's pid."""
+        """Another process is the helper, and is killed while it holds the tool; returns the tool's pid."""
         words = [str(self.place / "state"), "r1", str(self.work), str(self.fence), name, others, last, str(self.tool)]
         words += [str(self.place / "trace"), *actions]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TEST_KEEPS": keeps}

@@ -59,7 +59,7 @@ class Open(Mapping[str, Any]):
 
 
 def every_case(judge: Callable[[Any, Any], None]) -> int:
-    """Call `judge` for every combination of the facts that it and `decide` look at; answers how many there were."""
+    """Call `judge` for every combination of the facts that it and `decide` look at; returns how many there were."""
     cases = 0
     for known in itertools.product((None, {}, Open), repeat=2):
         todo: list[dict[tuple[str, str], Any]] = [{}]

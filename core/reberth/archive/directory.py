@@ -192,7 +192,7 @@ class Directory(HelperShell):
 
 
 def node_like(node: Node) -> Node:
-    """The directory in the words of the inventory: whatever the other end can do, by way of this machine."""
+    """Return the directory in the words of the inventory: whatever the other end can do, by way of this machine."""
     return replace(node, name=NAME, address="", connector="local", become="none", wrappers=(), options={})
 
 
@@ -220,7 +220,7 @@ def write_signed(directory: Path, about: dict[str, Any]) -> None:
 
 
 def read_signed(directory: Path) -> dict[str, Any]:
-    """What a directory holds; RefusedError unless this controller wrote it and every image is as it was."""
+    """Return what a directory holds; RefusedError unless this controller wrote it and every image is as it was."""
     try:
         document = (directory / SIGNED).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -236,7 +236,10 @@ def read_signed(directory: Path) -> dict[str, Any]:
 
 
 def unsealed(document: str, where: str) -> dict[str, Any]:
-    """What a signed document says; RefusedError unless the seal is ours, UsageError when it is no such document."""
+    """Return what a signed document says.
+
+    RefusedError unless the seal is ours, UsageError when it is no such document.
+    """
     try:
         read = json.loads(document)
         text, seal = str(read["checkpoint"]), str(read["seal"])

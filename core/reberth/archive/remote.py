@@ -44,7 +44,7 @@ class Place:
         return f"{self.node}:{self.path}"
 
     def file(self, name: str) -> str:
-        """A file in it."""
+        """Return a file in it."""
         return f"{self.path.rstrip('/')}/{name}"
 
 
@@ -79,7 +79,7 @@ class Carrier:
         self._carry([GIVE, "sh", path], shell.NOWHERE, file, lambda: os.fstat(file.fileno()).st_size)
 
     def digest(self, path: str) -> str:
-        """The SHA-256 of a file there."""
+        """Return the SHA-256 of a file there."""
         return self.run(DIGEST, path).split()[0]
 
     def _carry(
@@ -143,7 +143,7 @@ class FarDirectory(directory.Directory):
 
     @property
     def archive(self) -> Path:
-        """The archive on this machine, beside the directory."""
+        """Return the archive on this machine, beside the directory."""
         return self.path.with_name(ARCHIVE)
 
     def _op_space(self, paths: list[str]) -> dict[str, int]:
@@ -151,7 +151,7 @@ class FarDirectory(directory.Directory):
         return {path: min(free, far) for path, free in super()._op_space(paths).items()}
 
     def _op_restore(self, **words: Any) -> dict[str, Any]:
-        """All of it is there and compared before anybody votes; a failure lets the source run on."""
+        """Check that all of it is there and the same, before a vote is asked for; a failure lets the source run on."""
         answer = super()._op_restore(**words)
         self.carrier.on_wait = self.on_wait
         names = sorted(entry.name for entry in self.path.iterdir() if entry.name != directory.SIGNED)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load_config(remotes: str = "") -> Config:
-    """Every layer of the configuration; with `remotes` (lxc, incus) that client's remotes are the nodes."""
+    """Return every layer of the configuration; with `remotes` (lxc, incus) that client's remotes are the nodes."""
     config = configuration.load()
     if not remotes:
         return config
@@ -33,7 +33,7 @@ def load_config(remotes: str = "") -> Config:
 
 
 def make_host(config: Config, *, yes: bool = False, quiet: bool = False, json: bool = False) -> Host:
-    """The host behind every command that reaches a node; imported here because it brings the whole engine."""
+    """Return the host behind every command that reaches a node; imported here because it brings the whole engine."""
     from reberth.host import Host
 
     return Host(config, yes=yes, quiet=quiet, json=json)

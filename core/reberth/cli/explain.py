@@ -35,7 +35,7 @@ def command(log: Log, json: params.Json = False) -> None:
 
 
 def lines_of(found: Explanation) -> list[str]:
-    """The explanation for people."""
+    """Return the explanation for people."""
     if not found.first_error:
         return ["no error in this log"]
     lines = [f"error    {safe(found.first_error)}"]

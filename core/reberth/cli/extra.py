@@ -12,7 +12,7 @@ from reberth_hooks import PluginError, Role
 
 
 def plugin_command(name: str) -> Any:
-    """The command or group `name` of the plugin `name`; None when no plugin offers it.
+    """Return the command or group `name` of the plugin `name`; None when no plugin offers it.
 
     Raises PluginError for a plugin that is broken, and for a bundled one that is not installed.
     """

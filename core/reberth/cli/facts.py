@@ -10,7 +10,7 @@ from reberth_hooks import plain
 
 
 def fact_lines(facts: Mapping[str, Any], first: str = "id") -> Iterator[str]:
-    """The value of the key `first` as a head, each other fact on a line of its own; what is empty is left out."""
+    """Yield the value of the key `first` as a head, each other fact on a line of its own; what is empty is left out."""
     yield safe(facts.get(first, "-"))
     for key, value in facts.items():
         if key not in (first, "schema") and value not in (None, "", [], {}, ()):

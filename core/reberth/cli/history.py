@@ -78,7 +78,7 @@ def prune(keep: Keep = 20, days: Days = 30, dry_run: DryRun = False, json: param
 
 
 def _read(run_id: str) -> Report | None:
-    """The report of a run; without one the run is open. A broken one costs a warning, not the list."""
+    """Return the report of a run; without one the run is open. A broken one costs a warning, not the list."""
     try:
         return load_report(run_id) or Report(id=run_id, started="")
     except (ReberthError, OSError) as error:

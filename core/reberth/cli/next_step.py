@@ -12,7 +12,7 @@ EVALUATE = {"fish": "reberth shell-init fish | source"}
 
 
 def next_step(environ: Mapping[str, str], of_plugins: Mapping[str, str]) -> str:
-    """The line for the runtimes that are on the path; empty when there is none."""
+    """Return the line for the runtimes that are on the path; empty when there is none."""
     shell = PurePath(environ.get("SHELL", "")).name
     shell = shell if shell in SCRIPTS else "bash"
     steps = []

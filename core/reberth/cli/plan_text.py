@@ -10,7 +10,7 @@ from reberth_hooks import Check, Exit, Level, Plan, plain
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The plan for people: what, how, why, and every check that is not simply fine."""
+    """Return the plan for people: what, how, why, and every check that is not simply fine."""
     good = sum(check.level is Level.OK for check in plan.checks)
     routes = ", ".join(f"{kind} by {name}" for kind, name in sorted(plan.routes.items()))
     return [
@@ -24,7 +24,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def figure_lines(plan: Plan) -> list[str]:
-    """What was measured, and what each mode would cost by it; the one that is taken is marked."""
+    """Return what was measured, and what each mode would cost by it; the one that is taken is marked."""
     measured, predicted = plan.facts.get("measured") or {}, plan.facts.get("predicted") or {}
     lines = []
     if measured.get("link_bytes_s"):
@@ -62,7 +62,10 @@ def check_lines(check: Check) -> list[str]:
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON (schema 1); facts and details of plugins are left out, their shape is the plugins' own."""
+    """Return the plan as JSON (schema 1).
+
+    Facts and details of plugins are left out, their shape is the plugins' own.
+    """
     keys = ("id", "workload", "target_name", "mode", "why", "routes", "options", "checks")
     document = {key: plain(getattr(plan, key)) for key in keys}
     document |= {key: plain(plan.facts.get(key) or {}) for key in ("measured", "predicted")}
@@ -71,7 +74,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def refusal(plan: Plan) -> Report:
-    """The report of a move that was not begun."""
+    """Return the report of a move that was not begun."""
     report = Report.of_plan(plan)
     first = plan.refused[0]
     report.outcome, report.exit_code = "refused", int(Exit.REFUSED)

@@ -76,7 +76,7 @@ def command(
 
 
 def _gone(run_id: str, how: str, source_is_dead: bool, target_is_gone: bool) -> tuple[str, ...]:
-    """The words about nodes that never come back; each is said of one run, beside what is wanted with it."""
+    """Return the words about nodes that never come back; each is said of one run, beside what is wanted with it."""
     said = {"--source-is-dead": source_is_dead, "--target-is-gone": target_is_gone}
     words = [word for word, given in said.items() if given]
     if words and not run_id:

@@ -10,19 +10,19 @@ from reberth.report.report import Report
 
 
 def runs_dir() -> Path:
-    """Where each run has a directory named by its id."""
+    """Return where each run has a directory named by its id."""
     return state_dir() / "runs"
 
 
 def run_ids() -> list[str]:
-    """The ids of all runs, newest first: an id begins with its date and time."""
+    """Return the ids of all runs, newest first: an id begins with its date and time."""
     directory = runs_dir()
     found = directory.iterdir() if directory.is_dir() else ()
     return sorted((entry.name for entry in found if is_name(entry.name)), reverse=True)
 
 
 def load_report(run_id: str) -> Report | None:
-    """The report of a run, None while it has none; raises OSError, and UsageError for a broken file."""
+    """Return the report of a run, None while it has none; raises OSError, and UsageError for a broken file."""
     try:
         return Report.load(runs_dir() / run_id / "report.json")
     except FileNotFoundError:

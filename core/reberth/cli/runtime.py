@@ -17,7 +17,7 @@ DEFAULT_ROOTS = {"runc": "/run/runc", "crun": "/run/crun"}
 
 
 def as_move(words: Sequence[str], options: Mapping[str, Any] | None = None) -> list[str]:
-    """The words of `reberth` that do it; `options` are those of the program's plugin on the local node."""
+    """Return the words of `reberth` that do it; `options` are those of the program's plugin on the local node."""
     tool, rest = words[0], list(words[1:])
     debug: list[str] = []
     while rest and rest[0].startswith("-"):

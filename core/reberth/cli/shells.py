@@ -13,7 +13,7 @@ Shell = Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish."
 
 
 def checked(shell: str) -> str:
-    """The name of a shell that we have scripts for."""
+    """Return the name of a shell that we have scripts for."""
     if shell not in texts.SCRIPTS:
         raise UsageError(f"there is nothing for the shell {shell!a}", hint=f"one of: {', '.join(texts.SCRIPTS)}")
     return shell

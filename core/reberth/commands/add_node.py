@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def new_node(config: Config, name: str, address: str, become: str, ssh: dict[str, Any]) -> Node:
-    """The node as asked for, with its `ssh` table; UsageError for words that no command line may carry."""
+    """Return the node as asked for, with its `ssh` table; UsageError for words that no command line may carry."""
     if check_name(name, "node name") in config.nodes:
         hint = f"another name; after a new host key: reberth node add --again {name}; reberth node rm {name} forgets it"
         raise UsageError(f"there is a node {name} already", hint=hint)
@@ -38,7 +38,7 @@ def new_node(config: Config, name: str, address: str, become: str, ssh: dict[str
 def fetch_key(
     node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]], fingerprint: str = ""
 ) -> HostKey:
-    """The host key to pin, fetched with the words of the connection; what is pinned already has no say in it."""
+    """Return the host key to pin, fetched with the words of the connection; what is pinned already has no say in it."""
     table = {key: value for key, value in node.options_of(node.connector).items() if key != "known_hosts"}
     anew = replace(node, options={**node.options, node.connector: table})
     return host_key.fetch(anew, _route(anew, config, open_host), fingerprint)
@@ -47,7 +47,7 @@ def fetch_key(
 def pinned_keys(
     node: Node, config: Config, open_host: Callable[[Config], AbstractContextManager[Host]]
 ) -> list[HostKey]:
-    """The keys that are pinned for a node now."""
+    """Return the keys that are pinned for a node now."""
     return host_key.pinned(node, _route(node, config, open_host))
 
 
@@ -57,7 +57,7 @@ def _route(node: Node, config: Config, open_host: Callable[[Config], AbstractCon
 
 
 def pinned_file(name: str) -> Path:
-    """The known_hosts file of one node, beside the configuration."""
+    """Return the known_hosts file of one node, beside the configuration."""
     return own_config_file().parent / "known_hosts.d" / check_name(name, "node name")
 
 

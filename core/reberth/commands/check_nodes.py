@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_nodes(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
-    """The checks of one or two nodes, each once, in the order of making.
+    """Return the checks of one or two nodes, each once, in the order of making.
 
     Raises UsageError, UnreachableError and UntrustedError of the connection.
     """
@@ -46,7 +46,7 @@ def _all(host: Host, ends: Sequence[End]) -> Iterator[Check]:
 
 
 def _data(name: str, shell: HelperShell) -> Check:
-    """Whether data gets there and back: a login shell that prints or reads disturbs it before it does commands."""
+    """Tell whether data gets there and back: a login shell that prints or reads disturbs it before it does commands."""
     try:
         data.look(shell)
     except NotStartedError as error:
@@ -57,7 +57,10 @@ def _data(name: str, shell: HelperShell) -> Check:
 
 
 def _keeps_files(end: End, *, alone: bool) -> Iterator[Check]:
-    """What can be said of a node without Python: it is there, it keeps files, and what it lacks for a workload."""
+    """Yield what can be said of a node without Python.
+
+    It is there, it keeps files, and what it lacks for a workload.
+    """
     name, facts = end.node.name, end.hello
     said = f"{facts.get('hostname')}, {facts.get('arch')}, kernel {facts.get('kernel')}, user id {facts['uid']}"
     yield Check("reachable", Level.OK, said, "", name)
@@ -66,7 +69,10 @@ def _keeps_files(end: End, *, alone: bool) -> Iterator[Check]:
 
 
 def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:
-    """A check for each enabled plugin; a single unusable one is a warning, none that all ends can use is a failure."""
+    """Yield a check for each enabled plugin.
+
+    A single unusable one is a warning, none that all ends can use is a failure.
+    """
     good: list[set[str]] = []
     for end in ends:
         enabled: tuple[str, ...] = getattr(end.node, kind)
@@ -84,7 +90,7 @@ def _plugins(host: Host, ends: Sequence[End], kind: str) -> Iterator[Check]:
 
 
 def _plugin(host: Host, end: End, name: str) -> list[Check]:
-    """The verdict on one plugin, and what is known against its tools; empty when it has nothing to probe."""
+    """Return the verdict on one plugin, and what is known against its tools; empty when it has nothing to probe."""
     try:
         facts = {"source": {name: host.stage.probe(name, end.node, end.shell)}}
     except PluginError as error:

@@ -147,7 +147,7 @@ def _restore(host: Host, directory: Path, name_of_it: str, target_text: str, opt
 
 
 def _plan(host: Host, request: Request, source: HelperShell, target: HelperShell) -> Plan:
-    """A plan between the two; refused ones end here, with every reason.
+    """Return a plan between the two; refused ones end here, with every reason.
 
     All goes over while it stands still: of pages left behind nobody could ask the source later, which is given up.
     """

@@ -20,7 +20,7 @@ class Controller:
         return done
 
     def nodes(self) -> Mapping[str, Node]:
-        """The nodes that are configured now."""
+        """Return the nodes that are configured now."""
         from reberth.cli import common
 
         return common.load_config().nodes

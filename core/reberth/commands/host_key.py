@@ -48,7 +48,7 @@ class HostKey:
 
 
 def parse(line: str) -> HostKey | None:
-    """A line of a known_hosts file; None for anything else."""
+    """Return a line of a known_hosts file; None for anything else."""
     words = line.split()
     marker = words[:1] if line.startswith("@") else []
     kind_and_key = words[len(marker) + 1 :][:2]
@@ -63,7 +63,7 @@ def parse(line: str) -> HostKey | None:
 
 
 def fetch(node: Node, route: Route, fingerprint: str = "") -> HostKey:
-    """The key to pin: the one that the node shows, or that of this fingerprint where it has several.
+    """Return the key to pin: the one that the node shows, or that of this fingerprint where it has several.
 
     Raises UsageError for an address that ssh takes otherwise, UnreachableError when no key comes, and UntrustedError
     for another key than the user's ssh knows, or than was asked for.
@@ -85,7 +85,7 @@ def fetch(node: Node, route: Route, fingerprint: str = "") -> HostKey:
 
 
 def wrong(shown: Iterable[HostKey], fingerprint: str) -> UntrustedError:
-    """The error when a node has not the key that was asked for."""
+    """Return the error when a node has not the key that was asked for."""
     tail = "\n".join(f"{key.fingerprint} {key.kind}" for key in shown)
     hint = "somebody may be between you and the node, or it was installed anew: ask its administrator"
     return UntrustedError(
@@ -94,7 +94,7 @@ def wrong(shown: Iterable[HostKey], fingerprint: str) -> UntrustedError:
 
 
 def pinned(node: Node, route: Route) -> list[HostKey]:
-    """The keys that the node's own known-hosts file has for it; `route` is the way there as it is configured."""
+    """Return the keys that the node's own known-hosts file has for it; `route` is the way there as it is configured."""
     path = Path(str(node.options_of(node.connector).get("known_hosts") or ""))
     if not path.is_file():
         return []
@@ -138,13 +138,13 @@ class Look:
 
     @property
     def told(self) -> str:
-        """All of it without debug lines."""
+        """Return all of it without debug lines."""
         lines = [line for line in f"{self.others}\n{self.log}".splitlines() if not re.match(r"debug\d|OpenSSH_", line)]
         return "\n".join(lines).strip()
 
 
 def _first(node: Node, route: Route, settings: Settings, fingerprint: str) -> HostKey:
-    """The key that this connection shows; where the user's ssh knows it, that line, and who vouches for it."""
+    """Return the key that this connection shows; where the user's ssh knows it, that line, and who vouches for it."""
     files = [name for name in settings.get("userknownhostsfile", "").split() if name != "none"]
     look = _look(route, files, [])
     if look.key is not None:
@@ -165,7 +165,8 @@ def _first(node: Node, route: Route, settings: Settings, fingerprint: str) -> Ho
 
 
 def _vouched(node: Node, look: Look, fingerprint: str) -> str | None:
-    """Who speaks for a key that has to be looked at once more: a command, or the fingerprint that was typed (empty).
+    """Return who speaks for a key that has to be looked at once more: a command, or the fingerprint that was typed
+    (empty).
 
     None where no key came at all. Raises UntrustedError for a revoked key, and for another one than ssh knows.
     """
@@ -181,7 +182,10 @@ def _vouched(node: Node, look: Look, fingerprint: str) -> str | None:
 
 
 def _others(node: Node, route: Route, kind: str) -> Iterator[HostKey]:
-    """The node's keys of other kinds, each by a look of its own; asked for only where a fingerprint is missing."""
+    """Yield the node's keys of other kinds, each by a look of its own.
+
+    Asked for only where a fingerprint is missing.
+    """
     for name, algorithms in KINDS:
         if not kind.startswith(name):
             key = _look(route, [], [*ALONE, "-o", f"HostKeyAlgorithms={algorithms}"]).key
@@ -205,7 +209,7 @@ def _look(route: Route, files: Sequence[str], more: Sequence[str]) -> Look:
 
 
 def _known(log: str) -> HostKey | None:
-    """The line of the user's files that ssh has found the key in, as one for the node's own file."""
+    """Return the line of the user's files that ssh has found the key in, as one for the node's own file."""
     found = re.search(r"Found (key|CA key) in (.+):([0-9]+)\s*$", log, re.M)
     if not found or "Host key verification failed" in log:
         return None

@@ -32,7 +32,7 @@ SAID = {
 
 
 def recover(host: Host, run_id: str | None, how: str, dry_run: bool, gone: Collection[str] = ()) -> list[Any]:
-    """Settle the named run, or every open one; answers a Report each, with `dry_run` what would be done.
+    """Settle the named run, or every open one; returns a Report each, with `dry_run` what would be done.
 
     `gone` are the operator's words about nodes that never come back: `source_is_dead`, `target_is_gone`.
     """
@@ -51,7 +51,7 @@ def _readable(host: Host, run_id: str, how: str, dry_run: bool, gone: Collection
 
 
 def plan_from(data: Mapping[str, Any]) -> Plan:
-    """The plan as the journal holds it; its checks and facts served their purpose and are left out."""
+    """Return the plan as the journal holds it; its checks and facts served their purpose and are left out."""
     options = {k: v for k, v in data["options"].items() if k in Options.__dataclass_fields__}
     options["mode"], options["skip"] = Mode(options["mode"]), tuple(options["skip"])
     options["verify"] = tuple(options.get("verify", ()))
@@ -175,7 +175,7 @@ def _named_when_slow(node: str, wait_for: Callable[[str], None]) -> Iterator[Non
 
 
 def _preview(session: Session, want: Want) -> dict[str, Any]:
-    """What both ends say, and the next step."""
+    """Return what both ends say, and the next step."""
     source, target = session.look()
     decision = named(decide(source, target, want, **session.words()), session.id)
     session.leave()

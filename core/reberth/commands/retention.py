@@ -36,7 +36,7 @@ class Past:
 
 
 def past_runs() -> list[Past]:
-    """Every run that has an end, newest first; open and held ones are none of these."""
+    """Return every run that has an end, newest first; open and held ones are none of these."""
     return [_past(journal) for name in journals.runs() if not is_unfinished(journal := Journal(name))]
 
 
@@ -62,12 +62,12 @@ def size_of(directory: Path) -> int:
 
 
 def chosen(past: list[Past], keep: int, older_than_s: float) -> list[Past]:
-    """Those to remove: beyond the newest `keep`, and older than so many seconds."""
+    """Return those to remove: beyond the newest `keep`, and older than so many seconds."""
     return [one for one in past[keep:] if one.age_s >= older_than_s]
 
 
 def remove(host: Host, runs: Iterable[Past]) -> list[str]:
-    """Remove these runs, first their images on the nodes; answers what could not be removed, and keeps that run."""
+    """Remove these runs, first their images on the nodes; returns what could not be removed, and keeps that run."""
     failed = []
     for one in runs:
         problems = [problem for node, path in one.images if (problem := _remove_images(host, node, path))]

@@ -31,12 +31,12 @@ class Entry:
 
 
 def folder(environ: Env | None = None) -> Path:
-    """Where the files are; for the user alone, since names of workloads may tell something."""
+    """Return where the files are; for the user alone, since names of workloads may tell something."""
     return cache_dir(environ) / "complete"
 
 
 def read(node: str, environ: Env | None = None) -> list[Entry]:
-    """What is known of a node; nothing when nothing is."""
+    """Return what is known of a node; nothing when nothing is."""
     rows = [line.split("\t") for line in read_lines(f"node-{node}", environ)]
     good = (row for row in rows if len(row) == 3 and is_name(row[0]) and is_name(row[1]) and row[2].isprintable())
     return [Entry(*row) for row in good]
@@ -50,7 +50,7 @@ def write(node: str, entries: Iterable[Entry], environ: Env | None = None) -> No
 
 
 def read_lines(name: str, environ: Env | None = None) -> list[str]:
-    """The lines of a file; none when it is not there, or not ours."""
+    """Return the lines of a file; none when it is not there, or not ours."""
     try:
         with (folder(environ) / name).open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
@@ -75,12 +75,12 @@ def write_lines(name: str, lines: list[str], environ: Env | None = None) -> bool
 
 
 def tried(node: str, environ: Env | None = None) -> Path:
-    """The file whose time says when the node was last asked."""
+    """Return the file whose time says when the node was last asked."""
     return folder(environ) / f"node-{node}.tried"
 
 
 def is_old(node: str, environ: Env | None = None) -> bool:
-    """Whether nobody asked the node for a while."""
+    """Tell whether nobody asked the node for a while."""
     try:
         return time.time() - tried(node, environ).stat().st_mtime > FRESH_S
     except OSError:

@@ -33,12 +33,12 @@ NO_FILES, ERROR = 4, 1
 
 
 def is_alias(arguments: Sequence[str]) -> bool:
-    """Whether a client has handed its words over."""
+    """Tell whether a client has handed its words over."""
     return list(arguments[:2]) == PATH and len(arguments) > 3 and arguments[2] in GUARDS
 
 
 def answer(arguments: Sequence[str], environ: Mapping[str, str]) -> Answer:
-    """The candidates for the fragment, which is the fourth word."""
+    """Return the candidates for the fragment, which is the fourth word."""
     client, fragment, before = arguments[2], arguments[3], list(arguments[4:])
     if before and before[-1] in WITH_VALUE:
         return Answer()
@@ -55,7 +55,7 @@ def answer(arguments: Sequence[str], environ: Mapping[str, str]) -> Answer:
 
 
 def _without_ours(words: Sequence[str]) -> list[str]:
-    """The words that the client knows: it says nothing at all beside an option that it does not."""
+    """Return the words that the client knows: it says nothing at all beside an option that it does not."""
     kept, skip = [], False
     for word in words:
         name = word.partition("=")[0]
@@ -74,7 +74,7 @@ def read(lines: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
 
 
 def _said(argv: list[str], environ: Mapping[str, str], guard: str) -> list[str]:
-    """The lines that the client prints within the limit, none when it fails; its stderr goes nowhere."""
+    """Return the lines that the client prints within the limit, none when it fails; its stderr goes nowhere."""
     reader, writer = os.pipe()
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_DUP2, null, 2)]

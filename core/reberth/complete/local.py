@@ -24,7 +24,7 @@ MOST_RUNS = 30
 
 
 def tables(environ: Env) -> Tables:
-    """The nodes of the configuration with what is enabled there, later files over earlier ones.
+    """Return the nodes of the configuration with what is enabled there, later files over earlier ones.
 
     Reading TOML takes longer than all the rest, so what was read is kept as long as the files are the same.
     """
@@ -69,12 +69,12 @@ def nodes(found: Tables) -> list[str]:
 
 
 def backends_of(found: Tables, node: str) -> list[str]:
-    """The backends that are enabled on a node."""
+    """Return the backends that are enabled on a node."""
     return found.get(node, {}).get("backends", [])
 
 
 def enabled(found: Tables, kind: str) -> list[str]:
-    """What is enabled on any node; `kind` is backends or transports."""
+    """Return what is enabled on any node; `kind` is backends or transports."""
     words = {word for table in found.values() for word in table[kind]}
     return sorted(words | ({"ssh"} if kind == "transports" else set()))
 

@@ -44,14 +44,16 @@ def _found(arguments: list[str], env: Mapping[str, str]) -> words.Answer:
 
 
 def in_order(arguments: list[str], environ: Mapping[str, str]) -> list[str]:
-    """The words as typed: for an alias, the clients lxc and incus put the fragment before the words that precede it."""
+    """Return the words as typed: for an alias, the clients lxc and incus put the fragment before the words that
+    precede it.
+    """
     if len(arguments) > 2 and any(environ.get(name) == "1" for name in ALIASED):
         return [arguments[0], *arguments[2:], arguments[1]]
     return arguments
 
 
 def directive(found: words.Answer) -> int:
-    """The flags: what the shell does with a single candidate, and whether it may offer files beside."""
+    """Return the flags: what the shell does with a single candidate, and whether it may offer files beside."""
     if found.flags is not None:
         return found.flags
     if found.files:
@@ -61,5 +63,8 @@ def directive(found: words.Answer) -> int:
 
 
 def _harmless(value: str) -> bool:
-    """Whether a terminal may see it: names come from other machines, and none with a control character is shown."""
+    """Tell whether a terminal may see it.
+
+    Names come from other machines, and none with a control character is shown.
+    """
     return value.isprintable() and "\t" not in value

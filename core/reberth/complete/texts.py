@@ -9,12 +9,12 @@ HERE = Path(__file__).with_name("scripts")
 
 
 def completion(shell: str) -> str:
-    """The completion of reberth itself."""
+    """Return the completion of reberth itself."""
     return (HERE / SCRIPTS[shell]).read_text("utf-8")
 
 
 def shell_init(shell: str) -> str:
-    """The same, with the functions `runc` and `crun` and their completion."""
+    """Return the same, with the functions `runc` and `crun` and their completion."""
     first = completion(shell)
     if shell == "zsh":  # evaluated, not autoloaded: without compinit there is nothing to register with
         body = first.partition("\n# Autoloaded")[0]

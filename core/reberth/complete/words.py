@@ -35,7 +35,7 @@ class Line:
 
 
 def answer(words: Sequence[str], environ: Mapping[str, str]) -> Answer:
-    """The candidates for the last word."""
+    """Return the candidates for the last word."""
     line, fragment = read(words[:-1]), words[-1]
     options = COMMANDS[line.path][2]
     if line.wants:
@@ -74,7 +74,7 @@ def read(words: Sequence[str]) -> Line:
 
 
 def below(path: str) -> Candidates:
-    """The commands of a group with their help."""
+    """Return the commands of a group with their help."""
     prefix = f"{path} " if path else ""
     found = [name for name in COMMANDS if name and name.startswith(prefix) and " " not in name[len(prefix) :]]
     return [(name[len(prefix) :], COMMANDS[name][0]) for name in found]

@@ -34,7 +34,7 @@ class Config:
     files: tuple[Path, ...] = ()
 
     def node(self, name: str) -> Node:
-        """The node of this name; UsageError names the closest ones and how to add it."""
+        """Return the node of this name; UsageError names the closest ones and how to add it."""
         if name in self.nodes:
             return self.nodes[name]
         raise UsageError(

@@ -10,7 +10,7 @@ _RULE = "1 to 63 of the letters A-Z a-z, digits and . _ -, the first one a lette
 
 
 def check_name(text: str, what: str) -> str:
-    """The text, if it is a name; UsageError shows it escaped, and the rule."""
+    """Return the text, if it is a name; UsageError shows it escaped, and the rule."""
     if not is_name(text):
         raise UsageError(f"{text!a} is no {what}", hint=f"a {what} is {_RULE}")
     return text

@@ -17,7 +17,7 @@ _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)(/s)?", re.ASCII)
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """A question with the closest known words, or nothing: " (did you mean X?)"."""
+    """Return a question with the closest known words, or nothing: " (did you mean X?)"."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.55)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -69,7 +69,7 @@ def _flag(value: Any) -> bool:
 
 
 def address(value: Any) -> str:
-    """An address as it is written canonically, with the length of its prefix if one was given; "" of "none"."""
+    """Return an address as it is written canonically, with the length of its prefix if one was given; "" of "none"."""
     if value in ("none", ""):
         return ""
     words = str(value).partition("/")

@@ -10,12 +10,12 @@ SYSTEM_CONFIG = Path("/etc/reberth/config.toml")
 
 
 def home_dir(environ: Mapping[str, str]) -> Path:
-    """The user's home folder."""
+    """Return the user's home folder."""
     return Path(environ.get("HOME") or "~").expanduser()
 
 
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
-    """The folder of one XDG variable; a relative path there is ignored, as the XDG specification demands."""
+    """Return the folder of one XDG variable; a relative path there is ignored, as the XDG specification demands."""
     given = Path(environ.get(variable, ""))
     return given if given.is_absolute() else home_dir(environ) / fallback
 
@@ -29,7 +29,7 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """What can be found out again: `$XDG_CACHE_HOME/reberth`, for root without it `/var/cache/reberth`."""
+    """Return what can be found out again: `$XDG_CACHE_HOME/reberth`, for root without it `/var/cache/reberth`."""
     env = os.environ if environ is None else environ
     if os.geteuid() == 0 and not env.get("XDG_CACHE_HOME"):
         return Path("/var/cache/reberth")
@@ -37,7 +37,10 @@ def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def config_files(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
-    """The configuration files in the order of their layers, there or not; `$REBERTH_CONFIG` replaces all of them."""
+    """Return the configuration files in the order of their layers, there or not.
+
+    `$REBERTH_CONFIG` replaces all of them.
+    """
     env = os.environ if environ is None else environ
     if env.get("REBERTH_CONFIG"):
         return (Path(env["REBERTH_CONFIG"]),)
@@ -45,7 +48,7 @@ def config_files(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
 
 
 def own_config_file(environ: Mapping[str, str] | None = None) -> Path:
-    """The one file that commands write to: for root without `$XDG_CONFIG_HOME` the system's, else the user's."""
+    """Return the one file that commands write to: for root without `$XDG_CONFIG_HOME` the system's, else the user's."""
     env = os.environ if environ is None else environ
     files = config_files(env)
     return files[0] if os.geteuid() == 0 and not env.get("XDG_CONFIG_HOME") else files[-1]

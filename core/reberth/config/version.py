@@ -7,7 +7,7 @@ import functools
 
 @functools.cache
 def version() -> str:
-    """The version of the installed package, empty where it is not installed as one."""
+    """Return the version of the installed package, empty where it is not installed as one."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 

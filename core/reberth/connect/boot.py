@@ -28,7 +28,7 @@ START = (HERE / "node/daemon/start.py").read_bytes()
 
 @functools.cache
 def archive() -> bytes:
-    """The helper's modules as a zip file."""
+    """Return the helper's modules as a zip file."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("reberth/__init__.py", "")
@@ -38,15 +38,21 @@ def archive() -> bytes:
 
 
 def program() -> bytes:
-    """What a controller sends first: the first program and the zip file, each preceded by its length in ten digits."""
+    """Return what a controller sends first.
+
+    The first program and the zip file, each preceded by its length in ten digits.
+    """
     return b"".join(b"%010d" % len(part) + part for part in (START, archive()))
 
 
 def control_argv() -> list[str]:
-    """What starts a helper on a node."""
+    """Return what starts a helper on a node."""
     return ["python3", "-I", "-c", BOOT, "control"]
 
 
 def bulk_argv(socket_path: str, what: str = "bulk") -> list[str]:
-    """What hands a data connection to the helper that listens there: for trees (`bulk`), for `pages` or a `probe`."""
+    """Return what hands a data connection to the helper that listens there.
+
+    For trees (`bulk`), for `pages` or a `probe`.
+    """
     return ["python3", "-I", "-c", BOOT, "bulk", socket_path, what]

@@ -46,7 +46,7 @@ def look(shell: HelperShell) -> None:
 
 
 def _arrives(shell: HelperShell) -> bool:
-    """Whether the helper has got the sample."""
+    """Tell whether the helper has got the sample."""
     with contextlib.suppress(ReberthError):
         return bool(shell.call("link_recv", timeout_s=CONNECT_TIMEOUT_S)["bytes"] > 0)
     return False

@@ -30,7 +30,7 @@ class Heard:
 
 
 def exit_status(process: Process, wait_s: float) -> int | None:
-    """The exit status of a connection whose output is over, which ends a moment later; None when it goes on."""
+    """Return the exit status of a connection whose output is over, which ends a moment later; None when it goes on."""
     deadline_s = time.monotonic() + wait_s
     while process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
@@ -38,7 +38,7 @@ def exit_status(process: Process, wait_s: float) -> int | None:
 
 
 def not_reached(node: Node, route: Route, error: ReberthError, heard: Heard) -> ReberthError:
-    """Which error it is; where ssh itself is silent, a second login tells whether the first one worked."""
+    """Return which error it is; where ssh itself is silent, a second login tells whether the first one worked."""
     said = heard.said.lower()
     if "host key verification failed" in said or "no matching host key" in said:
         return untrusted(node, heard)
@@ -51,7 +51,10 @@ def not_reached(node: Node, route: Route, error: ReberthError, heard: Heard) -> 
 def not_started(
     node: Node, route: Route, heard: Heard, otherwise: str = "", what: str = "the helper did not start"
 ) -> NotStartedError:
-    """The error of a login without what should run behind it: what was printed, and the remedy of a known cause."""
+    """Return the error of a login without what should run behind it.
+
+    What was printed, and the remedy of a known cause.
+    """
     words = f"{heard.printed}\n{heard.said}"
     tail = "\n".join(line[:TAIL_COLUMNS] for line in words.strip().splitlines()[-TAIL_LINES:]) or otherwise
     known = ((reason, hint) for pattern, reason, hint in CAUSES if re.search(pattern, words, re.I))
@@ -136,7 +139,7 @@ CAUSES: Sequence[tuple[str, str, str]] = (
 
 
 def untrusted(node: Node, heard: Heard) -> UntrustedError:
-    """The error of a host key that is not the pinned one: the node's, or that of a jump host on the way."""
+    """Return the error of a host key that is not the pinned one: the node's, or that of a jump host on the way."""
     if by_jump_host(heard.said):
         text = f"the jump host on the way to node {node.name} did not prove who it is"
         return UntrustedError(
@@ -148,12 +151,12 @@ def untrusted(node: Node, heard: Heard) -> UntrustedError:
 
 
 def by_jump_host(said: str) -> bool:
-    """Whether it is a jump host at which ssh ended: then the node's own ssh has lost its other end."""
+    """Tell whether it is a jump host at which ssh ended: then the node's own ssh has lost its other end."""
     return bool(re.search(r"UNKNOWN port 65535|stdio forwarding failed", said))
 
 
 def _logged_in(route: Route, heard: Heard) -> bool:
-    """Whether the login worked: something ran there, or ssh says nothing and `true` can be run."""
+    """Tell whether the login worked: something ran there, or ssh says nothing and `true` can be run."""
     if heard.started or heard.printed or heard.code not in (None, SSH_FAILED):
         return True
     if heard.said or not route.control:
@@ -166,13 +169,16 @@ def _logged_in(route: Route, heard: Heard) -> bool:
 
 
 def _look(route: Route) -> str:
-    """The command that shows which Python the helper would get: the hint's way there, with other words behind."""
+    """Return the command that shows which Python the helper would get.
+
+    The hint's way there, with other words behind.
+    """
     words = shlex.split(route.hint.partition("try: ")[2])[:-1] if "try: " in route.hint else list(route.control)
     asked = shlex.join([*route.become, "python3", "--version"])
     return shlex.join([*words, asked]) if words else asked
 
 
 def lost_at_once(node: Node, route: Route, code: int, said: str) -> ReberthError:
-    """The error of a plain command for which ssh itself failed."""
+    """Return the error of a plain command for which ssh itself failed."""
     lost = UnreachableError(f"no connection to node {node.name}", hint=route.hint)
     return not_reached(node, route, lost, Heard(code, said.strip()))

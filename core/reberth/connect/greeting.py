@@ -22,7 +22,7 @@ class Greeting:
 
     @property
     def printed(self) -> str:
-        """The end of what was printed instead of the mark, or before it."""
+        """Return the end of what was printed instead of the mark, or before it."""
         return self._kept.replace(b"\0", b"").decode(errors="replace").strip()
 
     def read(self, stream: io.BufferedReader[Any]) -> bool:

@@ -43,7 +43,10 @@ class Asked:
         self.future, self._op, self._node, self.on_wait = future, op, node, on_wait
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """The answer; raises HelperError or ConnectionLostError. Waits in slices, so that ^C is heard at once."""
+        """Return the answer.
+
+        Raises HelperError or ConnectionLostError. Waits in slices, so that ^C is heard at once.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
@@ -86,17 +89,20 @@ class HelperShell:
 
     @property
     def node(self) -> Node:
-        """The node of the inventory."""
+        """Return the node of the inventory."""
         return self._node
 
     @property
     def speaker(self) -> str:
-        """The plugin that answers in the helper's place: a connector with an API alone, else the run's backend."""
+        """Return the plugin that answers in the helper's place.
+
+        A connector with an API alone, else the run's backend.
+        """
         return self._node.connector if self._route.api else str(self.move.plan.workload.backend)
 
     @property
     def route(self) -> Route:
-        """How the node is reached."""
+        """Return how the node is reached."""
         return self._route
 
     # Calls
@@ -241,7 +247,7 @@ class HelperShell:
             time.sleep(PING_S if len(self._offsets) > 5 else 0.02)
 
     def _not_reached(self, error: ReberthError) -> ReberthError:
-        """Why a connection never came to be: the peer's identity, a login without Python, or the way there."""
+        """Return why a connection never came to be: the peer's identity, a login without Python, or the way there."""
         code = exit_status(self._process, 0.5)
         self._stop()
         said = ""

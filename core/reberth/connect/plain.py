@@ -76,7 +76,7 @@ class PlainShell(HelperShell):
         return done
 
     def verdict(self) -> str:
-        """Why no workload can run here, everything that is missing in one line."""
+        """Return why no workload can run here, everything that is missing in one line."""
         return no_workloads(self.facts)
 
     def kill(self) -> None:

@@ -66,7 +66,7 @@ def run_local(
 
 
 def route_argv(route: Route, command: Sequence[str], *, bulk: bool = False, pages: bool = False) -> list[str]:
-    """The words that run `command` at the end of a route; where a login shell joins them, each is quoted."""
+    """Return the words that run `command` at the end of a route; where a login shell joins them, each is quoted."""
     words = [*route.become, *command]
     prefix = (route.pages or route.bulk) if pages else route.bulk if bulk else route.control
     if not prefix:

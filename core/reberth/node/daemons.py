@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def unix_request(
     daemon: Daemon, progress: Any, path: str, method: str, url: str, body: str = "", timeout_s: float = 60.0
 ) -> dict[str, Any]:
-    """A request to a daemon behind a unix socket; answers status, headers, body."""
+    """A request to a daemon behind a unix socket; returns status, headers, body."""
     return unixhttp.request(path, method, url, body, timeout_s)
 
 
@@ -45,7 +45,7 @@ def gate_until(daemon: Daemon, progress: Any, path: str, url: str, cancel: bool)
 
 
 def gate_paused(daemon: Daemon, progress: Any) -> bool:
-    """Whether the daemon's criu waits to begin its first dump."""
+    """Tell whether the daemon's criu waits to begin its first dump."""
     return gated.gate_paused(source_of(daemon))
 
 
@@ -55,12 +55,14 @@ def gate_begin(daemon: Daemon, progress: Any) -> None:
 
 
 def gate_hold(daemon: Daemon, progress: Any) -> dict[str, Any] | None:
-    """The copy that the daemon's criu has built and our script holds; None as long as there is none."""
+    """Return the copy that the daemon's criu has built and our script holds; None as long as there is none."""
     return gated.gate_hold(target_of(daemon))
 
 
 def gate_settled(daemon: Daemon, progress: Any, name: str) -> dict[str, str]:
-    """Whether this end's daemon stands by the running copy, has ended its part, has undone it, or leaves that open."""
+    """Tell whether this end's daemon stands by the running copy, has ended its part, has undone it, or leaves
+    that open.
+    """
     end = end_of(daemon)
     state, problem = gated.passed(end) if isinstance(end, Source) else gated.settled(end, name)
     return {"state": state, "problem": problem}

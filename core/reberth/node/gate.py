@@ -103,7 +103,7 @@ class Gate(Job):
         planted.plant(self.script, self.role, self.leaf, "".join(self.worker.words[1:]), self.root_pid)
 
     def has_turn(self) -> bool:
-        """Whether it may begin: at a time as many freeze as the node has processors, or each waits frozen for all.
+        """Tell whether it may begin: at a time as many freeze as the node has processors, or each waits frozen for all.
 
         One that has waited for TURN_S begins beside the others.
         """
@@ -129,26 +129,26 @@ class Gate(Job):
 
     @property
     def runs(self) -> bool:
-        """Whether the daemon's criu was seen and is still there."""
+        """Tell whether the daemon's criu was seen and is still there."""
         return self.tool[0] > 0 and procs.alive(*self.tool)
 
     @property
     def fences(self) -> bool:
-        """Whether the source was fenced while its criu is held, by the daemon's script or by ours."""
+        """Tell whether the source was fenced while its criu is held, by the daemon's script or by ours."""
         return self.fenced and self.runs
 
     def holds(self, action: str) -> bool:
-        """Whether the tool lives and its script waits for our answer to `action`."""
+        """Tell whether the tool lives and its script waits for our answer to `action`."""
         return self.waiting == action and self.runs
 
     @property
     def pid(self) -> int:
-        """The tool's pid."""
+        """Return the tool's pid."""
         return self.tool[0]
 
     @property
     def above(self) -> int:
-        """The daemon's criu: its script descends from it, and not from us."""
+        """Return the daemon's criu: its script descends from it, and not from us."""
         return self.tool[0]
 
     def wait_hook(self, action: str, *, stall_s: float) -> tuple[int, int, int]:
@@ -241,12 +241,13 @@ class Worker:
 
 
 def _is_stop(line: Sequence[str]) -> bool:
-    """Whether this is the daemon's own hook of a container that ends (`lxd callhook PATH PROJECT NAME stopns`)."""
+    """Tell whether this is the daemon's own hook of a container that ends (`lxd callhook PATH PROJECT NAME stopns`)."""
     return "callhook" in line and line[-1] in ("stopns", "stop")
 
 
 def dumped(words: list[str]) -> dict[str, Any]:
-    """What the dump of this command line has written: sizes of the final images, and each pre-dump round before it.
+    """Return what the dump of this command line has written: sizes of the final images, and each pre-dump round
+    before it.
 
     The daemon makes a directory a round beside that of the final dump, and criu writes its counters into each.
     """
@@ -270,7 +271,7 @@ def _size(directory: str, prefix: str) -> int:
 
 
 def damage(script: int) -> str:
-    """What is wrong with the images that the criu of this script is about to restore; empty: nothing known."""
+    """Return what is wrong with the images that the criu of this script is about to restore; empty: nothing known."""
     try:
         return lacking(procs.environment(script).get("CRTOOLS_IMAGE_DIR", ""))
     except OpError as error:

@@ -42,7 +42,10 @@ def gate_source(end: Source, *, leaf: str, root_pid: int, start_ticks: int, paus
 
 
 def gate_paused(end: Source) -> bool:
-    """Whether the daemon's criu waits to begin its first dump, and it is its turn; the container runs meanwhile."""
+    """Tell whether the daemon's criu waits to begin its first dump, and it is its turn.
+
+    The container runs meanwhile.
+    """
     return isinstance(end.job, Gate) and end.job.holds("pre-dump") and end.job.has_turn()
 
 
@@ -89,7 +92,7 @@ def gate_target(end: Target, *, leaf: str, worker: list[str]) -> None:
 
 
 def gate_hold(end: Target) -> dict[str, Any] | None:
-    """The copy that the daemon's criu has built and our script holds; None as long as there is none.
+    """Return the copy that the daemon's criu has built and our script holds; None as long as there is none.
 
     Raises OpError `tool-failed` when that criu was there and is gone without having come so far, or was refused images
     that lack pages.
@@ -113,7 +116,8 @@ def gate_hold(end: Target) -> dict[str, Any] | None:
 
 
 def passed(end: Source) -> tuple[str, str]:
-    """Whether the source's daemon lives and has heard of the target's success: before that our script is not asked.
+    """Tell whether the source's daemon lives and has heard of the target's success: before that our script is not
+    asked.
 
     CRIU asks ours also when the daemon's own one has failed, as it does when its daemon dies. `ended`: it has given its
     part up, as it does when the target's daemon dies; then the target alone tells what becomes of the copy.
@@ -130,7 +134,7 @@ def passed(end: Source) -> tuple[str, str]:
 
 
 def settled(end: Target, name: str) -> tuple[str, str]:
-    """Whether the daemon stands by the running copy: good, ended, undone or open, with the problem in words.
+    """Tell whether the daemon stands by the running copy: good, ended, undone or open, with the problem in words.
 
     Its operation ends only after the source's daemon is through (LXD 5.0.2), so one that goes on is good; when that
     daemon has died, this one undoes the copy within a moment. Ended: the copy runs, and no operation is left that could

@@ -12,7 +12,7 @@ LIMIT_BYTES = 32 << 20
 
 
 def request(path: str, method: str, url: str, body: str = "", timeout_s: float = 60.0) -> dict[str, Any]:
-    """One request to the socket `path`; answers status, headers, body. Raises OpError `daemon`: it does not answer."""
+    """One request to the socket `path`; returns status, headers, body. Raises OpError `daemon`: it does not answer."""
     if method not in ("GET", "POST", "PUT", "PATCH", "DELETE") or not url.startswith("/") or not url.isprintable():
         raise OpError("bad-argument", f"no request: {method} {url!r}")
     import http.client  # with ssl and email: 10 ms, which only runs of LXD need
@@ -34,7 +34,7 @@ def request(path: str, method: str, url: str, body: str = "", timeout_s: float =
 
 
 def metadata(path: str, url: str) -> dict[str, Any] | None:
-    """What a GET answers: empty where there is nothing, None when the daemon does not answer or not as one."""
+    """Return what a GET answers: empty where there is nothing, None when the daemon does not answer or not as one."""
     try:
         answer = request(path, "GET", url, timeout_s=5.0)
         found = json.loads(answer["body"]).get("metadata") if answer["status"] == 200 else None
@@ -54,7 +54,7 @@ def operation(path: str, url: str) -> tuple[int | None, str]:
 
 
 def operation_ended(path: str, url: str) -> bool:
-    """Whether an LXD operation is over: it has a final status, is forgotten, or died with its daemon."""
+    """Tell whether an LXD operation is over: it has a final status, is forgotten, or died with its daemon."""
     try:
         answer = request(path, "GET", url, timeout_s=5.0)
         return answer["status"] == 404 or int(json.loads(answer["body"])["metadata"]["status_code"]) >= 200

@@ -14,7 +14,7 @@ NAMES = ("name", "bundle")  # checks that speak of what stands on the target und
 
 
 def busy(workload: str, node: str, run_id: str) -> BusyError:
-    """The error for a workload that another run holds."""
+    """Return the error for a workload that another run holds."""
     hint = f"to see it: reberth status {run_id}; to end it: reberth recover {run_id}"
     return BusyError(f"{workload} on node {node} is busy with run {run_id}", hint=hint)
 
@@ -33,7 +33,10 @@ def refuse_busy(shell: Shell, role: str, workload: str, start_ticks: int = 0) ->
 
 
 def name_of_a_run(checks: Iterable[Check], node: str, workload: str) -> tuple[Check, ...]:
-    """The checks; what stands on the target under the name of an unfinished run is that run's, and is not deleted."""
+    """Return the checks.
+
+    What stands on the target under the name of an unfinished run is that run's, and is not deleted.
+    """
     made = tuple(checks)
     if not any(check.level is Level.FAIL and check.id in NAMES for check in made):
         return made
@@ -46,7 +49,7 @@ def name_of_a_run(checks: Iterable[Check], node: str, workload: str) -> tuple[Ch
 
 
 def _unfinished(node: str, workload: str) -> str:
-    """The newest run of this controller that is not finished and has this workload at one of its ends."""
+    """Return the newest run of this controller that is not finished and has this workload at one of its ends."""
     from reberth.run.outcome import is_unfinished
 
     for run_id in runs():

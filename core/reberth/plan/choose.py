@@ -34,7 +34,7 @@ ADDRESS = "address"  # the wrapping plugin behind `--move-address`
 
 
 def _known(name: str, role: Role, stage: Stage) -> str:
-    """The name of a plugin of that role; UsageError when there is none such, PluginError when it is broken."""
+    """Return the name of a plugin of that role; UsageError when there is none such, PluginError when it is broken."""
     installed = stage.catalog.names()
     if name not in installed:
         raise UsageError(f"there is no {role} {name!a}{near(name, installed)}", hint="see: reberth plugin ls")
@@ -44,7 +44,7 @@ def _known(name: str, role: Role, stage: Stage) -> str:
 
 
 def named_backend(request: Request, wanted: Workload, stage: Stage) -> str:
-    """The backend that the user named, in the source or beside it; empty when none was."""
+    """Return the backend that the user named, in the source or beside it; empty when none was."""
     if wanted.backend and request.backend not in ("", wanted.backend):
         message = f"the source says backend {wanted.backend}, --backend says {request.backend}"
         raise UsageError(message, hint="name one backend")
@@ -56,7 +56,7 @@ def named_backend(request: Request, wanted: Workload, stage: Stage) -> str:
 
 
 def unheard(backend: str, options: Options, stage: Stage) -> Iterator[Check]:
-    """What the configuration wants and the backend ignores; UsageError for such a word of the command line."""
+    """Yield what the configuration wants and the backend ignores; UsageError for such a word of the command line."""
     said = stage.catalog.get(backend).declaration
     idle = [word for word in options.given if word in said.ignores]
     idle += [word for word in options.backend_args if word not in said.knows]
@@ -71,12 +71,17 @@ def unheard(backend: str, options: Options, stage: Stage) -> Iterator[Check]:
 
 
 def asked_for(backend: str, options: Options) -> list[str]:
-    """The plugins that the user's own words need, which must be enabled before any node is asked for anything."""
+    """Return the plugins that the user's own words need, which must be enabled before any node is asked for
+    anything.
+    """
     return [*([backend] if backend else []), *([ADDRESS] if options.move_address else [])]
 
 
 def find_backend(wanted: Workload, source: End, stage: Stage) -> str:
-    """The one backend of the source that has this workload; a name all of digits may also be a process of criu."""
+    """Return the one backend of the source that has this workload.
+
+    A name all of digits may also be a process of criu.
+    """
     owners: list[str] = []
     seen: list[str] = []
     silent = ""
@@ -102,7 +107,8 @@ def find_backend(wanted: Workload, source: End, stage: Stage) -> str:
 
 
 def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend: str = "") -> dict[str, str]:
-    """Which transport carries each channel: files always, memory by a named one; what is named is used or refused.
+    """Return which transport carries each channel: files always, memory by a named one; what is named is used or
+    refused.
 
     A managed backend carries everything by itself.
     """
@@ -127,7 +133,9 @@ def routes(asked: Sequence[str], nodes: tuple[Node, Node], stage: Stage, backend
 
 
 def _carrier(nodes: tuple[Node, Node], stage: Stage) -> tuple[str, str]:
-    """The first transport enabled on both nodes that carries files, and one before it that carries memory, if any."""
+    """Return the first transport enabled on both nodes that carries files, and one before it that carries
+    memory, if any.
+    """
     memory = ""
     fault = "no transport that carries files is enabled on both nodes"
     for name in (t for t in nodes[0].transports if t in nodes[1].transports):
@@ -155,7 +163,7 @@ class Choice:
     routes: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """What the plan keeps of it."""
+        """Return what the plan keeps of it."""
         return {
             "unfit": list(self.unfit),
             "measured": dict(self.measured),
@@ -172,7 +180,7 @@ def mode(
     target: Shell,
     routes: Mapping[str, str],
 ) -> Choice:
-    """The mode: the one that was asked for, else by what the nodes can do, the measured link and the workload.
+    """Return the mode: the one that was asked for, else by what the nodes can do, the measured link and the workload.
 
     Its `routes` are the given ones without one for memory that the backend has no pages for, or that does not do this
     mode; where it is there, the run cannot become another mode that it does not do either.
@@ -232,7 +240,9 @@ def _auto(
     survey: Survey,
     predicted: Mapping[str, predict.Prediction],
 ) -> tuple[Mode, str]:
-    """The plainest mode where it is short enough or no other is much shorter, then pre-copy, then pages that follow."""
+    """Return the plainest mode where it is short enough or no other is much shorter, then pre-copy, then pages
+    that follow.
+    """
     plain = Mode.STOP_AND_COPY if Mode.STOP_AND_COPY in fit else (fit or offered)[0]
     if len(offered) == 1:
         return plain, "the one mode that this version of the backend offers"

@@ -19,7 +19,8 @@ REMEDY = "install libzstd (Debian: libzstd1), or --compress zlib"
 def look(
     options: Options, ends: Sequence[HelperShell], pid: int, measured: Mapping[str, Any], carrier: str = ""
 ) -> dict[str, Any]:
-    """What is decided and on what ground: `method`, `why`, `can` (methods of both ends), `lacks` (node -> method).
+    """Return what is decided and on what ground: `method`, `why`, `can` (methods of both ends), `lacks` (node ->
+    method).
 
     `ratio` and `bytes_s` are those of a sample of the workload's memory, where one was taken. `carrier` carries memory
     instead of trees, as it is; then `memory` is false. Raises what the shells raise.
@@ -38,7 +39,10 @@ def look(
 def link_bytes_s(
     options: Options, measured: Mapping[str, Any], otherwise: float = 0.0, way: str = "link_bytes_s"
 ) -> float:
-    """What the link carries by a `way` within the limit that was given; `otherwise` where that was not measured."""
+    """Return what the link carries by a `way` within the limit that was given.
+
+    `otherwise` where that was not measured.
+    """
     link = float(measured.get(way) or otherwise)
     return min(link, options.bandwidth_bytes_s) if options.bandwidth_bytes_s else link
 
@@ -85,7 +89,7 @@ def carried_bytes_s(link_bytes_s: float, measured: Mapping[str, Any]) -> float:
 
 
 def told(measured: Mapping[str, Any], mode: Mode) -> Mapping[str, Any]:
-    """The same, and what of this mode is not compressed."""
+    """Return the same, and what of this mode is not compressed."""
     found = measured.get("compress") or {}
     if found.get("method", "none") == "none" or mode not in (Mode.POST_COPY, Mode.HYBRID):
         return measured

@@ -50,7 +50,10 @@ def link_bytes_s(
 def straight_bytes_s(
     source: HelperShell, target: HelperShell, limit_bytes: int = MOST_BYTES, limit_s: float = LINK_S
 ) -> float | None:
-    """The same without this machine, as trees travel where the target's `direct` allows it; None when they do not."""
+    """Return the same without this machine, as trees travel where the target's `direct` allows it.
+
+    None when they do not.
+    """
     allowed = target.node.options_of("ssh").get("direct")
     try:
         if list(join_straight(source, target, allowed, ("probe",))):
@@ -70,7 +73,7 @@ def _pumped(source: HelperShell, target: HelperShell, limit_bytes: int, limit_s:
 def look(
     request: Request, source: Shell, target: Shell, survey: Survey, fit: Sequence[Mode], carrier: str | None = None
 ) -> dict[str, Any]:
-    """What can be told: for a plan all figures, for a move only those that its choices depend on.
+    """Return what can be told: for a plan all figures, for a move only those that its choices depend on.
 
     Answers `link_bytes_s`, `pages_link_bytes_s` where pages that follow take another way, `copy_bytes_s` of the slower
     node, what `dirty_rate` says (docs/helper.md), and in `compress` what `reberth.plan.compression.look` does, unless
@@ -97,7 +100,7 @@ def look(
 
 
 def _links(source: HelperShell, target: HelperShell, limit_bytes: int, figures: bool) -> dict[str, float | None]:
-    """The way of trees, and in a plan also that of pages which follow, where the two differ."""
+    """Return the way of trees, and in a plan also that of pages which follow, where the two differ."""
     limits = limit_bytes, PLAN_LINK_S if figures else LINK_S
     trees = straight_bytes_s(source, target, *limits)
     if trees is None:

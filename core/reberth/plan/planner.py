@@ -26,7 +26,7 @@ from reberth_hooks import (
 
 
 def run_id() -> str:
-    """A new id of a run: local date and time, and four random hexadecimal digits."""
+    """Return a new id of a run: local date and time, and four random hexadecimal digits."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 

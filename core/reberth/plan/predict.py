@@ -40,12 +40,12 @@ class Prediction:
 
     @property
     def low_s(self) -> float:
-        """The short end of the downtime."""
+        """Return the short end of the downtime."""
         return LOW * self.downtime_s
 
     @property
     def high_s(self) -> float:
-        """The long end."""
+        """Return the long end."""
         return HIGH * self.downtime_s
 
     def document(self) -> dict[str, Any]:
@@ -65,7 +65,10 @@ def dirty_bytes(seconds: float, rate_bytes_s: float, set_bytes: float, all_bytes
 
 
 def slowness(measured: Mapping[str, Any]) -> float:
-    """How many times longer the slower node needs than those of the lab; 1 for one that is as fast, or faster."""
+    """Return how many times longer the slower node needs than those of the lab.
+
+    1 for one that is as fast, or faster.
+    """
     found = COPY_BYTES_S / float(measured.get("copy_bytes_s") or COPY_BYTES_S)
     return found if found > NOISE else 1.0
 
@@ -134,7 +137,7 @@ def _rounds(
 def table(
     modes: Sequence[Mode], backend: str, details: Mapping[str, Any], measured: Mapping[str, Any], options: Options
 ) -> dict[str, Prediction]:
-    """All of these modes; empty when the size of the workload is not known."""
+    """Return all of these modes; empty when the size of the workload is not known."""
     size = details.get("memory_bytes")
     if size is None:
         return {}

@@ -35,19 +35,22 @@ def greet(node: Node, shell: Shell) -> End:
 
 
 def same_machine(source: End, target: End) -> bool:
-    """Whether two names lead to one place: the same kernel and the same pid namespace."""
+    """Tell whether two names lead to one place: the same kernel and the same pid namespace."""
     keys = ("boot_id", "pid_ns")
     return all(source.hello.get(key) and source.hello[key] == target.hello.get(key) for key in keys)
 
 
 def no_workloads(hello: Mapping[str, Any]) -> str:
-    """Why no workload can run on a node without a helper, all that is missing in one line; empty for the others."""
+    """Return why no workload can run on a node without a helper, all that is missing in one line.
+
+    Empty for the others.
+    """
     lacks = hello.get("lacks")
     return f"no workload can run there: it lacks {', '.join(lacks)}" if lacks else ""
 
 
 def host_checks(source: End, target: End) -> Iterator[Check]:
-    """What must hold of the two machines; of one that only an API tells of, what that says."""
+    """Yield what must hold of the two machines; of one that only an API tells of, what that says."""
     if blind := dict.fromkeys(end.node.name for end in (source, target) if end.hello.get("api")):
         here, there = source.hello.get("arch"), target.hello.get("arch")
         reason = f"architecture: {here} on {source.node.name}, {there} on {target.node.name}"
@@ -84,7 +87,7 @@ def _uptime_check(source: End, target: End) -> Check:
 
 
 def _end_checks(end: End) -> Iterator[Check]:
-    """What must hold on each of them."""
+    """Yield what must hold on each of them."""
     name, hello = end.node.name, end.hello
     yield _check("root", hello.get("uid") == 0, f"user id {hello.get('uid')}", f"set become for node {name}", name)
     where = hello.get("cgroup2") or "not mounted"
@@ -102,7 +105,7 @@ def _end_checks(end: End) -> Iterator[Check]:
 
 
 def usable_checks(facts: Mapping[str, Any], plugins: Iterable[str], source: Node, target: Node) -> Iterator[Check]:
-    """What the plugins' own probes say: `usable` False forbids, with the probe's `reason` and `remedy`.
+    """Yield what the plugins' own probes say: `usable` False forbids, with the probe's `reason` and `remedy`.
 
     A probe's `checks` (id, level, reason, remedy) are taken as they are: known faults of a version.
     """
@@ -126,7 +129,10 @@ def unit_checks(options: Options, survey: Survey) -> tuple[Check, ...]:
 
 
 def skip(checks: Iterable[Check], ids: Iterable[str]) -> tuple[Check, ...]:
-    """The checks, with failures of the named ones turned into warnings; UsageError for a check that was not made."""
+    """Return the checks, with failures of the named ones turned into warnings.
+
+    Raise UsageError for a check that was not made.
+    """
     made = tuple(checks)
     known = sorted({check.id for check in made})
     for id in ids:

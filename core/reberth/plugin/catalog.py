@@ -63,11 +63,11 @@ class Catalog:
                 self._points.setdefault(point.name, []).append(point)
 
     def names(self) -> list[str]:
-        """Every plugin whose module is installed, sorted; imports none of them."""
+        """Return every plugin whose module is installed, sorted; imports none of them."""
         return sorted({*self._extra, *(name for name, points in self._points.items() if _installed(points[0]))})
 
     def loaded(self) -> list[Plugin]:
-        """The plugins that were loaded so far, in the order of loading."""
+        """Return the plugins that were loaded so far, in the order of loading."""
         return [plugin for plugin in self._plugins.values() if isinstance(plugin, Plugin)]
 
     def load_all(self) -> list[Plugin]:
@@ -75,14 +75,14 @@ class Catalog:
         return [p for p in map(self._judged, self.names()) if isinstance(p, Plugin)]
 
     def get(self, name: str) -> Plugin:
-        """The plugin, loaded at first use; PluginError says why it cannot be used and what to do."""
+        """Return the plugin, loaded at first use; PluginError says why it cannot be used and what to do."""
         plugin = self._judged(name)
         if isinstance(plugin, PluginError):
             raise PluginError(plugin.message, hint=plugin.hint) from plugin.__cause__
         return plugin
 
     def implements(self, name: str, hook: str, *, wrapper: bool = False) -> bool:
-        """Whether a loaded plugin has a plain (or a wrapping) implementation of this hook."""
+        """Tell whether a loaded plugin has a plain (or a wrapping) implementation of this hook."""
         found = getattr(self.pm.hook, hook).get_hookimpls()
         return any(i.plugin_name == name and bool(i.wrapper or i.hookwrapper) is wrapper for i in found)
 
@@ -143,7 +143,7 @@ class Catalog:
         return "; ".join(f"there is no hook {hook}{near(hook, known)}" for hook in stray)
 
     def _fault(self, name: str, module: Any, said: Any) -> str:
-        """What is wrong between what a plugin declares and what it implements; empty when nothing is."""
+        """Return what is wrong between what a plugin declares and what it implements; empty when nothing is."""
         if not isinstance(said, Declaration):
             return f"reberth_describe gave {said!a:.80}, not a Declaration"
         if not OLDEST_API <= said.api <= API:
@@ -163,7 +163,7 @@ class Catalog:
 
 
 def _installed(point: EntryPoint) -> bool:
-    """Whether the module is there, by its top folder: asking for a nested one would import its parents."""
+    """Tell whether the module is there, by its top folder: asking for a nested one would import its parents."""
     try:
         return importlib.util.find_spec(point.module.partition(".")[0]) is not None
     except (ImportError, ValueError):

@@ -32,11 +32,11 @@ class Stage:
         self.catalog = catalog
 
     def connect(self, node: Node) -> Route:
-        """How the node is reached."""
+        """Return how the node is reached."""
         return self._ask(Route, node.connector, "connect", (node,), node=node)
 
     def answer(self, at: Any, op: str, args: _Facts) -> _Facts:
-        """An operation of the protocol, by the plugin that speaks for this end."""
+        """Return an operation of the protocol, by the plugin that speaks for this end."""
         return self._ask(dict, at.speaker, "answer", (at.node,), node=at.node, op=op, args=args, move=at.move)
 
     def probe(self, plugin: str, node: Node, shell: Shell) -> _Facts:
@@ -47,14 +47,14 @@ class Stage:
         return self._ask(dict, plugin, "probe", (node,), node=node, shell=shell)
 
     def list(self, plugin: str, node: Node, shell: Shell) -> list[Found]:
-        """The workloads that a backend sees on a node."""
+        """Return the workloads that a backend sees on a node."""
         found = self._ask(_LIST, plugin, "list", (node,), node=node, shell=shell)
         return [_typed(entry, Found, plugin, "reberth_list") for entry in found]
 
     def survey(
         self, backend: str, workload: Workload, name: str, source: Shell, target: Shell, facts: _Facts, options: Options
     ) -> Survey:
-        """The backend's preflight of one move; `name` is the workload's name on the target."""
+        """Return the backend's preflight of one move; `name` is the workload's name on the target."""
         words = {"workload": workload, "target_name": name, "facts": facts, "options": options}
         nodes = (source.node, target.node)
         return self._ask(Survey, backend, "survey", nodes, source=source, target=target, **words)
@@ -122,7 +122,7 @@ class Stage:
                 _log.warning("%s", error)
 
     def require(self, plugin: str, *nodes: Node) -> Plugin:
-        """The plugin, loaded, if it is enabled on all these nodes and knows its options there."""
+        """Return the plugin, loaded, if it is enabled on all these nodes and knows its options there."""
         for node in nodes:
             if plugin not in node.plugins:
                 hint = f"reberth node enable {node.name} {plugin}"
@@ -161,14 +161,14 @@ def _backend(move: Move) -> str:
 
 
 def _typed(answer: Any, want: type[_T], plugin: str, hook: str) -> _T:
-    """The answer, if it has the promised type."""
+    """Return the answer, if it has the promised type."""
     if isinstance(answer, want):
         return answer
     raise PluginError(f"plugin {plugin}: {hook} gave {answer!a:.80}, not {want.__name__}")
 
 
 def _culprit(error: Exception, inside: Mapping[str, Any], actor: str) -> str:
-    """Whose code raised: the plugin of the innermost frame, since a wrapper's frames lie around the actor's."""
+    """Return whose code raised: the plugin of the innermost frame, since a wrapper's frames lie around the actor's."""
     found, trace = actor, error.__traceback__
     while trace is not None:
         where = f"{trace.tb_frame.f_globals.get('__name__')}."

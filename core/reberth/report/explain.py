@@ -56,7 +56,7 @@ def explain(text: str) -> Explanation:
 
 
 def error_lines(text: str) -> list[str]:
-    """The lines that are errors, those first that are a reason and not the mere report that something failed."""
+    """Return the lines that are errors, those first that are a reason and not the mere report that something failed."""
     lines = (line[:MOST_CHARACTERS] for line in text.splitlines())
     found = list(islice((line for line in lines if ERROR.search(line) and not NOISE.search(line)), MOST_LINES))
     return [line for line in found if not AFTERMATH.search(line)] + [line for line in found if AFTERMATH.search(line)]

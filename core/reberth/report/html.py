@@ -30,7 +30,7 @@ svg { width: 100%; height: auto; } text { fill: var(--ink); font: 13px system-ui
 
 
 def render_html(report: Report) -> str:
-    """The page; every word of it is escaped, and it loads nothing."""
+    """Return the page; every word of it is escaped, and it loads nothing."""
     title = f"{safe(report.source)} to {safe(report.target)}: {safe(report.outcome) or 'open'}"
     parts = [
         "<!doctype html>",
@@ -76,7 +76,7 @@ def _facts(report: Report) -> str:
 
 
 def _timeline(phases: Sequence[dict[str, Any]]) -> str:
-    """Each phase where it lies in time; those in which the workload stands still have a colour of their own."""
+    """Return each phase where it lies in time; those in which the workload stands still have a colour of their own."""
     if not phases:
         return ""
     end_s = max(p["start_s"] + p["seconds"] for p in phases) or 1.0
@@ -97,7 +97,7 @@ def _timeline(phases: Sequence[dict[str, Any]]) -> str:
 
 
 def _rounds(rounds: Sequence[dict[str, Any]]) -> str:
-    """The bytes of each round, as long as the longest one."""
+    """Return the bytes of each round, as long as the longest one."""
     if len(rounds) < 2:
         return ""
     most = max(int(r.get("bytes") or 0) for r in rounds) or 1

@@ -87,7 +87,7 @@ class Report:
         self.phases.append({"name": name, "start_s": start_s, "seconds": seconds})
 
     def to_json(self) -> Facts:
-        """The JSON document as plain data."""
+        """Return the JSON document as plain data."""
         document: Facts = plain(self)
         return document
 

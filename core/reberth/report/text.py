@@ -62,13 +62,13 @@ def where_now(report: Report) -> str:
 
 
 def next_command(report: Report) -> str:
-    """The command that a user would type next."""
+    """Return the command that a user would type next."""
     pattern = NEXT.get(Exit(report.exit_code), "reberth report {id}") if report.exit_code in set(Exit) else ""
     return safe(pattern.format(id=report.id, source=report.source, target=report.target))
 
 
 def render_text(report: Report) -> str:
-    """The report for people, in lines of plain text."""
+    """Return the report for people, in lines of plain text."""
     parts = [_head(report), _costs(report), _rounds(report), _phases(report), _warnings(report), _error(report)]
     lines = [line for part in parts for line in part]
     return "\n".join([*lines, f"next       {next_command(report)}"]) + "\n"
@@ -100,7 +100,7 @@ def _costs(report: Report) -> Iterator[str]:
 
 
 def packed_line(report: Report) -> str:
-    """What compression has made of the trees, empty where there was none."""
+    """Return what compression has made of the trees, empty where there was none."""
     found = report.compress
     if not found:
         return ""

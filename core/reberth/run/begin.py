@@ -17,7 +17,7 @@ RESERVE_BYTES = 256 << 10
 
 
 def begin(plan: Plan) -> tuple[Plan, Journal]:
-    """The plan, with another id where a run of the same second has drawn the same four digits, and its journal.
+    """Return the plan, with another id where a run of the same second has drawn the same four digits, and its journal.
 
     Space is kept for the rest of the journal and for the report: the disk may fill up while the workload is frozen.
     Raises UsageError or RefusedError when the state folder does not take them; nothing was touched then.

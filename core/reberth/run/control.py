@@ -19,13 +19,13 @@ class Wishes:
         self._seen_ns = 0
 
     def add(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Write these beside those that stand; answers all of them."""
+        """Write these beside those that stand; returns all of them."""
         stand = {**self._read(), **values}
         write_whole(str(self.path), json.dumps(stand), 0o600)
         return stand
 
     def news(self) -> dict[str, Any]:
-        """All of them when something was added since the last look, else nothing."""
+        """Return all of them when something was added since the last look, else nothing."""
         try:
             changed_ns = self.path.stat().st_mtime_ns
         except OSError:  # there is none, or the disk is broken: the run goes on as it is

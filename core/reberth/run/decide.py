@@ -107,7 +107,7 @@ def _permitted(source: Facts, target: Mapping[str, Any], want: Want, words: Word
 
 
 def _lives(source: Facts, target: Mapping[str, Any], want: Want, words: Words) -> Decision | None:
-    """What comes before everything else while the copy was not seen to live, or once it did not; None: it lives.
+    """Return the decision while the copy was not seen to live, or once it did not; None: it lives.
 
     What a copy that did not live has done meanwhile is not known: only a word makes the source run again.
     """
@@ -265,7 +265,7 @@ def _never_restored(source: Facts, want: Want, words: Words) -> Decision:
 
 
 def _may_go_on(source: Mapping[str, Any], target: Mapping[str, Any], want: Want) -> bool:
-    """Whether a held copy may be let go once the source has voted.
+    """Tell whether a held copy may be let go once the source has voted.
 
     The source's node restarted, or its frozen tasks were killed: then the held copy is the only one there is.
     """

@@ -74,7 +74,7 @@ class Words:
 
     @property
     def prefers_source(self) -> bool:
-        """Whether the operator wants the source even beside a copy that may have run."""
+        """Tell whether the operator wants the source even beside a copy that may have run."""
         return self.on_word or self.target_is_gone
 
 
@@ -119,7 +119,7 @@ def named(decision: Decision, run_id: str) -> Decision:
 
 
 def rests(source: Mapping[str, Any]) -> bool:
-    """Whether nothing is left to do at the source: it does not know the run, or it runs again."""
+    """Tell whether nothing is left to do at the source: it does not know the run, or it runs again."""
     return not source or bool(source.get("resumed")) or bool(source.get("ended"))
 
 

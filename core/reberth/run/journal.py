@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def runs_dir() -> Path:
-    """Where runs are kept; nothing is made here."""
+    """Return where runs are kept; nothing is made here."""
     return state_dir() / "runs"
 
 
@@ -39,7 +39,10 @@ def make_runs_dir() -> Path:
 
 
 def unusable(path: Path, error: OSError) -> ReberthError:
-    """The error of a state folder that cannot be used: by the words of the call, or with a full or broken disk."""
+    """Return the error of a state folder that cannot be used.
+
+    By the words of the call, or with a full or broken disk.
+    """
     reason = error.strerror or str(error)
     text = f"the state folder {str(path)!a} cannot be used: {reason}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -59,7 +62,7 @@ def runs() -> list[str]:
 
 
 def run_dir(run_id: str) -> Path:
-    """The directory of a known run, or UsageError."""
+    """Return the directory of a known run, or UsageError."""
     path = runs_dir() / run_id
     try:
         known = "/" not in run_id and (path / "journal.jsonl").exists()
@@ -120,7 +123,7 @@ class Journal:
 
     @property
     def failure(self) -> str:
-        """What the disk said last instead of taking a record, else empty."""
+        """Return what the disk said last instead of taking a record, else empty."""
         error = self._lines.failure
         return f"{str(self.dir)!a}: {error.strerror or error}" if error else ""
 
@@ -150,7 +153,7 @@ class Journal:
         self.write("controller", pid=os.getpid(), start_ticks=me.start_ticks if me else 0)
 
     def driven(self) -> UsageError:
-        """The error for a second process that would drive this run."""
+        """Return the error for a second process that would drive this run."""
         holder = Journal(self.dir.name).controller()
         who = f"process {holder}" if holder else "another process"
         hint = f"wait for its end, or end it: reberth abort {self.dir.name}"
@@ -164,11 +167,11 @@ class Journal:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """All records so far."""
+        """Return all records so far."""
         return self._lines.records
 
     def last(self, *events: str) -> dict[str, Any] | None:
-        """The newest record of these events."""
+        """Return the newest record of these events."""
         return self._lines.last(*events)
 
     def readable(self) -> None:

@@ -54,7 +54,7 @@ def source(facts: Mapping[str, Any], target: Facts, want: Want, words: Words, de
 
 
 def _waits(target: Facts) -> bool:
-    """Whether a whole copy is held on the target, and nothing is decided there yet."""
+    """Tell whether a whole copy is held on the target, and nothing is decided there yet."""
     if not target or target.get("lost") or target.get("verdict") or target.get("ended"):
         return False
     return bool(target.get("holding") and target.get("keeps"))

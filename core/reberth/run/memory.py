@@ -26,7 +26,7 @@ def travel(
 ) -> tuple[Checkpoint, list[Receipt]]:
     """Run all rounds, the final one last; each one's cost is in `history` before the next is decided on.
 
-    Answers what the final one gave, and what arrived. A round's seconds are those until it has arrived, which is what
+    Returns what the final one gave, and what arrived. A round's seconds are those until it has arrived, which is what
     the next one has to carry for; the final round's are its freeze alone.
     """
     receipts: list[Receipt] = []
@@ -46,5 +46,5 @@ def travel(
 
 
 def why_ended(final: Checkpoint, session: Session, history: Sequence[Iteration]) -> str:
-    """Why there was no further round: in a daemon's own words, on the user's wish, or by the policy."""
+    """Return why there was no further round: in a daemon's own words, on the user's wish, or by the policy."""
     return final.why or session.why_switched or why_stop(session.plan.options, history[:-1]) or "single round"

@@ -31,12 +31,15 @@ def was_opened(journal: Journal, side: int) -> bool:
 
 
 def _closes(record: Mapping[str, Any]) -> bool:
-    """Whether this record is an end that was written on both nodes; a move with something left to do is none yet."""
+    """Tell whether this record is an end that was written on both nodes.
+
+    A move with something left to do is none yet.
+    """
     return record["event"] == "end" and record["outcome"] in CLOSED and record["exit_code"] != int(Exit.CLEANUP_PENDING)
 
 
 def told(journal: Journal, side: int) -> str:
-    """The outcome that was written into this node's own journal, empty when none was."""
+    """Return the outcome that was written into this node's own journal, empty when none was."""
     for record in reversed(journal.records):
         if _closes(record) and SIDES[side] not in record.get("untold", ()):
             return str(record["outcome"])
@@ -44,7 +47,7 @@ def told(journal: Journal, side: int) -> str:
 
 
 def told_facts(journal: Journal, side: int) -> dict[str, Any] | None:
-    """The facts of an end that was told its end, for when it cannot be asked or has put its journal away."""
+    """Return the facts of an end that was told its end, for when it cannot be asked or has put its journal away."""
     outcome = told(journal, side)
     if not outcome:
         return None
@@ -61,18 +64,19 @@ def told_facts(journal: Journal, side: int) -> dict[str, Any] | None:
 
 
 def may_be_left(journal: Journal, side: int) -> bool:
-    """Whether a node that was not told the end may still have something of the run: a source, or a held copy."""
+    """Tell whether a node that was not told the end may still have something of the run: a source, or a held copy."""
     restored = any(record["event"] == "phase" and record["name"] == "restore" for record in journal.records)
     return was_opened(journal, side) and not told(journal, side) and (side == 0 or restored)
 
 
 def untold(journal: Journal) -> tuple[str, ...]:
-    """Which ends of a run that is over still have to be told."""
+    """Return which ends of a run that is over still have to be told."""
     return tuple((journal.last("end") or {}).get("untold", ()))
 
 
 def words_given(journal: Journal) -> dict[str, bool]:
-    """The words about a node that never comes back that were acted on: a `recover` that was killed goes on with them.
+    """Return the words about a node that never comes back that were acted on: a `recover` that was killed goes on
+    with them.
 
     What was typed and changed nothing is not remembered: the node may have been back since.
     """
@@ -85,7 +89,7 @@ def _after_word(journal: Journal, name: str) -> list[dict[str, Any]]:
 
 
 def _on(name: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a record says that this word was acted on: its step was taken, or the run was ended by it."""
+    """Tell whether a record says that this word was acted on: its step was taken, or the run was ended by it."""
     return lambda record: (
         (record["event"] == "step" and record["step"] == GONE_WORDS[name])
         or (record["event"] == "end" and record["outcome"] in CLOSED)
@@ -93,26 +97,29 @@ def _on(name: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def ready_seen(journal: Journal) -> bool:
-    """Whether a step was taken on the source's vote READY, and the source not let run since on a word."""
+    """Tell whether a step was taken on the source's vote READY, and the source not let run since on a word."""
     steps = [record["step"] for record in journal.records if record["event"] == "step"]
     woken = (Step.RESUME_ON_WORD, Step.THAW_LOST_SOURCE, Step.RESUME_ABORTED)
     return Step.PERMIT in steps and not any(step in steps for step in woken)
 
 
 def seen(sides: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """What a record of a step keeps beside it: the cgroups in which the tasks are."""
+    """Return what a record of a step keeps beside it: the cgroups in which the tasks are."""
     found = {SIDES[n]: facts["cgroup"] for n, facts in enumerate(sides) if facts and facts.get("cgroup")}
     return {"cgroups": found} if found else {}
 
 
 def cgroups(journal: Journal, side: int) -> list[str]:
-    """Every cgroup of this end that was seen."""
+    """Return every cgroup of this end that was seen."""
     found = (record.get("cgroups", {}).get(SIDES[side]) for record in journal.records)
     return list(dict.fromkeys(path for path in found if path))
 
 
 def lost_facts(journal: Journal, side: int, end: Shell) -> dict[str, Any]:
-    """What is really there on a node that has lost its journal of the run; ReberthError when it cannot be asked."""
+    """Return what is really there on a node that has lost its journal of the run.
+
+    Raise ReberthError if it cannot be asked.
+    """
     found = dict(end.call("remains", run_id=journal.dir.name, cgroups=cgroups(journal, side), timeout_s=15.0))
     steps = [record["step"] for record in journal.records if record["event"] == "step"]
     lazy = side == 1 and steps[-1:] == [Step.FILL]

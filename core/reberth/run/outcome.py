@@ -59,12 +59,12 @@ def _fill_times(report: Report, session: Session, final: Checkpoint, target: dic
 
 
 def is_open(end: Mapping[str, Any] | None) -> bool:
-    """Whether a run with this last `end` in its journal goes on, is held, or is not cleaned up."""
+    """Tell whether a run with this last `end` in its journal goes on, is held, or is not cleaned up."""
     return end is None or end["outcome"] in ("held", "detached") or end["exit_code"] == Exit.CLEANUP_PENDING
 
 
 def is_unfinished(journal: Journal) -> bool:
-    """Whether there is something left for `recover`.
+    """Tell whether there is something left for `recover`.
 
     The run is open, its backend could not tidy up after it, or a node has still to be told that it is over.
     """
@@ -72,7 +72,7 @@ def is_unfinished(journal: Journal) -> bool:
 
 
 def is_untidy(journal: Journal) -> bool:
-    """Whether the last that the backend noted of its rollback is that something could not be put back."""
+    """Tell whether the last that the backend noted of its rollback is that something could not be put back."""
     notes = [record["key"] for record in journal.records if record["event"] == "note"]
     return [key for key in notes if key in ("untidy", "tidied")][-1:] == ["untidy"]
 
@@ -95,7 +95,7 @@ def _held_late(session: Session, code: int) -> int:
 
 
 def set_aside_error(report: Report) -> None:
-    """What stopped the run is past once `recover` settles it: it becomes a warning, and the error is this attempt's."""
+    """Turn what stopped the run into a warning: `recover` settles it, and the error is this attempt's."""
     if report.error:
         text = f"it had failed before: {report.error.get('message', '')}"
         report.warnings = list(dict.fromkeys([*report.warnings, text]))
@@ -117,7 +117,7 @@ def fill_end(report: Report, session: Session, decision: Decision, cause: BaseEx
 
 
 def _outdate_error(report: Report, decision: Decision) -> None:
-    """What `recover` finds: the cause of then stays told, but not the state, and not the remedy, that are over."""
+    """Tell what `recover` finds: the cause of then stays, the state and the remedy that are over do not."""
     if decision.exit_code is Exit.CLEANUP_PENDING:
         report.warnings.append(decision.why)
     if not report.error:

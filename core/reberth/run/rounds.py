@@ -36,7 +36,7 @@ def rounds(
 
 
 def why_stop(options: Options, history: Sequence[Iteration]) -> str:
-    """Why the next round is the final one (the report's `stop_reason`); empty: one more pre-dump pays."""
+    """Return why the next round is the final one (the report's `stop_reason`); empty: one more pre-dump pays."""
     reason = _POLICIES[options.policy](options, history) if history else ""
     return reason or ("iterations" if len(history) >= options.iterations else "")
 
@@ -64,7 +64,7 @@ def _pace(history: Sequence[Iteration]) -> float:
 
 
 def _next_amount(history: Sequence[Iteration]) -> float:
-    """What the next round carries: a round's amount was dirtied while the one before it ran.
+    """Return what the next round carries: a round's amount was dirtied while the one before it ran.
 
     One such pair does not tell a slow writer from a fast one within a small working set, so it is not believed.
     """

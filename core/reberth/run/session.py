@@ -60,17 +60,17 @@ class Session:
 
     @property
     def id(self) -> str:
-        """The run's id."""
+        """Return the run's id."""
         return self.plan.id
 
     @property
     def source(self) -> HelperShell:
-        """The source's shell; ConnectionLostError when it cannot be reached."""
+        """Return the source's shell; ConnectionLostError when it cannot be reached."""
         return self.end(0)
 
     @property
     def target(self) -> HelperShell:
-        """The target's shell."""
+        """Return the target's shell."""
         return self.end(1)
 
     def _wait(self) -> None:
@@ -92,7 +92,7 @@ class Session:
 
     @property
     def why_switched(self) -> str:
-        """Why the rounds have ended, when the user wanted it; else empty."""
+        """Return why the rounds have ended, when the user wanted it; else empty."""
         return f"on request: {self.switched}" if self.switched else ""
 
     def limit(self, bytes_s: int | None = None) -> None:
@@ -128,7 +128,7 @@ class Session:
         return receipt
 
     def packed(self) -> dict[str, Any]:
-        """How trees were compressed, for the report: empty where they never were."""
+        """Return how trees were compressed, for the report: empty where they never were."""
         planned = (self.plan.facts.get("measured") or {}).get("compress") or {}
         words = [r["method"] for r in self.journal.records if r["event"] == "compress" and r["method"] != "none"]
         if not words and self.wire_bytes == self.raw_bytes:
@@ -137,7 +137,7 @@ class Session:
         return {"method": method, "why": why, "raw_bytes": self.raw_bytes, "wire_bytes": self.wire_bytes}
 
     def end(self, side: int) -> HelperShell:
-        """The shell of one end; ConnectionLostError when it cannot be reached."""
+        """Return the shell of one end; ConnectionLostError when it cannot be reached."""
         found = self.ends[side]
         if found is None:
             node = (self.plan.source, self.plan.target)[side].name
@@ -149,7 +149,7 @@ class Session:
         self.journal.write("note", key=key, value=value)
 
     def recall(self, key: str) -> Any:
-        """The last value of a fact."""
+        """Return the last value of a fact."""
         for record in reversed(self.journal.records):
             if record["event"] == "note" and record["key"] == key:
                 return record["value"]
@@ -239,7 +239,7 @@ class Session:
         return self._facts[0], self._facts[1]
 
     def words(self) -> dict[str, bool]:
-        """What the operator allows `decide` beyond its default, and that the source's vote READY was read."""
+        """Return what the operator allows `decide` beyond its default, and that the source's vote READY was read."""
         return {
             "rollback_unlanded": self.plan.options.on_failure == "rollback",
             "on_word": self.on_word,
@@ -250,15 +250,15 @@ class Session:
         }
 
     def prefers_source(self) -> bool:
-        """Whether a copy that runs and is not well goes for the source."""
+        """Tell whether a copy that runs and is not well goes for the source."""
         return self.plan.options.on_failure == "rollback" or self.on_word or self.target_is_gone
 
     def learn(self, side: int, facts: Any) -> None:
-        """What an operation answered is what is so now; None: look again."""
+        """Take what an operation answered for what is so now; None: look again."""
         self._facts[side] = facts if isinstance(facts, dict) and "role" in facts else None
 
     def known(self, side: int) -> dict[str, Any] | None:
-        """What was last learned of an end, without asking."""
+        """Return what was last learned of an end, without asking."""
         return self._facts[side]
 
     def forget(self) -> None:
@@ -319,7 +319,7 @@ class Session:
                     self.journal.keep_logs(f"{word}-{end.node.name}", logs)
 
     def end_all(self, outcome: str) -> list[str]:
-        """Write the end on both nodes; answers what could not be undone there, or that one could not be told."""
+        """Write the end on both nodes; returns what could not be undone there, or that one could not be told."""
         left: list[str] = []
         for side, end in enumerate(self.ends):
             if (self._facts[side] or {}).get("lost"):

@@ -33,7 +33,7 @@ UNVERIFIED = Decision(None, "the copy runs, the source is kept frozen", "moved",
 
 
 def take_back(session: Session) -> bool:
-    """The copy ran and is not well: where that was asked for it goes, and the source runs as it was at the freeze."""
+    """End a copy that ran and is not well, where that was asked for: the source runs as it was at the freeze."""
     if not session.prefers_source():
         return False
     with contextlib.suppress(ReberthError):  # the protocol looks again at what came of it
@@ -114,7 +114,7 @@ def _settled(session: Session) -> None:
 
 
 def _word(session: Session) -> dict[str, str]:
-    """What both daemons say, in one word; the target's is asked for twice, since the first may be old by then.
+    """Return what both daemons say, in one word; the target's is asked for twice, since the first may be old by then.
 
     A source's daemon that has given its part up does no harm where the target's has nothing left that could undo the
     copy (seen with LXD 5.0.2 when the target's daemon is killed at the permission).

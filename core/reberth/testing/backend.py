@@ -29,7 +29,7 @@ class BackendContract(PluginContract):
 
     @pytest.fixture
     def start(self, reberth_lab: Lab) -> Start:
-        """How one more workload is started on a node: a function of the node's name. Override this one."""
+        """Return how one more workload is started on a node: a function of the node's name. Override this one."""
         raise NotImplementedError("override the fixture `start`: how does a workload begin to run on a node?")
 
     @pytest.fixture
@@ -78,7 +78,7 @@ class BackendContract(PluginContract):
         mover.check_one_copy("node1")
 
     def test_the_list_shows_it(self, mover: Mover, plugin: str) -> None:
-        """What runs is found, by the name with which it can be moved."""
+        """Check that what runs is found, by the name with which it can be moved."""
         found: dict[str, list[str]] = {name: [] for name in NAMES}
         for node, entry in mover.host().list_workloads(None):
             assert isinstance(entry, Found) and entry.backend == plugin
@@ -118,7 +118,7 @@ class BackendContract(PluginContract):
         mover.check_arrived(lasting)
 
     def test_there_and_back(self, mover: Mover, lasting: tuple[str, ...]) -> None:
-        """What one move leaves behind is in no later move's way."""
+        """Check that what one move leaves behind is in no later move's way."""
         for _ in range(3):
             mover.remember()
             report = mover.move()
@@ -154,7 +154,7 @@ class BackendContract(PluginContract):
         assert ran <= set(said.tools)
 
     def test_secrets_stay_secret(self, mover: Mover, secrets: tuple[str, ...]) -> None:
-        """What the author names as secret is in no journal, event or argument list."""
+        """Check that what the author names as secret is in no journal, event or argument list."""
         host = mover.host()
         plan = mover.plan(host)
         host.move(plan)

@@ -46,7 +46,7 @@ class ConnectorContract(PluginContract):
 
     @pytest.fixture
     def route(self, module: Any, node: Node) -> Route:
-        """How it is reached."""
+        """Return how it is reached."""
         found = module.reberth_connect(node)
         assert isinstance(found, Route)
         return found
@@ -110,7 +110,7 @@ class ConnectorContract(PluginContract):
         assert shell.run(["cat"], stdin="in\n" * 30_000).out == "in\n" * 30_000
 
     def test_a_time_out_ends_the_program_there(self, shell: HelperShell, tmp_path: Path) -> None:
-        """What was given up does not go on in the dark."""
+        """Check that what was given up does not go on in the dark."""
         trace = tmp_path / "trace"
         with pytest.raises(HelperError):
             shell.run(["sh", "-c", 'sleep 1; touch "$1"', "sh", str(trace)], timeout_s=0.2)

@@ -69,7 +69,7 @@ class Mover:
         return host
 
     def plan(self, host: LabHost, name: str = "", options: Options | None = None) -> Plan:
-        """What a move from where it is to the other node would do."""
+        """Plan a move from where it is to the other node would do."""
         source = f"{self.where}:{self.plugin}/{name or self.started.name}"
         return host.plan(Request(source, f"{self.there}:", options or Options()))
 
@@ -123,7 +123,7 @@ class Mover:
 
 
 def changes(before: dict[str, str], now: dict[str, str], beside: tuple[str, ...]) -> dict[str, str]:
-    """What differs between two looks at a node (path -> new, gone or changed), without what lies below `beside`."""
+    """Return what differs between two looks at a node (path -> new, gone or changed), but below `beside`."""
     found = {path: "new" for path in now.keys() - before.keys()}
     found |= {path: "gone" for path in before.keys() - now.keys()}
     found |= {path: "changed" for path in before.keys() & now.keys() if before[path] != now[path]}

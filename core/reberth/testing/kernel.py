@@ -39,7 +39,7 @@ class Cgroups:
         return path[len(str(self.machine.root)) :] if path.startswith(str(self.machine.root)) else path
 
     def mount_point(self) -> str:
-        """Where the hierarchy is."""
+        """Return where the hierarchy is."""
         return str(self.machine.path(CGROUPS))
 
     def of_pid(self, pid: int) -> str:
@@ -58,7 +58,7 @@ class Cgroups:
         return {"populated": int(bool(self.pids(path))), "frozen": int(self.is_asked_to_freeze(path))} if there else {}
 
     def is_frozen(self, path: str) -> bool:
-        """Whether it has stopped."""
+        """Tell whether it has stopped."""
         return self.is_asked_to_freeze(path)
 
     def wait_frozen(self, path: str, timeout_s: float) -> bool:
@@ -107,7 +107,7 @@ class Procs:
         return as_task(found) if found else None
 
     def alive(self, pid: int, start_ticks: int = 0) -> bool:
-        """Whether it is there."""
+        """Tell whether it is there."""
         return self.machine.task(pid) is not None and start_ticks in (0, START_TICKS)
 
     def tree(self, root: int) -> list[Task]:
@@ -167,5 +167,5 @@ def replaced(ends: tuple[Machine, Machine]) -> Iterator[None]:
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path is one of these, or below one of them."""
+    """Tell whether a path is one of these, or below one of them."""
     return any(fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"{p}/*") for p in patterns)

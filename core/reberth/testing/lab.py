@@ -76,7 +76,7 @@ class Lab:
             self._starter(self.machines[node], self.machines[node].dir / "bin" / name, program)
 
     def controller_tool(self, name: str, program: Path) -> Path:
-        """Put a fake tool on the controller; answers the folder that belongs in front of PATH."""
+        """Put a fake tool on the controller; returns the folder that belongs in front of PATH."""
         machine = Machine(self.dir / "controller")
         folder = machine.dir / "bin"
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class LabHost(Host):
         return end
 
     def session(self, plan: Plan) -> LabSession:
-        """What `Host.move` begins: journal, both ends, the run."""
+        """Begin what `Host.move` begins: journal, both ends, the run."""
         journal = Journal(plan.id)
         journal.write("plan", format=1, plan=plain(plan))
         journal.claim()

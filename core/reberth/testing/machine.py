@@ -39,7 +39,7 @@ class Machine:
     # Files
 
     def path(self, word: str) -> Path:
-        """Where a path of the node really is; one that is real already stays."""
+        """Return where a path of the node really is; one that is real already stays."""
         if word == str(self.root) or word.startswith(f"{self.root}/"):
             return Path(word)
         return Path(f"{self.root}{os.path.normpath('/' + word)}")
@@ -73,7 +73,7 @@ class Machine:
         shutil.rmtree(self.root / f"proc/{pid}", ignore_errors=True)
 
     def runs(self, task: dict[str, Any]) -> bool:
-        """Whether the process makes progress now."""
+        """Tell whether the process makes progress now."""
         return task["state"] == "running" and not self.is_frozen(task["cgroup"])
 
     # Cgroups, by their paths on the node
@@ -95,7 +95,7 @@ class Machine:
             shutil.rmtree(self.path(name), ignore_errors=True)
 
     def is_frozen(self, name: str) -> bool:
-        """Whether this cgroup or one above it is frozen."""
+        """Tell whether this cgroup or one above it is frozen."""
         place = self.path(name)
         while place.name and place != self.root:
             file = place / "cgroup.freeze"
@@ -128,7 +128,7 @@ class Machine:
             self.end(pid)
 
     def restore(self, images: str, script: str, cgroup: str, **changes: Any) -> int:
-        """Make the process out of `images` again, held by the action script until it may run; answers its pid."""
+        """Make the process out of `images` again, held by the action script until it may run; returns its pid."""
         place = self.path(images)
         if not (place / "inventory.img").exists():
             raise ToolError(f"Error: {images} holds no images")

@@ -50,7 +50,7 @@ class PluginContract:
 
     @pytest.fixture
     def plugin(self) -> str:
-        """Which plugin: the name of its entry point. Override this one."""
+        """Return the plugin: the name of its entry point. Override this one."""
         raise NotImplementedError("override the fixture `plugin` with the name of your plugin's entry point")
 
     @pytest.fixture
@@ -62,7 +62,7 @@ class PluginContract:
 
     @pytest.fixture
     def said(self, module: Any) -> Declaration:
-        """What the plugin says of itself."""
+        """Return what the plugin says of itself."""
         found: Declaration = module.reberth_describe()
         return found
 
@@ -113,7 +113,7 @@ def hooks_of(module: Any) -> list[tuple[str, Any]]:
 
 
 def _agree(given: Any, wanted: Any) -> bool:
-    """Whether two annotations are the same text; none at all is no lie, and Any stands for object."""
+    """Tell whether two annotations are the same text; none at all is no lie, and Any stands for object."""
     if given is inspect.Signature.empty:
         return True
     words = []

@@ -89,6 +89,6 @@ class LabSession(Session):
                 os.close(fd)
 
     def facts_now(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """What both ends say, asked anew."""
+        """Return what both ends say, asked anew."""
         self.forget()
         return self.look()

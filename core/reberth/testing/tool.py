@@ -39,7 +39,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_nothing(machine: Machine, words: list[str]) -> None:
-    """What most tools leave when they fail."""
+    """Leave what most tools leave when they fail."""
 
 
 def perform(machine: Machine, name: str, words: list[str], program: str) -> tuple[int, str, str]:

@@ -58,7 +58,7 @@ class Carrier:
             self.session.opened[side] = end.call("open", run_id=self.plan.id, role=role, workload="none/tree")
 
     def open(self) -> None:
-        """What precedes the freeze."""
+        """Do what precedes the freeze."""
         self.host.stage.receive(self.session, Round(0))
 
     def carry(self, kind: str = "filesystem", path: str = HERE, into: str = THERE) -> Receipt:

@@ -27,7 +27,8 @@ def outside_mounts(config: Mapping[str, Any], bundle: str) -> list[str]:
 
 
 def places_outside(config: Mapping[str, Any], bundle: str) -> dict[str, str]:
-    """Where each mount of the container lies on the node when it is a bind mount from outside the bundle, else empty.
+    """Return where each mount of the container lies on the node when it is a bind mount from outside the bundle, else
+    empty.
 
     What lies in the bundle travels with it, and what lies in filesystems of the container's own in CRIU's images.
     """
@@ -39,12 +40,12 @@ def places_outside(config: Mapping[str, Any], bundle: str) -> dict[str, str]:
 
 
 def inside(path: str, directory: str) -> bool:
-    """Whether a normalised absolute path is the directory or below it."""
+    """Tell whether a normalised absolute path is the directory or below it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def rootfs_of(config: Mapping[str, Any], bundle: str) -> str:
-    """The absolute path of the root filesystem."""
+    """Return the absolute path of the root filesystem."""
     return posixpath.normpath(posixpath.join(bundle, str((config.get("root") or {}).get("path", "rootfs"))))
 
 

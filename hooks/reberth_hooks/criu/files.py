@@ -80,7 +80,7 @@ class Files:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the phases need: the files and folders that travel."""
+        """Return what the phases need: the files and folders that travel."""
         return {"files": self.carried, "folders": self.folders, "link_remap": bool(self.tree.get("linked"))}
 
 

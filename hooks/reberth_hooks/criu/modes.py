@@ -19,12 +19,13 @@ LEAST_GUARD_KERNEL = (5, 6)  # pidfd_getfd(2)
 
 
 def header_bytes(criu_version: Any) -> int:
-    """How long the head of a page message of this CRIU is."""
+    """Return how long the head of a page message of this CRIU is."""
     return NEW_HEADER_BYTES if tuple(criu_version or ()) >= NEW_HEADER else OLD_HEADER_BYTES
 
 
 def lazy_words(move: Move, backend: str) -> dict[str, Any]:
-    """What the target's `restore` is told about pages that come when the copy runs already: all, or nothing lazy.
+    """Return what the target's `restore` is told about pages that come when the copy runs already: all, or nothing
+    lazy.
 
     From the source (a lazy dump), from the rounds' images on the target, which CRIU itself would read before, or from
     one whole image, which CRIU's daemon reads alone.
@@ -41,12 +42,12 @@ def lazy_words(move: Move, backend: str) -> dict[str, Any]:
 
 
 def parent_of(round: Round) -> str:
-    """The images of the round before, as seen from this round's; empty for the first."""
+    """Return the images of the round before, as seen from this round's; empty for the first."""
     return f"../round-{round.index - 1}" if round.index else ""
 
 
 def final_place(move: Move, round: Round) -> None:
-    """Where the final round's images go: beside those of the rounds before it, if there were any."""
+    """Decide where the final round's images go: beside those of the rounds before it, if there were any."""
     if not round.index:
         return
     link_parent(move, round.index - 1)
@@ -88,7 +89,7 @@ def criu_version(facts: Mapping[str, Any], side: str, backend: str) -> tuple[int
 
 
 def _lazy_checks(facts: Mapping[str, Any], backend: str, tree: Mapping[str, Any], tcp: Any) -> Iterator[Check]:
-    """What forbids that pages follow a running copy."""
+    """Yield what forbids that pages follow a running copy."""
     hello = {side: facts[side]["hello"] for side in ("source", "target")}
     versions = [criu_version(facts, side, backend) for side in ("source", "target")]
     for side in ("source", "target"):

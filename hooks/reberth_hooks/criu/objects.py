@@ -165,7 +165,7 @@ RULES = (
 
 
 def object_checks(facts: Facts, hello: Facts, node: str) -> Iterator[Check]:
-    """What speaks against a move in the tasks themselves; nothing for an ordinary tree."""
+    """Yield what speaks against a move in the tasks themselves; nothing for an ordinary tree."""
     for rule in RULES:
         names = list(rule.find(facts))
         if names:
@@ -188,6 +188,6 @@ def terminals_outside(facts: Facts) -> list[str]:
 
 
 def some(words: Iterable[object], most: int = 4) -> str:
-    """The first few, escaped: paths and names come from the workload."""
+    """Return the first few, escaped: paths and names come from the workload."""
     shown = [ascii(str(word))[1:-1] for word in words]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -14,12 +14,12 @@ STALL_S = 45.0
 
 
 def is_paged(move: Move) -> bool:
-    """Whether this run's pages go through a page server."""
+    """Tell whether this run's pages go through a page server."""
     return Channel.MEMORY in move.plan.routes
 
 
 def place_of(move: Move, round: Round) -> str:
-    """The directory on the target for a round's images, before that round has begun."""
+    """Return the directory on the target for a round's images, before that round has begun."""
     place = str(move.recall("images.target"))
     if not round.final:
         return f"{place}/round-{round.index}"
@@ -27,7 +27,7 @@ def place_of(move: Move, round: Round) -> str:
 
 
 def words(move: Move, *how: str) -> list[str]:
-    """What a dump's argument list needs for it: `how`, where pages go through a page server."""
+    """Return what a dump's argument list needs for it: `how`, where pages go through a page server."""
     return list(how) if is_paged(move) else []
 
 

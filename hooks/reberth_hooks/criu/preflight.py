@@ -56,7 +56,7 @@ def taken_checks(facts: Mapping[str, Any], target: Shell) -> Iterator[Check]:
 
 
 def address_checks(facts: Mapping[str, Any], options: Options, target: Shell) -> Iterator[Check]:
-    """Each address that a socket of the workload is bound to exists on the target, or moves there with it."""
+    """Yield each address that a socket of the workload is bound to exists on the target, or moves there with it."""
     if facts["namespaces"]["net"] != facts["helper_namespaces"]["net"]:
         return
     wanted = [one for one in facts["bound"] if not (one["connected"] and options.tcp_close)]
@@ -79,7 +79,7 @@ def address_checks(facts: Mapping[str, Any], options: Options, target: Shell) ->
 
 
 def _same_port(one: str, other: str) -> bool:
-    """Whether two listening sockets exclude each other: one port, and one address or any."""
+    """Tell whether two listening sockets exclude each other: one port, and one address or any."""
     (host, _, port), (there, _, taken) = one.rpartition(":"), other.rpartition(":")
     anywhere = ("0.0.0.0", "[" + ":".join(["0000"] * 8) + "]")
     return port == taken and (host == there or host in anywhere or there in anywhere)
@@ -98,7 +98,7 @@ def tcp_words(facts: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 
 
 def lazy_restore(plan: Plan, backend: str, pages_bytes: int) -> bool:
-    """Whether the copy should run before all its `pages_bytes` are read: worth it only where reading takes long.
+    """Tell whether the copy should run before all its `pages_bytes` are read: worth it only where reading takes long.
 
     CRIU reads all memory before it resumes: 727 ms at 1 GiB, 47 ms lazily (facts of this project, 2026-11-22). The
     daemon itself takes some 20 ms.
@@ -129,13 +129,13 @@ def memory_ahead(move: Move, pid: int) -> list[Tree]:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The first dotted number in a text: `Version: 4.2.1` as (4, 2, 1); empty when there is none."""
+    """Return the first dotted number in a text: `Version: 4.2.1` as (4, 2, 1); empty when there is none."""
     found = re.search(r"(\d+(?:\.\d+)+)", text)
     return tuple(int(n) for n in found[1].split(".")) if found else ()
 
 
 def has_feature(shell: Shell, name: str) -> bool:
-    """Whether criu there says that it and the kernel have a feature (`criu check --feature`)."""
+    """Tell whether criu there says that it and the kernel have a feature (`criu check --feature`)."""
     return shell.run(["criu", "check", "--no-default-config", "--feature", name], check=False).code == 0
 
 
@@ -149,7 +149,10 @@ def criu_faults(version: tuple[int, ...]) -> list[dict[str, str]]:
 
 
 def kernel_checks(facts: Mapping[str, Any], criu: Mapping[str, Any], tree: Mapping[str, Any]) -> Iterator[Check]:
-    """What the sockets of a tree need of criu, kernel and tools on both nodes; `criu` maps side to its version."""
+    """Yield what the sockets of a tree need of criu, kernel and tools on both nodes.
+
+    `criu` maps side to its version.
+    """
     uses = tree["tcp"]["listening"] or tree["tcp"]["inside"] or tree["tcp"]["outside"]
     for side in ("source", "target"):
         kernel, version = facts[side]["hello"]["kernel"], tuple(criu[side] or ())
@@ -185,7 +188,7 @@ def _missing(shell: Shell, program: str) -> bool:
 
 
 def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
-    """Whether criu on the target takes the processor of the source; a copy that used more would die of SIGILL."""
+    """Tell whether criu on the target takes the processor of the source; a copy that used more would die of SIGILL."""
     image = source.call("cpu_dump")
     problems = target.call("cpu_check", image=image) if image else []
     if problems:
@@ -196,7 +199,7 @@ def cpu_checks(source: Shell, target: Shell) -> Iterator[Check]:
 
 
 def image_space_checks(need_bytes: int, shell: Shell) -> Iterator[Check]:
-    """Whether one of the places for images has room: need plus a fifth, as the helper's `workdir` asks for."""
+    """Tell whether one of the places for images has room: need plus a fifth, as the helper's `workdir` asks for."""
     free = shell.call("space", paths=list(IMAGE_PLACES))
     room, wanted = max(free.values(), default=0), need_bytes * 1.2 + IMAGE_SPARE_BYTES
     if room >= wanted > max(free.get(place, 0) for place in IMAGE_PLACES[:-1]):
@@ -216,7 +219,7 @@ def both_ends(
     source: Shell,
     target: Shell,
 ) -> Iterator[Check]:
-    """What criu must be and do on both nodes; `key` is where the plugin's probe keeps criu's version."""
+    """Yield what criu must be and do on both nodes; `key` is where the plugin's probe keeps criu's version."""
     found = {side: facts[side][plugin] for side in ("source", "target")}
     yield from kernel_checks(facts, {side: one.get(key) for side, one in found.items()}, tree)
     yield from taken_checks(tree, target)

@@ -24,7 +24,7 @@ KEY = "unit"
 
 
 def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Who would start the workload anew when it ends: kind and name, both empty for nobody.
+    """Return who would start the workload anew when it ends: kind and name, both empty for nobody.
 
     Kind `systemd` is a unit of the node, `user` one of a user's own systemd, which the node's systemctl does not know,
     `parent` a known supervisor or engine among its parents.
@@ -41,7 +41,7 @@ def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def supervisor_checks(facts: Mapping[str, Any], options: Options, node: str) -> Iterator[Check]:
-    """A supervisor would see the source end and start a second one; `--unit` keeps a systemd unit from that."""
+    """Yield a supervisor would see the source end and start a second one; `--unit` keeps a systemd unit from that."""
     kind, name = supervisor_of(facts)
     if kind == "systemd":
         yield from _unit_checks(facts["unit"], options, node)
@@ -79,7 +79,7 @@ def _unit_checks(unit: Mapping[str, Any], options: Options, node: str) -> Iterat
 
 
 def _problems(unit: Mapping[str, Any], triggers: list[str]) -> list[str]:
-    """Why the unit and the workload are not one, or who else would start it."""
+    """Return why the unit and the workload are not one, or who else would start it."""
     if unit["error"]:
         return [_safe(unit["error"])]
     found = [*triggers, *_set(unit, ENTANGLED)]
@@ -94,7 +94,7 @@ def _problems(unit: Mapping[str, Any], triggers: list[str]) -> list[str]:
 
 
 def _later_checks(unit: Mapping[str, Any], name: str, node: str) -> Iterator[Check]:
-    """What the unit does on the source once it is nobody's any more."""
+    """Yield what the unit does on the source once it is nobody's any more."""
     found = unit["properties"]
     if str(found.get("UnitFileState")).startswith("enabled") or _set(unit, STARTED_BY):
         text = f"{name} starts again when this node boots, whether the copy runs or not"
@@ -105,7 +105,7 @@ def _later_checks(unit: Mapping[str, Any], name: str, node: str) -> Iterator[Che
 
 
 def _set(unit: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """The properties among these that say something, as KEY=VALUE."""
+    """Return the properties among these that say something, as KEY=VALUE."""
     found = unit.get("properties", {})
     return [_safe(f"{key}={found[key]}") for key in keys if found.get(key, "") not in NOTHING]
 
@@ -115,7 +115,7 @@ def _safe(text: Any) -> str:
 
 
 def unit_details(facts: Mapping[str, Any], options: Options) -> dict[str, str]:
-    """What the plan keeps for `hold_unit`: with `--unit` the unit's name, empty for none; without it nothing."""
+    """Return what the plan keeps for `hold_unit`: with `--unit` the unit's name, empty for none; without it nothing."""
     return {KEY: str((facts.get("unit") or {}).get("name", ""))} if options.unit else {}
 
 

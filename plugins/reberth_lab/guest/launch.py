@@ -59,7 +59,7 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
 
 
 def make_root(root: str, at: str, size_bytes: int) -> str:
-    """A tmpfs at `at` with an overlay over `root` in it; returns the merged directory."""
+    """Return a tmpfs at `at` with an overlay over `root` in it; returns the merged directory."""
     mount("tmpfs", at, "tmpfs", 0, f"size={size_bytes},mode=755")
     for part in ("upper", "work"):
         os.mkdir(f"{at}/{part}", 0o755)
@@ -132,7 +132,7 @@ def become_init(arguments: dict[str, object], ready: int) -> None:
 
 
 def init_command(arguments: dict[str, object]) -> list[str]:
-    """The words that start pid 1; a Python program is written into the node first."""
+    """Return the words that start pid 1; a Python program is written into the node first."""
     given = arguments.get("command")
     if isinstance(given, list):
         return [str(word) for word in given]

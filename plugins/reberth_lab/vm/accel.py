@@ -37,7 +37,7 @@ def choose(image: Image, say: Say) -> str:
 
 
 def boots_with_kvm(image: Image) -> bool:
-    """Whether the kernel gets as far as its first program within some seconds."""
+    """Tell whether the kernel gets as far as its first program within some seconds."""
     argv = machine.probe_argv(image, machine.KVM)
     try:
         # Killed with `up`, and by the time limit; nothing else has to be removed.

@@ -59,7 +59,7 @@ ARCHES = {
 
 
 def of(name: str) -> Arch:
-    """The processor of that name; raises LabError where there is none."""
+    """Return the processor of that name; raises LabError where there is none."""
     if name not in ARCHES:
         raise LabError(f"virtual nodes cannot be {name!r}", f"one of: {', '.join(ARCHES)}")
     return ARCHES[name]

@@ -109,7 +109,7 @@ def _download(chroot: Chroot, apt: Path, arch: Arch, mirror: Mirror) -> Path:
 
 
 def _set_up(root: Path) -> None:
-    """What the scripts of the packages would have done."""
+    """Do what the scripts of the packages would have done."""
     for there, here in COPIES.items():
         (root / here).parent.mkdir(parents=True, exist_ok=True)
         (root / here).write_bytes((root / there).read_bytes())

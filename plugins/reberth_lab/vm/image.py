@@ -44,12 +44,12 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        """The raw disk, an ext4 filesystem without a partition table."""
+        """Return the raw disk, an ext4 filesystem without a partition table."""
         return self.home / "disk.img"
 
     @property
     def kernel(self) -> Path:
-        """What QEMU starts."""
+        """Return what QEMU starts."""
         return self.home / "vmlinuz"
 
     def versions(self) -> dict[str, str]:
@@ -69,12 +69,12 @@ def recipe_hash(parts: Sequence[str] = (), arch: str = X86_64) -> str:
 
 
 def kind_of(parts: Sequence[str], arch: str = X86_64) -> str:
-    """How the images with these parts of `layers.PARTS` are called, so that one kind never prunes another."""
+    """Return how the images with these parts of `layers.PARTS` are called, so that one kind never prunes another."""
     return "+".join([PREFIX, *([arch] if arch != X86_64 else []), *parts])
 
 
 def cached(cache: Path, parts: Sequence[str] = (), arch: str = X86_64) -> Image | None:
-    """The finished image of the present recipe, if it is there."""
+    """Return the finished image of the present recipe, if it is there."""
     start = f"{kind_of(parts, arch)}-{recipe_hash(parts, arch)}"
     homes = sorted(path.parent for path in cache.glob(f"{start}-*/{rootfs.STAMP}"))
     return Image(homes[-1], arch) if homes else None
@@ -89,7 +89,7 @@ def ensure(
     parts: Sequence[str] = (),
     arch: str = X86_64,
 ) -> Image:
-    """The image, made now if it must be; raises LabError with the remedy when it cannot."""
+    """Return the image, made now if it must be; raises LabError with the remedy when it cannot."""
     if parts and arch != X86_64:
         raise LabError(f"nodes that are {arch} have no further parts", "leave out --with, or --arch")
     found = cached(cache, parts, arch)

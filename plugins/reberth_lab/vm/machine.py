@@ -60,7 +60,7 @@ def argv(
 
 
 def probe_argv(image: Image, accel: str) -> list[str]:
-    """A machine that says on standard output that it has booted, and switches itself off."""
+    """Return a machine that says on standard output that it has booted, and switches itself off."""
     return [*_machine(image, accel, 512 << 20, "lab.probe"), "-serial", "stdio"]
 
 

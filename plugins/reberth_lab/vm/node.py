@@ -28,7 +28,7 @@ REPLACE = 'rm -rf -- "$1" && mkdir -p -- "$1" && exec tar -x -C "$1"'
 
 
 def in_cgroup(directory: Path, argv: Sequence[str]) -> list[str]:
-    """The argument list that runs `argv` in a cgroup (which is made) and does not outlive a killed `up`.
+    """Return the argument list that runs `argv` in a cgroup (which is made) and does not outlive a killed `up`.
 
     What goes to the background by forking stays: it does not inherit the parent's-death signal, but the cgroup.
     """
@@ -45,11 +45,11 @@ class VmNode(Node):
 
     @property
     def socket_path(self) -> Path:
-        """Where the lasting connection takes requests."""
+        """Return where the lasting connection takes requests."""
         return self.site.state / f"{self.name}.line"
 
     def enter(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
-        """The argument list that runs `argv` as root in the node, over the lasting connection."""
+        """Return the argument list that runs `argv` as root in the node, over the lasting connection."""
         self.connect()
         command = shlex.join(["exec", "env", "-i", *settings(env), *argv])  # quoted for the node's login shell
         return ["ssh", *self._line_options(), "--", self.site.control_address(self.number), command]
@@ -97,7 +97,7 @@ class VmNode(Node):
             raise LabError(f"{argv[0]} failed in {self.name}: {done.stderr.decode(errors='replace').strip()[-400:]}")
 
     def exists(self, path: str) -> bool:
-        """Whether the node has a file or folder `path`."""
+        """Tell whether the node has a file or folder `path`."""
         return self.run(["test", "-e", path], check=False).returncode == 0
 
     def connect(self) -> None:

@@ -16,7 +16,7 @@ REQUEST = struct.Struct("16sH22x")  # struct ifreq with its flags
 
 
 def open_tap(name: str) -> int:
-    """A new tap's descriptor, not inherited by programs; raises LabError if there is such an interface."""
+    """Return a new tap's descriptor, not inherited by programs; raises LabError if there is such an interface."""
     if links.exists(name):
         raise LabError(f"there is an interface {name} already", "reberth lab down, or choose another REBERTH_LAB_NAME")
     try:
@@ -39,14 +39,14 @@ def open_tap(name: str) -> int:
 
 
 def data(site: Site, number: int) -> int:
-    """The node's link: a port of the lab's bridge, like the veth of the namespace kind."""
+    """Return the node's link: a port of the lab's bridge, like the veth of the namespace kind."""
     descriptor = open_tap(site.veth(number))
     run(["ip", "link", "set", "dev", site.veth(number), "master", site.bridge, "up"])
     return descriptor
 
 
 def control(site: Site, number: int) -> int:
-    """A cable from the outer machine to this node alone: it stays when a test cuts or slows the node's link."""
+    """Return a cable from the outer machine to this node alone: it stays when a test cuts or slows the node's link."""
     name = site.control_link(number)
     descriptor = open_tap(name)
     run(["ip", "link", "set", "dev", name, "up"])

@@ -54,7 +54,7 @@ def prepare(
 
 
 def missing_tools(arch: str = X86_64) -> list[str]:
-    """The Debian packages with programs of this kind that are not installed."""
+    """Return the Debian packages with programs of this kind that are not installed."""
     return [package for tool, package, _ in tools(arch) if shutil.which(tool, path=TOOL_PATH) is None]
 
 
@@ -129,7 +129,7 @@ def wait(node: VmNode, deadline: float) -> None:
 
 
 def share_of_memory(nodes: int) -> int:
-    """What each of so many nodes gets: 2 GiB, or its share of 60 % of this machine's memory; raises LabError."""
+    """Return what each of so many nodes gets: 2 GiB, or its share of 60 % of this machine's memory; raises LabError."""
     share = min(MEMORY_BYTES, boot.layer_bytes(nodes))
     if share < LEAST_MEMORY_BYTES:
         raise LabError(f"this machine has too little memory for {nodes} virtual nodes", "take fewer nodes")
@@ -137,22 +137,22 @@ def share_of_memory(nodes: int) -> int:
 
 
 def console(node: VmNode) -> Path:
-    """The file that takes what the node's kernel prints."""
+    """Return the file that takes what the node's kernel prints."""
     return node.site.state / f"{node.name}.console"
 
 
 def errors(node: VmNode) -> Path:
-    """The file that takes what its QEMU says."""
+    """Return the file that takes what its QEMU says."""
     return node.site.state / f"{node.name}.qemu"
 
 
 def seed_path(node: VmNode) -> Path:
-    """A tar archive with all that makes this node differ from the others; there while it starts."""
+    """Return a tar archive with all that makes this node differ from the others; there while it starts."""
     return node.site.state / f"{node.name}.tar"
 
 
 def scratch_directory(site: Site) -> Path:
-    """Where QEMU makes the files without a name that hold what the nodes write: on disk, not in memory."""
+    """Return where QEMU makes the files without a name that hold what the nodes write: on disk, not in memory."""
     return site.cache / f"scratch-{site.name}"
 
 

@@ -32,12 +32,12 @@ class MissingError(CommandError):
 
 
 def over(operation: dict[str, Any]) -> bool:
-    """Whether an operation has a final status, or is forgotten, as LXD does seconds after its end."""
+    """Tell whether an operation has a final status, or is forgotten, as LXD does seconds after its end."""
     return bool(operation["status_code"] >= OVER or operation["status_code"] == 0)
 
 
 def socket_of(node: Node, shell: Shell | None) -> str:
-    """Where the daemon listens: as configured, else the first of the usual places that answers; empty for none.
+    """Return where the daemon listens: as configured, else the first of the usual places that answers; empty for none.
 
     Of a node that is only an API it is the address, and there is no shell.
     """
@@ -79,20 +79,20 @@ class Daemon:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the daemon says of itself: server, server_version, addresses, certificate, ..."""
+        """Return what the daemon says of itself: server, server_version, addresses, certificate, ..."""
         return dict(self.host["environment"])
 
     @property
     def extensions(self) -> list[str]:
-        """What the daemon's API can, by the names that it lists."""
+        """Return what the daemon's API can, by the names that it lists."""
         return list(self.host.get("api_extensions") or [])
 
     def spoken(self, hint: str) -> str:
-        """A hint with a command of `lxc`, in words of the client that belongs to this daemon."""
+        """Return a hint with a command of `lxc`, in words of the client that belongs to this daemon."""
         return kinds.spoken(kinds.kind_of(self.extensions), hint)
 
     def get(self, *path: str) -> dict[str, Any] | None:
-        """What a GET answers, None where there is nothing."""
+        """Return what a GET answers, None where there is nothing."""
         try:
             found: dict[str, Any] = self._ask("get", path)["metadata"]
         except MissingError:
@@ -100,21 +100,21 @@ class Daemon:
         return found
 
     def list(self, *path: str) -> Any:
-        """Every entry of a collection, whole."""
+        """Return every entry of a collection, whole."""
         return self._ask("get", path, params={"recursion": "2"})["metadata"]
 
     def projects_of(self, name: str) -> Sequence[str]:
-        """The projects that have an instance of this name."""
+        """Return the projects that have an instance of this name."""
         found = self._ask("get", ("instances",), params={"recursion": "1", "all-projects": "true"})["metadata"] or []
         return sorted(str(one.get("project")) for one in found if one["name"] == name)
 
     def operations(self) -> Sequence[dict[str, Any]]:
-        """Every operation that the daemon still knows."""
+        """Return every operation that the daemon still knows."""
         kinds = self._ask("get", ("operations",), params={"recursion": "1"})["metadata"] or {}
         return [dict(one) for some in kinds.values() for one in some]
 
     def post(self, *path: str, json: dict[str, Any], params: dict[str, str] | None = None) -> dict[str, Any]:
-        """Begin something; answers the operation's URL and the secrets of its websockets (never to be kept)."""
+        """Begin something; returns the operation's URL and the secrets of its websockets (never to be kept)."""
         found = self._ask("post", path, json=json, **({"params": params} if params else {}))
         return {"url": str(found["operation"]), "secrets": (found.get("metadata") or {}).get("metadata") or {}}
 
@@ -136,7 +136,7 @@ class Daemon:
             self._wait(self._ask("delete", path))
 
     def operation(self, url: str) -> dict[str, Any]:
-        """An operation as it is now; one that the daemon has forgotten answers status_code 0."""
+        """Return an operation as it is now; one that the daemon has forgotten answers status_code 0."""
         return self.get("operations", url.rpartition("/")[2]) or {"status_code": 0, "err": ""}
 
     def _wait(self, answer: dict[str, Any], limit_s: float = WAIT_S) -> None:
@@ -170,7 +170,7 @@ class Daemon:
 
 
 def _client(node: Node, shell: Shell, socket: str) -> pylxd.Client:
-    """A pylxd client whose requests the node's helper hands to the daemon's socket."""
+    """Return a pylxd client whose requests the node's helper hands to the daemon's socket."""
     from reberth_lxd.api import vendor
 
     vendor.enable()

@@ -20,7 +20,7 @@ VARIABLE = "REBERTH_LXD_DAEMONS"
 
 
 def handed_over(fingerprints: Mapping[str, str]) -> str:
-    """The value of the variable."""
+    """Return the value of the variable."""
     return ",".join(f"{node}={fingerprint}" for node, fingerprint in fingerprints.items())
 
 

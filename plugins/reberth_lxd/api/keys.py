@@ -30,7 +30,7 @@ class Wanted:
     why: str
 
     def to_set(self) -> dict[str, str]:
-        """The keys as the daemon must have them; false is said in so many words, for unset means true."""
+        """Return the keys as the daemon must have them; false is said in so many words, for unset means true."""
         always = {AUTOSTART: "false"}
         if not self.precopy:
             return {KEY: "false", **always}
@@ -72,22 +72,28 @@ def _number(given: bool, option: int, key: str | None) -> int:
 
 
 def is_true(config: Mapping[str, Any]) -> bool:
-    """Whether the key asks for pre-copy, in the daemon's own words for yes."""
+    """Tell whether the key asks for pre-copy, in the daemon's own words for yes."""
     return is_on(config.get(KEY))
 
 
 def is_on(value: Any) -> bool:
-    """Whether a key's value is yes, in the daemon's own words."""
+    """Tell whether a key's value is yes, in the daemon's own words."""
     return str(value or "").lower() in ("true", "1", "yes", "on")
 
 
 def saved(config: Mapping[str, Any]) -> dict[str, str]:
-    """The instance's own keys as they are; empty for one that is not set, which is also how the daemon removes it."""
+    """Return the instance's own keys as they are.
+
+    Empty for one that is not set, which is also how the daemon removes it.
+    """
     return {key: str(config.get(key, "")) for key in (KEY, ITERATIONS, GOAL, AUTOSTART)}
 
 
 def why_stopped(wanted: Mapping[str, Any], rounds: Sequence[tuple[int, int]]) -> str:
-    """Why the daemon's loop ended, by its own rule on pages written and skipped; empty for a move without rounds."""
+    """Return why the daemon's loop ended, by its own rule on pages written and skipped.
+
+    Empty for a move without rounds.
+    """
     if not rounds:
         return ""
     written, skipped = rounds[-1]

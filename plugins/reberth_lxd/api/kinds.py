@@ -20,18 +20,18 @@ def kind_of(extensions: Collection[str]) -> str:
 
 
 def lacking(extensions: Collection[str]) -> str:
-    """What the daemon's API must have and has not, in words; empty when it has all."""
+    """Return what the daemon's API must have and has not, in words; empty when it has all."""
     names = [name for name in NEEDED if name not in extensions]
     return f"its API has no {' and no '.join(names)}" if names else ""
 
 
 def in_words_of(kind: str, checks: Iterable[Check]) -> Iterator[Check]:
-    """The same checks, whose remedies name the client that there is."""
+    """Return the same checks, whose remedies name the client that there is."""
     return (replace(check, remedy=spoken(kind, check.remedy)) for check in checks)
 
 
 def spoken(kind: str, remedy: str) -> str:
-    """A command of the `lxc` client as a command of the client that belongs to the daemon."""
+    """Return a command of the `lxc` client as a command of the client that belongs to the daemon."""
     if kind != "incus":
         return remedy
     return CLIENT_OF_LXD.sub("incus ", remedy).replace("config trust add ", "config trust add-certificate ")

@@ -28,13 +28,13 @@ class Asks(Protocol):
     """What of a daemon these checks need."""
 
     def get(self, *path: str) -> dict[str, Any] | None:
-        """What a GET answers, None where there is nothing."""
+        """Return what a GET answers, None where there is nothing."""
 
 
 def decided(
     daemons: tuple[Daemon, Daemon], shell: Shell, instance: Mapping[str, Any], pool: str, found: Sequence[Check]
 ) -> Iterator[Check]:
-    """What both daemons will look at when the container that keeps its name is moved; `found` is known already.
+    """Yield what both daemons will look at when the container that keeps its name is moved; `found` is known already.
 
     `pool` is the one that was asked for. The target is asked by a trial only where nothing else speaks against it.
     """
@@ -57,7 +57,10 @@ def open_runs(shell: Shell, name: str) -> list[str]:
 
 
 def at_it(daemon: Daemon, name: str) -> str:
-    """What a daemon is doing with an instance of this name of the default project, in its own words; empty: nothing."""
+    """Return what a daemon is doing with an instance of this name of the default project, in its own words.
+
+    Empty: nothing.
+    """
     for one in daemon.operations():
         words = str(one.get("description") or "an operation")
         named = [str(url) for urls in (one.get("resources") or {}).values() for url in urls or ()]
@@ -147,7 +150,7 @@ def _refused(said: str, node: str) -> Check:
 
 
 def pool_there(instance: Mapping[str, Any], target: Asks, wanted: str) -> str:
-    """The pool that the daemon puts the copy into: as asked for, the instance's own, that of its profiles."""
+    """Return the pool that the daemon puts the copy into: as asked for, the instance's own, that of its profiles."""
     if wanted:
         return wanted
     own = next((d.get("pool") for d in instance["devices"].values() if d.get("path") == "/"), None)
@@ -161,13 +164,13 @@ def pool_there(instance: Mapping[str, Any], target: Asks, wanted: str) -> str:
 
 
 def pool_of(instance: Mapping[str, Any]) -> str:
-    """The pool of its root filesystem, empty for none."""
+    """Return the pool of its root filesystem, empty for none."""
     root: Mapping[str, Any] = next((d for d in instance["expanded_devices"].values() if d.get("path") == "/"), {})
     return str(root.get("pool", ""))
 
 
 def in_pool(instance: Mapping[str, Any], pool: str) -> dict[str, Any]:
-    """The instance with a root device of its own in this pool, as the client makes it for `--storage`."""
+    """Return the instance with a root device of its own in this pool, as the client makes it for `--storage`."""
     if not pool:
         return dict(instance)
     found = ((name, d) for name, d in instance["expanded_devices"].items() if d.get("path") == "/")

@@ -30,7 +30,7 @@ class Heads:
         self.begun, self.left = b"", 0
 
     def masked(self, data: bytes) -> bytes:
-        """The same data under heads that say masked; ValueError for a frame that is masked already."""
+        """Return the same data under heads that say masked; ValueError for a frame that is masked already."""
         data, at, found = self.begun + data, 0, list[bytes]()
         self.begun = b""
         while at < len(data):
@@ -97,7 +97,7 @@ class _Pair:
         self.ends, self.over = ends, False
 
     def pump(self) -> int:
-        """Pass on until nothing moves; answers how many bytes are still to be sent."""
+        """Pass on until nothing moves; returns how many bytes are still to be sent."""
         one, two = self.ends
         try:
             while one.read(two) | two.read(one) | one.write() | two.write():

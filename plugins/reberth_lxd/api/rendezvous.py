@@ -43,12 +43,12 @@ class Meeting:
     check: Check
 
     def details(self) -> dict[str, str]:
-        """What the phases need to know again."""
+        """Return what the phases need to know again."""
         return {"way": self.way, "url": self.url, "why_way": self.check.reason}
 
 
 def wish(backend_args: Mapping[str, Any]) -> str:
-    """The way that was asked for, empty for none; UsageError for one that there is not."""
+    """Return the way that was asked for, empty for none; UsageError for one that there is not."""
     way = str(backend_args.get("lxd_mode") or "")
     if way and way not in WAYS:
         raise UsageError(f"--lxd-mode: {way!a} is none of {', '.join(WAYS)}")
@@ -56,7 +56,8 @@ def wish(backend_args: Mapping[str, Any]) -> str:
 
 
 def choose(source: Daemon, target: Daemon, kind: str, wanted: str, relays: bool) -> Meeting:
-    """The way that was asked for, else the first one that works; `relays`: this machine reaches both daemons itself.
+    """Return the way that was asked for, else the first one that works; `relays`: this machine reaches both daemons
+    itself.
 
     The check `lxd-address` fails when there is none.
     """
@@ -87,14 +88,18 @@ def _verdict(good: bool, said: list[str], asked: str = "") -> Check:
 
 
 def addresses(daemon: Daemon) -> list[str]:
-    """Where the other daemon may find this one: as configured or as the client has it, then each that it says."""
+    """Return where the other daemon may find this one.
+
+    As configured or as the client has it, then each that it says.
+    """
     own = str(daemon.node.options_of("lxd").get("url") or "").rstrip("/")
     listens = [f"https://{one}" for one in daemon.environment.get("addresses") or []]
     return list(dict.fromkeys([*([own] if own.startswith("https:") else []), *listens]))[:MOST_ADDRESSES]
 
 
 def reached_at(asking: Daemon, asked: Daemon, kind: str) -> tuple[str | None, list[str]]:
-    """The first address by which one daemon reaches the other, empty for none, with what is to be said of the others.
+    """Return the first address by which one daemon reaches the other, empty for none, with what is to be said of the
+    others.
 
     None where it cannot be asked. All are asked at once, as one that never answers takes its time.
     """
@@ -116,7 +121,7 @@ def reached_at(asking: Daemon, asked: Daemon, kind: str) -> tuple[str | None, li
 
 
 def _answers(asking: Daemon, begun: Mapping[str, str]) -> dict[str, str | None]:
-    """Why each address is not reached, empty for one that is, None for one that has not answered in time.
+    """Return why each address is not reached, empty for one that is, None for one that has not answered in time.
 
     A later one counts when those before it have failed, or have been silent for a while longer.
     """
@@ -200,7 +205,7 @@ def _take(move: Move, target: Daemon, json: dict[str, Any]) -> dict[str, Any]:
 
 
 def on_target(move: Move) -> dict[str, str]:
-    """The keys that the copy is made with, as they were but for one.
+    """Return the keys that the copy is made with, as they were but for one.
 
     A daemon that starts again starts what it took for running, be it a copy that never ran (LXD 5.0.2, 2026-11-28):
     not before the commit.

@@ -11,7 +11,7 @@ LEAST = (2, 4)  # before it pylxd could not be told how to carry its requests
 
 
 def folder() -> str:
-    """The folder, below the prefix that the running Python was installed to."""
+    """Return the folder, below the prefix that the running Python was installed to."""
     return f"{sys.prefix}/share/reberth/vendor"
 
 

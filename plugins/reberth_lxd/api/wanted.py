@@ -19,12 +19,12 @@ def refuse_one_daemon(here: Mapping[str, Any], there: Mapping[str, Any], source:
 
 
 def other_pool(options: Options) -> str:
-    """The pool that was asked for, empty for none."""
+    """Return the pool that was asked for, empty for none."""
     return str(options.backend_args.get("lxd_pool") or "")
 
 
 def running(daemon: Daemon, workload: Workload, server: str) -> dict[str, Any]:
-    """The container to move, as its daemon has it; UsageError for one that is not there, or does not run."""
+    """Return the container to move, as its daemon has it; UsageError for one that is not there, or does not run."""
     instance = daemon.get("instances", workload.name)
     if instance is None:
         raise _missing(daemon, workload, server)
@@ -52,7 +52,7 @@ def _missing(daemon: Daemon, workload: Workload, server: str) -> UsageError:
 
 
 def told(server: str, found: Iterable[Check], details: dict[str, Any], want: keys.Wanted, options: Options) -> Survey:
-    """What was found of both daemons, with what the phases need to know of this move."""
+    """Return what was found of both daemons, with what the phases need to know of this move."""
     of_move = {
         "keys": want.to_set(),
         "wanted": asdict(want),

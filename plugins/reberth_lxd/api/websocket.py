@@ -24,7 +24,7 @@ class Stream:
         self.socket, self.rest = sock, rest
 
     def message(self) -> bytes:
-        """The next whole message; EOFError at the end."""
+        """Return the next whole message; EOFError at the end."""
         whole = b""
         while True:
             first, second = self._take(2)
@@ -54,7 +54,7 @@ class Stream:
 
 
 def connect(node: Node, path: str) -> tuple[socket.socket, bytes]:
-    """A websocket to the daemon, and what came behind its answer; UntrustedError for another certificate."""
+    """Return a websocket to the daemon, and what came behind its answer; UntrustedError for another certificate."""
     url = urlsplit(https.url_of(node))
     if url.scheme == "unix":
         sock = socket.socket(socket.AF_UNIX)
@@ -70,7 +70,7 @@ def connect(node: Node, path: str) -> tuple[socket.socket, bytes]:
 
 
 def _upgrade(sock: socket.socket, host: str, path: str) -> bytes:
-    """Ask for the stream; answers what came behind the daemon's answer, ValueError when that is a no."""
+    """Ask for the stream; returns what came behind the daemon's answer, ValueError when that is a no."""
     key = base64.b64encode(os.urandom(16)).decode()
     words = ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13")
     sock.sendall("\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *words, "", ""]).encode())

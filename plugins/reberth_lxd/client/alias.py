@@ -21,10 +21,10 @@ Name = Annotated[str, typer.Option("--name", metavar="NAME", help="move shadows 
 
 
 def commands(controller: Controller) -> typer.Typer:
-    """The group `reberth lxd`."""
+    """Return the group `reberth lxd`."""
 
     def shim_command(client: str, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-        """What the alias calls."""
+        """Run what the alias calls."""
         shim.become(client, words or [], controller.nodes)
 
     group = typer.Typer(help="The lxc client and reberth.", no_args_is_help=True, add_completion=False)
@@ -60,7 +60,7 @@ def _run(client: str, *words: str) -> str:
 
 
 def present(client: str) -> dict[str, str]:
-    """The aliases that the client has."""
+    """Return the aliases that the client has."""
     rows = json.loads(_run(client, "alias", "list", "--format", "json")) or {}
     return dict(rows) if isinstance(rows, dict) else {str(row["name"]): str(row["target"]) for row in rows}
 

@@ -62,12 +62,12 @@ class Words:
 
     @property
     def wants_native(self) -> bool:
-        """Whether the user asked for the native client, or for what only that can say."""
+        """Tell whether the user asked for the native client, or for what only that can say."""
         only = {option.name for option in OPTIONS if option.beside == NATIVE}
         return "native" in self.ours or bool(only & self.native.keys())
 
     def refused(self) -> list[str]:
-        """What we cannot honour beside a live move of ours, each with the reason."""
+        """Return what we cannot honour beside a live move of ours, each with the reason."""
         return [f"--{o.name}: {o.why}" for o in OPTIONS if o.beside == REFUSED and o.name in self.native]
 
 

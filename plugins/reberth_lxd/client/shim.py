@@ -26,7 +26,7 @@ Known = Callable[[], Collection[str] | None]
 
 
 def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: None) -> list[str] | None:
-    """The command line of `reberth move` that does it, or None: the native client does.
+    """Return the command line of `reberth move` that does it, or None: the native client does.
 
     `known` answers the names of the inventory; where it lacks one of both ends, the client's own remotes are taken.
     UsageError when one of our options stands beside one that we cannot honour; nothing was touched then.
@@ -58,7 +58,7 @@ def decide(client: str, words: Sequence[str], run: Run, known: Known = lambda: N
 
 
 def _cannot(found: Words) -> str:
-    """Why a live move of ours is not what was said, in words; empty when it is."""
+    """Return why a live move of ours is not what was said, in words; empty when it is."""
     if refused := found.refused():
         return f"not beside a live move by reberth: {'; '.join(refused)}"
     (_, name), (target, new_name) = (split(place) for place in found.places)
@@ -85,7 +85,7 @@ def _elsewhere(found: Words, projects: tuple[str, str]) -> None:
 
 
 def _projects(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -> tuple[str, str]:
-    """The projects that the client means by both ends.
+    """Return the projects that the client means by both ends.
 
     `--project` counts, then the environment, then what `project switch` has set, for each remote by itself.
     """
@@ -99,7 +99,7 @@ def _projects(client: str, found: Words, remotes: Mapping[str, Any], run: Run) -
 
 
 def _key_is_true(client: str, found: Words, project: str, run: Run) -> bool:
-    """Whether it is a container that runs and has the key set; what cannot be found out is left to the client."""
+    """Tell whether it is a container that runs and has the key set; what cannot be found out is left to the client."""
     remote, name = split(found.places[0])
     if not name or "/" in name:
         return False
@@ -113,7 +113,10 @@ def _key_is_true(client: str, found: Words, project: str, run: Run) -> bool:
 
 
 def daemons(client: str, ours: Sequence[str], run: Run) -> dict[str, str]:
-    """The fingerprints of the daemons that the client means by both ends; UsageError where one does not answer."""
+    """Return the fingerprints of the daemons that the client means by both ends.
+
+    Raise UsageError where one does not answer.
+    """
     found = {}
     for place in ours[-2:]:
         remote = place.partition(":")[0]
@@ -128,7 +131,10 @@ def daemons(client: str, ours: Sequence[str], run: Run) -> dict[str, str]:
 
 
 def _default_remote(client: str, run: Run) -> str:
-    """The remote that a place without one means: what `lxc remote switch` has set, else this machine's daemon."""
+    """Return the remote that a place without one means.
+
+    What `lxc remote switch` has set, else this machine's daemon.
+    """
     try:
         return run([client, "remote", "get-default"]).strip() or "local"
     except (OSError, subprocess.SubprocessError):
@@ -136,7 +142,7 @@ def _default_remote(client: str, run: Run) -> str:
 
 
 def _node(remote: str, remotes: Mapping[str, Any]) -> str:
-    """The node of a remote: of the same name in the inventory; this machine for its own daemon."""
+    """Return the node of a remote: of the same name in the inventory; this machine for its own daemon."""
     if remote == "local":
         return "local"
     if remote not in remotes:
@@ -163,7 +169,7 @@ def run_client(argv: Sequence[str]) -> str:
 
 
 def become(client: str, words: Sequence[str], known: Known = lambda: None) -> None:
-    """What the alias does: become `reberth move`, or the native client with the words as they were."""
+    """Do what the alias does: become `reberth move`, or the native client with the words as they were."""
     ours = decide(client, words, run_client, known)
     if ours is None:
         os.environ.update(dict.fromkeys(GUARD.values(), "1"))

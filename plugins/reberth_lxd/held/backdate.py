@@ -49,7 +49,7 @@ def before_dump(move: Move, target: Daemon, begun_s: float) -> bool:
 
 
 def _root(move: Move, target: Daemon) -> str:
-    """Where the copy's files are, as its daemon sees them; empty where a volume is not mounted."""
+    """Return where the copy's files are, as its daemon sees them; empty where a volume is not mounted."""
     details, pid = move.plan.details, int(target.environment.get("server_pid") or 0)
     # Not by way of containers/NAME, a link that the daemon makes when the whole copy is there.
     volume = f"storage-pools/{details['pool']}/containers/{move.plan.target_name}/rootfs"
@@ -58,5 +58,5 @@ def _root(move: Move, target: Daemon) -> str:
 
 
 def state_dir(socket: str) -> str:
-    """Where a daemon keeps its containers, by its socket."""
+    """Return where a daemon keeps its containers, by its socket."""
     return "/var/lib/incus" if socket.startswith("/run/incus") else socket.rpartition("/")[0]

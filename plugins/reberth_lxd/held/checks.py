@@ -20,20 +20,22 @@ KNOWN_NICS = ("bridged", "macvlan", "p2p", "physical")
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The first dotted number in a text."""
+    """Return the first dotted number in a text."""
     found = re.search(r"(\d+(?:\.\d+)*)", text)
     return tuple(int(n) for n in found[1].split(".")) if found else ()
 
 
 def version_gate(server: str, version: str) -> str:
-    """Why this daemon cannot move a running container, empty when it can; no extension of its API tells that."""
+    """Return why this daemon cannot move a running container, empty when it can; no extension of its API tells that."""
     if server == "lxd" and version_of(version) >= REMOVED_IN:
         return f"LXD {version} cannot move running containers: it was removed in 6.6"
     return ""
 
 
 def not_live(here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str) -> Iterator[Check]:
-    """A failure for each daemon that cannot move a running container, whose remedy names the mode that is left."""
+    """Yield a failure for each daemon that cannot move a running container, whose remedy names the mode that is
+    left.
+    """
     for facts, node in ((here, source), (there, target)):
         if facts.get("not_live"):
             reason, remedy = facts["not_live"]
@@ -43,7 +45,7 @@ def not_live(here: Mapping[str, Any], there: Mapping[str, Any], source: str, tar
 def daemons(
     here: Mapping[str, Any], there: Mapping[str, Any], source: str, target: str, precopy: bool
 ) -> Iterator[Check]:
-    """What must hold of the two daemons together."""
+    """Yield what must hold of the two daemons together."""
     same = here["server"] == there["server"]
     text = f"{here['server']} {here['version']} on {source}, {there['server']} {there['version']} on {target}"
     yield _say("lxd-kind", same, text, "", "move between two daemons of one kind")
@@ -59,7 +61,7 @@ def daemons(
 def shape(
     instance: Mapping[str, Any], here: Mapping[str, Any], there: Mapping[str, Any], comm: str, restored: bool, node: str
 ) -> Iterator[Check]:
-    """What of the container itself is known to fail."""
+    """Yield what of the container itself is known to fail."""
     config, name = instance["expanded_config"], instance["name"]
     yield _say("console", bool(CONSOLE.search(config.get("raw.lxc", ""))), "a console cannot be restored", node,
                f'lxc config set {name} raw.lxc "lxc.console.path = none", and restart it')  # fmt: skip
@@ -85,7 +87,7 @@ def renamed(name: str, target_name: str, node: str) -> Iterator[Check]:
 
 
 def kept(instance: Mapping[str, Any], options: Options, server: str, node: str, held: bool = True) -> Iterator[Check]:
-    """What the source's daemon would do, or not do, with the old one; `held`: no success of its own ends that."""
+    """Yield what the source's daemon would do, or not do, with the old one; `held`: no success of its own ends that."""
     own, name, gone = options.backend_args, instance["name"], bool(instance.get("ephemeral"))
     text = "it is ephemeral: its daemon deletes it when it ends there" if gone else "it stays when it ends"
     good = not gone or (held and not own.get("keep_source"))

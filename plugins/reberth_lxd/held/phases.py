@@ -41,7 +41,7 @@ def fetch(source: Daemon, name: str) -> dict[str, Any]:
 
 
 def daemon(move: Move, side: int) -> Daemon:
-    """The daemon of an end, by the socket that the plan found."""
+    """Return the daemon of an end, by the socket that the plan found."""
     shell = (move.source, move.target)[side]
     return Daemon(shell.node, shell, move.plan.details["sockets"][side])
 
@@ -102,7 +102,7 @@ def _begun(move: Move, daemons: tuple[Daemon, Daemon], side: int, url: str) -> N
 
 
 def _counts(one: dict[str, int]) -> dict[str, Any]:
-    """A round of the daemon's loop in our words."""
+    """Return a round of the daemon's loop in our words."""
     names = ("pages_scanned", "pages_written", "pages_skipped_parent", "bytes", "frozen_us")
     seconds = (one.get("memdump_us", 0) + one.get("memwrite_us", 0)) / 1e6
     return {**{name: int(one.get(name, 0)) for name in names}, "seconds": seconds}
@@ -152,7 +152,7 @@ def tell(move: Move, ends: list[dict[str, Any]], told: str) -> str:
 
 
 def _failure(move: Move, source: Daemon, target: Daemon) -> CommandError:
-    """What both operations say, since the failing side's own words are often with the other one."""
+    """Return what both operations say, since the failing side's own words are often with the other one."""
     said = []
     for word, side in (("source", source), ("target", target)):
         end = _settled(move, side, word, 5.0)
@@ -165,7 +165,7 @@ def _failure(move: Move, source: Daemon, target: Daemon) -> CommandError:
 
 
 def _settled(move: Move, side: Daemon, word: str, limit_s: float) -> dict[str, Any]:
-    """The operation when it is over, or as it is at the end of the time."""
+    """Return the operation when it is over, or as it is at the end of the time."""
     deadline = time.monotonic() + limit_s
     while True:
         found = operation(move, side, word)
@@ -213,7 +213,7 @@ def reberth_commit(move: Move) -> bool:
 
 
 def _come_to_rest(source: Daemon, name: str) -> dict[str, Any] | None:
-    """The old instance when its daemon has noticed its end, on a busy node seconds after the operation's end."""
+    """Return the old instance when its daemon has noticed its end, on a busy node seconds after the operation's end."""
     deadline = time.monotonic() + END_S
     while True:
         old = source.get("instances", name)
@@ -266,13 +266,13 @@ def delete(side: Daemon, name: str) -> None:
 
 
 def runs(side: Daemon, name: str) -> bool:
-    """Whether the daemon says that it runs, and has processes."""
+    """Tell whether the daemon says that it runs, and has processes."""
     state = side.get("instances", name, "state") or {}
     return state.get("status_code") == RUNNING and bool(state.get("processes"))
 
 
 def hollow(side: Daemon, name: str) -> bool:
-    """Whether the daemon says that it runs, and knows of no process: LXD 5.0.2 after some restores that failed.
+    """Tell whether the daemon says that it runs, and knows of no process: LXD 5.0.2 after some restores that failed.
 
     That lasts until the daemon is started again; nothing can stop or change the instance before.
     """

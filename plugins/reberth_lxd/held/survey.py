@@ -68,7 +68,7 @@ def _near_alone(reason: str, remedy: str) -> dict[str, object]:
 
 
 def _criu_of(shell: Shell, pid: int) -> dict[str, object]:
-    """The criu on the daemon's own PATH, and what decides whether the daemon's words suit it."""
+    """Return the criu on the daemon's own PATH, and what decides whether the daemon's words suit it."""
     env = _environ(shell, pid)
     path = env.get("PATH") or DAEMON_PATH
     places = [posixpath.join(directory, "criu") for directory in path.split(":") if directory]
@@ -164,5 +164,8 @@ def reberth_survey(
 
 
 def _restored(tree: dict[str, Any]) -> bool:
-    """Whether criu has built it: then it is in a time namespace of its own, which no daemon gives to a container."""
+    """Tell whether criu has built it.
+
+    Then it is in a time namespace of its own, which no daemon gives to a container.
+    """
     return bool(tree["namespaces"].get("time") != tree["helper_namespaces"].get("time"))

@@ -22,12 +22,12 @@ LACKING = "pip install 'reberth[lxd]' on this machine; with the package: apt-get
 
 
 def over_api(node: Node) -> bool:
-    """Whether the node is reached by its daemon's API alone."""
+    """Tell whether the node is reached by its daemon's API alone."""
     return node.connector == CONNECTOR
 
 
 def url_of(node: Node) -> str:
-    """The daemon's address, `https://HOST:PORT` or `unix:///PATH`; UsageError for anything else."""
+    """Return the daemon's address, `https://HOST:PORT` or `unix:///PATH`; UsageError for anything else."""
     url = str(node.options_of(CONNECTOR).get("url") or "").rstrip("/")
     parts = urlsplit(url)
     if not ((parts.scheme == "https" and parts.hostname) or (parts.scheme == "unix" and parts.path)):
@@ -43,7 +43,7 @@ def reberth_connect(node: Node) -> Route:
 
 
 def connect(node: Node) -> pylxd.Client:
-    """A client that speaks only with the daemon whose certificate is pinned.
+    """Return a client that speaks only with the daemon whose certificate is pinned.
 
     Raises UntrustedError for another certificate, or where the client has none of its own; UnreachableError.
     """
@@ -77,12 +77,15 @@ def _untrusted(node: Node, error: Exception) -> UntrustedError:
 
 
 def _spoken(node: Node, hint: str) -> str:
-    """The hint for the client whose folder it is; nobody has asked the daemon yet what it is."""
+    """Return the hint for the client whose folder it is; nobody has asked the daemon yet what it is."""
     return kinds.spoken("incus" if identity_of(node).name == "incus" else "lxd", hint)
 
 
 def pinned(node: Node) -> str | bool:
-    """The file with the daemon's own certificate; True where the node has none: then the system's authorities judge."""
+    """Return the file with the daemon's own certificate.
+
+    True where the node has none: then the system's authorities judge.
+    """
     path = str(node.options_of(CONNECTOR).get("certificate") or "")
     if path and not Path(path).is_file():
         hint = f"lxc remote remove {node.name}, then lxc remote add {node.name} {url_of(node)}"
@@ -92,12 +95,12 @@ def pinned(node: Node) -> str | bool:
 
 
 def identity_of(node: Node) -> Path:
-    """The folder with the client's own certificate and key."""
+    """Return the folder with the client's own certificate and key."""
     return Path(str(node.options_of(CONNECTOR).get("identity") or "~/.config/lxc")).expanduser()
 
 
 def own(node: Node) -> tuple[str, str]:
-    """The client's own certificate and key."""
+    """Return the client's own certificate and key."""
     folder = identity_of(node)
     pair = folder / "client.crt", folder / "client.key"
     if lacking := [str(path) for path in pair if not path.is_file()]:

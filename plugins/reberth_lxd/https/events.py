@@ -36,7 +36,7 @@ class Events:
         threading.Thread(target=self._read, args=(websocket.Stream(self._socket, rest),), daemon=True).start()
 
     def said(self, word: str) -> list[tuple[float, dict[str, Any]]]:
-        """When (our boot clock, seconds) a message with this word came, and its context."""
+        """Return when (our boot clock, seconds) a message with this word came, and its context."""
         return [(at, context) for at, message, context in list(self.kept) if word in message]
 
     def close(self) -> None:

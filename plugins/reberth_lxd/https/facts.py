@@ -116,7 +116,7 @@ def _failed(move: Move) -> bool:
 
 
 def _states(move: Move) -> tuple[str, str]:
-    """How the container is at both ends, once no operation of either daemon moves it any more."""
+    """Return how the container is at both ends, once no operation of either daemon moves it any more."""
     begun, since = time.monotonic(), 0.0
     while True:
         now, found = time.monotonic(), [_state(move, side) for side in (0, 1)]
@@ -157,7 +157,7 @@ def _daemon(move: Move, side: int) -> Daemon:
 
 
 def _moves(operation: dict[str, Any], name: str) -> bool:
-    """Whether an operation is a part of a move of this container, and goes on."""
+    """Tell whether an operation is a part of a move of this container, and goes on."""
     words = str(operation.get("description", "")).lower()
     named = [url for urls in (operation.get("resources") or {}).values() for url in urls or ()]
     ours = any(url.partition("?")[0].rpartition("/")[2] == name for url in named)
@@ -191,7 +191,7 @@ def _revive(move: Move) -> Facts:
 
 
 def _to_snapshot(move: Move) -> bool:
-    """Whether it runs again as it was before the move."""
+    """Tell whether it runs again as it was before the move."""
     snapshot, name = move.recall("snapshot"), move.plan.workload.name
     daemon = _daemon(move, 0)
     if not snapshot or move.recall("lost") or daemon.get("instances", name, "snapshots", str(snapshot)) is None:

@@ -46,7 +46,7 @@ def checkpoint(move: Move) -> Checkpoint:
 
 
 def _told(move: Move, source: Events, target: Events) -> Checkpoint:
-    """What it cost, as far as the daemons' events say it: when they came here, to half a second."""
+    """Return what it cost, as far as the daemons' events say it: when they came here, to half a second."""
     rounds = _rounds(source)
     frozen_ns, held_ns = _last_ns(source, DUMPS), _last_ns(source, DUMPED)
     if not frozen_ns or not held_ns or not move.recall("running_ns"):
@@ -63,13 +63,13 @@ def _told(move: Move, source: Events, target: Events) -> Checkpoint:
 
 
 def _last_ns(events: Events, word: str) -> int:
-    """When the last of these came, in ns of our boot clock; 0 when none did."""
+    """Return when the last of these came, in ns of our boot clock; 0 when none did."""
     found = events.said(word)
     return int(found[-1][0] * 1e9) if found else 0
 
 
 def _round(index: int, at: float, context: dict[str, Any]) -> Iteration:
-    """A round of the daemon's loop; its log has numbers as text."""
+    """Return a round of the daemon's loop; its log has numbers as text."""
     written, skipped = (int(str(context.get(key) or 0)) for key in ("pages", "skipped"))
     return Iteration(index, pages_written=written, pages_skipped_parent=skipped, bytes=written * PAGE_BYTES)
 
@@ -79,7 +79,7 @@ def _rounds(events: Events) -> list[Iteration]:
 
 
 def _tell_rounds(move: Move, events: Events, told: int) -> int:
-    """Those that came since `told` of them were told; a warning when the daemon's loop does not get nearer.
+    """Return those that came since `told` of them were told; a warning when the daemon's loop does not get nearer.
 
     The daemon ends it by its own rule and cannot be told to end it sooner.
     """
@@ -94,7 +94,7 @@ def _tell_rounds(move: Move, events: Events, told: int) -> int:
 
 
 def restore(move: Move) -> Restored:
-    """What the target's daemon says of the copy that runs."""
+    """Return what the target's daemon says of the copy that runs."""
     state = phases.daemon(move, 1).get("instances", move.plan.target_name, "state") or {}
     return Restored(move.plan.target_name, int(state.get("pid") or 0), int(state.get("processes") or 0))
 
@@ -125,7 +125,7 @@ def _follow(move: Move, source: Daemon, target: Daemon, heard: Events) -> list[d
 
 
 def _failure(move: Move, ends: list[dict[str, Any]], lost: bool, target: Events) -> CommandError:
-    """What both operations said, since the failing side's own words are often with the other one."""
+    """Return what both operations said, since the failing side's own words are often with the other one."""
     said = []
     for node, end in zip((move.plan.source, move.plan.target), ends, strict=True):
         if end.get("err"):

@@ -19,7 +19,7 @@ MAYBE = "pre-copy, if the source's daemon finds that it can track memory"
 
 
 def facts(said: Mapping[str, Any]) -> dict[str, object]:
-    """What a daemon's environment tells beside its version."""
+    """Return what a daemon's environment tells beside its version."""
     features = said.get("kernel_features") or {}
     return {
         "usable": True,
@@ -36,7 +36,7 @@ class Devices:
         self.daemon = daemon
 
     def call(self, op: str, paths: list[str] | None = None) -> list[Any]:
-        """What the daemon says of each, None for one that is not there."""
+        """Return what the daemon says of each, None for one that is not there."""
         if op == "runs":
             return []
         assert op == "stats" and paths is not None
@@ -77,7 +77,7 @@ def survey(
 
 
 def _unseen(options: Options, precopy: bool) -> Iterator[Check]:
-    """What nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
+    """Yield what nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
     text = (
         "nobody looked at: both criu, the target's AppArmor, the first process, TMPDIR, whether it was restored before"
     )

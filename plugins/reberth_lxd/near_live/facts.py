@@ -76,7 +76,10 @@ def _used(move: Move) -> bool:
 
 
 def _states(move: Move) -> tuple[str, str]:
-    """How it is at both ends once no operation changes it any more; a copy that runs beside no source is `landed`."""
+    """Return how it is at both ends once no operation changes it any more.
+
+    A copy that runs beside no source is `landed`.
+    """
     deadline, seen = time.monotonic() + PATIENCE_S, False
     while True:
         source, target = _state(move, 0), _state(move, 1)
@@ -109,7 +112,7 @@ def _state(move: Move, side: int) -> str:
 
 
 def _changes(operation: dict[str, Any], name: str) -> bool:
-    """Whether an operation starts, stops or removes this container, and goes on."""
+    """Tell whether an operation starts, stops or removes this container, and goes on."""
     words = str(operation.get("description", "")).lower()
     named = [url for urls in (operation.get("resources") or {}).values() for url in urls or ()]
     ours = any(url.partition("?")[0].rpartition("/")[2] == name for url in named)

@@ -33,7 +33,7 @@ def prepare(move: Move) -> bool:
 
 
 def sync(move: Move) -> list[Tree]:
-    """The root filesystem while it runs, where the copy can be looked into afterwards (`dated`)."""
+    """Return the root filesystem while it runs, where the copy can be looked into afterwards (`dated`)."""
     if over_api(move.plan.source):
         move.emit("step", "no first sync: over the API alone nobody can make up for what the daemons' rsync overlooks")
         return []
@@ -54,7 +54,7 @@ def transfer(move: Move, parcel: Tree) -> Receipt:
 
 
 def _pull(move: Move, *, refresh: bool) -> int:
-    """One sync by the daemons; answers the bytes that they said. Each step is journaled before it is taken."""
+    """One sync by the daemons; returns the bytes that they said. Each step is journaled before it is taken."""
     name = move.plan.workload.name
     source, target = phases.daemon(move, 0), phases.daemon(move, 1)
     instance = phases.fetch(source, name)
@@ -159,7 +159,7 @@ def restore(move: Move) -> Restored:
 
 
 def _rests(side: Daemon, name: str) -> bool:
-    """Whether it is known to be stopped there."""
+    """Tell whether it is known to be stopped there."""
     with contextlib.suppress(ReberthError):
         return bool((side.get("instances", name) or {"status_code": STOPPED})["status_code"] == STOPPED)
     return False
@@ -183,7 +183,7 @@ def commit(move: Move) -> bool:
 
 
 def rollback(move: Move) -> bool:
-    """What goes on between the daemons ends, the copy goes, the key is put back; the source runs already."""
+    """End what goes on between the daemons, remove the copy, put the key back; the source runs already."""
     if move.recall("keys") is None or move.recall("tidied"):
         return True
     return phases.tidied(move, _put_back)
@@ -224,7 +224,7 @@ def end_operations(move: Move) -> None:
 
 
 def used(copy: dict[str, Any]) -> bool:
-    """Whether the daemon has ever started it; the one proof that nothing was written there."""
+    """Tell whether the daemon has ever started it; the one proof that nothing was written there."""
     return not str(copy.get("last_used_at") or "1970").startswith(("1970", "0001"))
 
 

@@ -78,7 +78,7 @@ def survey(
 
 
 def shutdown_s(config: Mapping[str, str]) -> int:
-    """How long the container may take to shut down, by the key that the daemon itself goes by."""
+    """Return how long the container may take to shut down, by the key that the daemon itself goes by."""
     said = str(config.get(SHUTDOWN, ""))
     return max(1, int(said)) if said.isdecimal() else SHUTDOWN_S
 

@@ -76,7 +76,7 @@ def for_ever() -> None:
 
 
 def child(work: Callable[[], Any]) -> int:
-    """A child process that makes a state and keeps it; answers its pid when that is done."""
+    """A child process that makes a state and keeps it; returns its pid when that is done."""
     ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -118,7 +118,7 @@ def grown(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
 
 
 def hop(field_: Field, handle: Handle, here: Node, there: Node, chance: random.Random) -> list[str]:
-    """One move; answers what went wrong."""
+    """One move; returns what went wrong."""
     way = chance.choice([*WAYS, "piped"])
     env = field_.piped() if way == "piped" else written(field_, way)
     done = field_.command.move(word_of(here, handle), f"{there.name}:", env=env)

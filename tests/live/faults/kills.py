@@ -95,7 +95,7 @@ class Shot(Trial):
         self.lives = lives
 
     def fire(self, handle: Handle) -> bool:
-        """Do it and judge it; answers whether the workload is on the target now."""
+        """Do it and judge it; returns whether the workload is on the target now."""
         begun_s, begun_ns = time.monotonic(), time.time_ns()
         witness = Witness([self.source, self.target], handle.directory)
         try:

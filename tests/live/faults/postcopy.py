@@ -142,7 +142,7 @@ class Breach(Trial):
             self.result.problems.append(f"the fault could not be made: {type(error).__name__}: {error}")
 
     def _do(self, controller: int, handle: Handle) -> int:
-        """The fault itself; answers how much was struck by it."""
+        """The fault itself; returns how much was struck by it."""
         victims: Mapping[str, Callable[[], list[Found]]] = {
             "daemon": self._daemons,
             "server": lambda: strike.tools(self.source, "criu"),

@@ -25,7 +25,7 @@ def keep(source: str, place: Path, *descriptors: int) -> None:
 
 
 def crash(lab: Lab, node: Node, place: Path) -> Callable[[], None]:
-    """Kill the node at once; answers what starts it again.
+    """Kill the node at once; returns what starts it again.
 
     The lab's nodes have their disk in memory: what a real disk would keep is saved from it, through descriptors that
     outlive the node. The one kernel's boot id would not change, so the node gets one of its own.

@@ -347,7 +347,7 @@ def run_case(field_: Field, case: Case) -> Result:
 
 @contextlib.contextmanager
 def changed_code(place: Path, changes: Sequence[tuple[str, str, str]]) -> Iterator[dict[str, str]]:
-    """A copy of the core with planted faults (file, text, other text); answers the environment that uses it."""
+    """A copy of the core with planted faults (file, text, other text); returns the environment that uses it."""
     import shutil
 
     import reberth

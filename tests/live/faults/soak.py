@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Make cases until time is up; answers how many are left."""
+    """Make cases until time is up; returns how many are left."""
     lab = Lab(os.environ.get("REBERTH_LAB_NAME") or "soak", say=lambda _: None)
     lab.down()
     lab.up(2)

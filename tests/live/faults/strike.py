@@ -84,7 +84,7 @@ def connections(controller: int, address: str, bulk: bool) -> list[Found]:
 
 
 def kill(victims: list[Found]) -> int:
-    """SIGKILL, and wait until they are dead: the signal alone takes a while; answers how many there were."""
+    """SIGKILL, and wait until they are dead: the signal alone takes a while; returns how many there were."""
     for one in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGKILL)

@@ -35,7 +35,7 @@ class Churn:
         return f"{node.name}:runc/{self.name}" if self.bundle else f"{node.name}:criu/{self.pid}"
 
     def verdict(self, node: Node) -> dict[str, Any]:
-        """Each process compares all its pages; answers what it told, empty when one does not answer."""
+        """Each process compares all its pages; returns what it told, empty when one does not answer."""
         pid = container_pid(node, self.name) if self.bundle else self.pid
         node.run(["rm", "-f", f"{self.directory}/result"])
         node.run(["kill", "-USR1", str(pid)])

@@ -22,7 +22,7 @@ def damaged(data: bytes, damage: str) -> bytes | None:
 
 
 def damage_file(path: Path, damage: str) -> Callable[[], None]:
-    """Damage a file; answers what makes it whole again."""
+    """Damage a file; returns what makes it whole again."""
     data, mode, changed = path.read_bytes(), path.stat().st_mode, damaged(path.read_bytes(), damage)
     if changed is None:
         path.unlink()

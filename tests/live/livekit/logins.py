@@ -238,7 +238,7 @@ class Place:
         return text.format(**self.words)
 
     def make(self) -> dict[str, str]:
-        """Make it; answers the environment of a command that goes this way."""
+        """Make it; returns the environment of a command that goes this way."""
         _user(self.node, self.user, self.way)
         if self.way.prepare:
             self.node.run(["sh", "-ec", self.fill(self.way.prepare)])

@@ -82,7 +82,7 @@ class Adb:
             time.sleep(0.05)
 
     def reach(self, phone: Phone) -> str:
-        """Connect to a phone whose adbd may be starting just now; answers what adb says in the end."""
+        """Connect to a phone whose adbd may be starting just now; returns what adb says in the end."""
         deadline = time.monotonic() + LIMIT_S
         while "refused" in (said := self.run("connect", phone.serial)):
             assert time.monotonic() < deadline, said

@@ -26,7 +26,7 @@ class Checks:
         self.counts[what] = self.counts.get(what, 0) + number
 
     def expect(self, good: bool, problem: str) -> bool:
-        """Note the problem unless the check is good; answers whether it is."""
+        """Note the problem unless the check is good; returns whether it is."""
         if not good:
             self.problems.append(problem)
         return good
@@ -79,7 +79,7 @@ def write_json(path: str, data: dict[str, Any]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float, pause_s: float = 0.005) -> bool:
-    """Wait for a condition; answers whether it came true within the limit."""
+    """Wait for a condition; returns whether it came true within the limit."""
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end:
@@ -114,7 +114,7 @@ class Workload:
         """Build the state; runs once before the workload reports that it is ready."""
 
     def step(self, elapsed_s: float) -> float:
-        """Do a little work; answers the seconds of it that must not count as silence (0 nearly always)."""
+        """Do a little work; returns the seconds of it that must not count as silence (0 nearly always)."""
         return 0.0
 
     def verify(self, checks: Checks) -> None:

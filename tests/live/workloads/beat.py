@@ -23,7 +23,7 @@ class Beat:
         self._realtime_s = time.time()
 
     def mark(self) -> float:
-        """One sign of life; answers the seconds since the last one."""
+        """One sign of life; returns the seconds since the last one."""
         monotonic_s, realtime_s = time.monotonic(), time.time()
         gap_s = realtime_s - self._realtime_s
         if gap_s > LEAST_GAP_S:

@@ -32,7 +32,7 @@ class Board:
         return self._word(0)
 
     def ask(self) -> int:
-        """Ask all slots; answers the new serial number."""
+        """Ask all slots; returns the new serial number."""
         self._set(0, self.serial + 1)
         return self.serial
 

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one subcommand; answers the exit status."""
+    """Run one subcommand; returns the exit status."""
     options = parser().parse_args(arguments)
     if options.command == "ask":
         return _ask(options)

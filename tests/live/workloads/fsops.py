@@ -51,7 +51,7 @@ class Operations:
         ]
 
     def one(self) -> str:
-        """Do the next operation; answers its name and the file."""
+        """Do the next operation; returns its name and the file."""
         operation = self.all[self.random.randrange(len(self.all))]
         return f"{operation.__name__} {operation()}"
 

@@ -20,7 +20,7 @@ def own_state(tmp_path, monkeypatch):
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """Answers the words of every program that was started by way of PATH."""
+    """Returns the words of every program that was started by way of PATH."""
     folder, log = tmp_path / "bin", tmp_path / "started"
     folder.mkdir()
     for name in PROGRAMS:

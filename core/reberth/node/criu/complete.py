@@ -19,7 +19,8 @@ WHOLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def lacking(directory: str) -> str:
-    """What is wrong with the pages of a dump or of the rounds before it, in words that name the image; empty: nothing.
+    """Return what is wrong with the pages of a dump or of the rounds before it, in words that name the image; empty:
+    nothing.
 
     Raises OpError `images` for a pagemap that cannot be read, OSError for a directory that cannot.
     """

@@ -19,7 +19,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def parent_death_signal(directory: str) -> int:
-    """The signal that a thread of the first process wants when its parent dies, 0 for none; OpError `images`."""
+    """Return the signal that a thread of the first process wants when its parent dies, 0 for none; OpError `images`."""
     path = os.path.join(directory, "pstree.img")
     if not os.path.exists(path):
         return 0
@@ -41,7 +41,7 @@ def _pdeath(directory: str, tid: Union[int, bytes]) -> int:
 
 
 def _first(path: str) -> bytes:
-    """The first message of an image."""
+    """Return the first message of an image."""
     with open(path, "rb") as file:
         head = file.read(12)
         (size,) = struct.unpack_from("<I", head, 8)
@@ -52,7 +52,7 @@ def _first(path: str) -> bytes:
 
 
 def _numbers(value: Union[int, bytes]) -> list[int]:
-    """A repeated number, packed or not."""
+    """Return a repeated number, packed or not."""
     if isinstance(value, int):
         return [value]
     found, at = [], 0
@@ -63,7 +63,7 @@ def _numbers(value: Union[int, bytes]) -> list[int]:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Union[int, bytes]]]:
-    """Each field of a message: its number, with a number or bytes."""
+    """Yield each field of a message: its number, with a number or bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

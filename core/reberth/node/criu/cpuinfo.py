@@ -18,7 +18,10 @@ MOST_BYTES = 1 << 16
 
 
 def cpu_dump(daemon: Daemon, progress: Any) -> str:
-    """What `criu cpuinfo dump` writes here, in base64; empty where criu knows no such thing (an architecture)."""
+    """Return what `criu cpuinfo dump` writes here, in base64.
+
+    Empty where criu knows no such thing (an architecture).
+    """
     place = tempfile.mkdtemp(prefix="cpu-", dir=daemon.dir)
     try:
         done = _criu("dump", place)
@@ -32,7 +35,7 @@ def cpu_dump(daemon: Daemon, progress: Any) -> str:
 
 
 def cpu_check(daemon: Daemon, progress: Any, image: str) -> list[str]:
-    """What of another node's processor criu misses here, in criu's words; empty when nothing."""
+    """Return what of another node's processor criu misses here, in criu's words; empty when nothing."""
     place = tempfile.mkdtemp(prefix="cpu-", dir=daemon.dir)
     try:
         with open(os.path.join(place, IMAGE), "wb") as file:

@@ -21,7 +21,7 @@ ROOTS = "/tmp/.criu.mntns.*"
 
 
 def mounts_below(path: str) -> list[str]:
-    """Where something is mounted inside a directory, innermost first."""
+    """Return where something is mounted inside a directory, innermost first."""
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:

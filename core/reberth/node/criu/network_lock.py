@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 
 
 def _inside(pid: int) -> list[str]:
-    """The words before a command that is to work in a task's network; none where that is the node's."""
+    """Return the words before a command that is to work in a task's network; none where that is the node's."""
     ours = pid == 0 or procs.link(f"/proc/{pid}/ns/net") in ("", procs.link("/proc/self/ns/net"))
     return [] if ours else ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
 
@@ -43,7 +43,7 @@ def tables(pid: int = 0) -> set[str]:
 
 
 def of_images(directory: str, names: set[str]) -> set[str]:
-    """The tables among these that the criu of these images made; all of them where an older one tells no id."""
+    """Return the tables among these that the criu of these images made; all of them where an older one tells no id."""
     with contextlib.suppress(OSError), open(os.path.join(directory, "inventory.img"), "rb") as file:
         found = RUN_ID.search(file.read(1 << 16))
         if found:
@@ -53,7 +53,10 @@ def of_images(directory: str, names: set[str]) -> set[str]:
 
 
 def of_connections(names: set[str], pairs: set[Pair], pid: int = 0) -> set[str]:
-    """The tables among these, in a task's network, that lock one of these connections; any while no criu works here."""
+    """Return the tables among these, in a task's network, that lock one of these connections.
+
+    Any while no criu works here.
+    """
     working = procs.criu_works()
     return {name for name in names if not working or _pairs(name, pid) & {_plain(pair) for pair in pairs}}
 
@@ -64,7 +67,7 @@ def _pairs(name: str, pid: int) -> set[Pair]:
 
 
 def _plain(pair: Pair) -> Pair:
-    """Each end in one form: IPv6 shortened, IPv4 inside IPv6 as IPv4."""
+    """Return each end in one form: IPv6 shortened, IPv4 inside IPv6 as IPv4."""
     ends = []
     for text in pair:
         host, _, port = text.rpartition(":")
@@ -74,7 +77,7 @@ def _plain(pair: Pair) -> Pair:
 
 
 def export(names: set[str]) -> str:
-    """The tables as text for `load`."""
+    """Return the tables as text for `load`."""
     return "".join(spawn.run(["nft", "list", "table", "inet", name], timeout_s=5.0)["out"] for name in sorted(names))
 
 

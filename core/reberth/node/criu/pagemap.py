@@ -37,7 +37,7 @@ def lazy_pages(directory: str) -> dict[int, int]:
 
 
 def lazy_extents(directory: str) -> Iterator[tuple[int, Extent]]:
-    """Each run of them, with its process."""
+    """Yield each run of them, with its process."""
     for file in sorted(os.listdir(directory)):
         name = NAME.match(file)
         if name:
@@ -47,14 +47,14 @@ def lazy_extents(directory: str) -> Iterator[tuple[int, Extent]]:
 
 
 def extents(path: str) -> Iterator[Extent]:
-    """The runs of one pagemap image; raises OpError `images` when it is none."""
+    """Yield the runs of one pagemap image; raises OpError `images` when it is none."""
     for fields in messages(path)[1:]:
         flags = fields.get(FLAGS, PE_PARENT if fields.get(IN_PARENT) else PE_PRESENT)
         yield Extent(fields[VADDR], fields.get(COUNT, fields.get(OLD_COUNT, 0)), flags)
 
 
 def messages(path: str) -> list[dict[int, int]]:
-    """The numbers of each message of such an image, its head first; raises OpError `images` when it is none."""
+    """Return the numbers of each message of such an image, its head first; raises OpError `images` when it is none."""
     with open(path, "rb") as file:
         data = file.read()
     at = 8
@@ -77,7 +77,7 @@ def messages(path: str) -> list[dict[int, int]]:
 
 
 def pack(fields: dict[int, int]) -> bytes:
-    """A message of numbers."""
+    """Return a message of numbers."""
     return b"".join(_number(key << 3) + _number(value) for key, value in fields.items())
 
 
@@ -90,7 +90,10 @@ def _number(value: int) -> bytes:
 
 
 def _fields(data: bytes, at: int, end: int) -> dict[int, int]:
-    """The numbers of a message that has numbers only; one loop, for a final round has one for each page written."""
+    """Return the numbers of a message that has numbers only.
+
+    One loop, for a final round has one for each page written.
+    """
     found: dict[int, int] = {}
     key = -1
     while at < end:

@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first address behind it."""
+        """Return the first address behind it."""
         return self.vaddr + self.pages * PAGE_BYTES
 
     def part(self, first: int, pages: int) -> Run:
@@ -59,7 +59,7 @@ class Run(NamedTuple):
         )
 
     def goes_on(self, other: Run) -> bool:
-        """Whether the other one is its continuation, in memory and in its file."""
+        """Tell whether the other one is its continuation, in memory and in its file."""
         here = (other.file < 0 and self.file < 0) or other.offset == self.offset + self.pages * PAGE_BYTES
         return here and (other.vaddr, other.flags, other.file) == (self.end, self.flags, self.file)
 
@@ -92,7 +92,7 @@ class Layers:
         self.cover = Rows()  # pages that are lazy and lie here, in as few runs as can be; for the next round
 
     def below(self, rows: Rows) -> Layers:
-        """The same under one more round."""
+        """Return the same under one more round."""
         found = Layers([rows, *self.rounds])
         for run in rows.runs:
             for part in self.split(run) if run.flags & PE_PARENT else (run,):
@@ -101,7 +101,7 @@ class Layers:
         return found
 
     def at(self, vaddr: int) -> Run:
-        """Where this page lies, with those that follow it there; OpError `images` when no round has it."""
+        """Return where this page lies, with those that follow it there; OpError `images` when no round has it."""
         pages = 0
         for rows in self.rounds:
             number = rows.at(vaddr)
@@ -115,7 +115,7 @@ class Layers:
         raise OpError("images", f"no round has the page at {vaddr:#x}")
 
     def split(self, wanted: Run) -> Iterator[Run]:
-        """The same pages in runs that lie in one place each; those that are lazy and lie here stay together."""
+        """Yield the same pages in runs that lie in one place each; those that are lazy and lie here stay together."""
         number = self.cover.at(wanted.vaddr)
         if number >= 0 and wanted.end <= self.cover.runs[number].end:
             yield Run(wanted.vaddr, wanted.pages, PE_LAZY, HERE)
@@ -140,11 +140,11 @@ class Local:
         self._layers[pid] = layers
 
     def has(self, pid: int) -> bool:
-        """Whether any page of the process may lie here."""
+        """Tell whether any page of the process may lie here."""
         return pid in self._layers
 
     def left(self) -> Iterator[tuple[int, Run]]:
-        """The runs that the last round has left at the source, with their process."""
+        """Yield the runs that the last round has left at the source, with their process."""
         for pid, layers in self._layers.items():
             for run in layers.rounds[0].runs:
                 if run.flags == PE_LAZY:
@@ -208,7 +208,7 @@ class Past:
 
 
 def join(directory: str, past: Optional[Past] = None) -> Local:
-    """Write the images of the final round in `directory` anew; answers where the pages lie.
+    """Write the images of the final round in `directory` anew; returns where the pages lie.
 
     Raises OpError `images` when an image cannot be read, or names pages that no round has.
     """
@@ -295,7 +295,7 @@ def _pagemaps(directory: str) -> Iterator[tuple[int, str]]:
 
 
 def _own(directory: str, entries: list[dict[int, int]], files: list[int]) -> Rows:
-    """The runs of one image as they are; the file of its pages is opened and put into `files`."""
+    """Return the runs of one image as they are; the file of its pages is opened and put into `files`."""
     found = Rows()
     path = os.path.join(directory, f"pages-{entries[0].get(1, 0)}.img")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if os.path.exists(path) else -1

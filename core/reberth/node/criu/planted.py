@@ -87,12 +87,12 @@ class Entry(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether a move still waits at it: its script is in the directory of an open run."""
+        """Tell whether a move still waits at it: its script is in the directory of an open run."""
         return self.closed == OPEN and os.path.exists(self.hook)
 
 
 def text() -> str:
-    """The script."""
+    """Return the script."""
     return TEXT.replace("@table@", TABLE)
 
 
@@ -123,7 +123,10 @@ def pluck(hook: str) -> None:
 
 
 def take_turn(slots: int) -> int:
-    """A descriptor that holds one of so many places among the containers that this node freezes; -1 for none free."""
+    """Return a descriptor that holds one of so many places among the containers that this node freezes.
+
+    -1 for none free.
+    """
     for slot in range(slots):
         fd = os.open(os.path.join(TABLE, f"turn.{slot}"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

@@ -20,7 +20,7 @@ TCP_REPAIR = 19
 
 
 def sockets(pids: Iterable[int]) -> int:
-    """Take every TCP socket of these processes out of repair mode; answers how many were in it."""
+    """Take every TCP socket of these processes out of repair mode; returns how many were in it."""
     healed = 0
     seen: set[str] = set()
     for pid in pids:

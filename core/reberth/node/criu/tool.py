@@ -174,7 +174,7 @@ class Job:
         threading.Thread(target=self._reap, daemon=True).start()
 
     def _watch(self) -> int:
-        """Start who freezes the tasks when the tool is killed together with us; answers what the tool must inherit."""
+        """Start who freezes the tasks when the tool is killed together with us; returns what the tool must inherit."""
         reader, writer = os.pipe()
         words = tools.entering(self.tools, ["/bin/sh", "-c", WATCH, "sh", self.run_dir, self.fence])
         env = tools.clean_env({orphans.MARK: self.run_id})
@@ -201,21 +201,21 @@ class Job:
         self._hooks.put(("ended", 0, 0, self.ended_ns))
 
     def holds(self, action: str) -> bool:
-        """Whether the tool lives and its script waits for our answer to `action`."""
+        """Tell whether the tool lives and its script waits for our answer to `action`."""
         return self.waiting == action and self.process is not None and self.process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The tool's pid."""
+        """Return the tool's pid."""
         return self.process.pid if self.process else 0
 
     def identity(self) -> dict[str, Any]:
-        """The tool's pid and start time, for the journal: a helper that comes later must know whom to end."""
+        """Return the tool's pid and start time, for the journal: a helper that comes later must know whom to end."""
         found = procs.task(self.pid)
         return {"name": self.name, "pid": self.pid, "start_ticks": found.start_ticks if found else 0}
 
     def wait_hook(self, action: str, *, stall_s: float) -> tuple[int, int, int]:
-        """Wait until the script reports `action`; answers its pid, the workload's init pid and the stamp in ns.
+        """Wait until the script reports `action`; returns its pid, the workload's init pid and the stamp in ns.
 
         Raises OpError `tool-failed` when the tool ends first, `stalled` when nothing moves for `stall_s`: it is ended
         with SIGTERM then (CRIU's own time-out covers only the seizing of tasks).
@@ -243,7 +243,7 @@ class Job:
                 raise OpError("tool-failed", f"{self.name} ended with {code} before {action}", tail=self.errors())
 
     def run_to_end(self, stall_s: float) -> int:
-        """The exit status of a tool that no script holds; raises OpError `stalled` as `wait_hook` does."""
+        """Return the exit status of a tool that no script holds; raises OpError `stalled` as `wait_hook` does."""
         seen, since = self._pulse(), time.monotonic()
         while True:
             code = self.wait_end(0.2)
@@ -261,7 +261,7 @@ class Job:
         self.line.close()
 
     def _pulse(self) -> tuple[Any, ...]:
-        """What changes while the tool works: bytes in its directory, its processes and their processor time."""
+        """Return what changes while the tool works: bytes in its directory, its processes and their processor time."""
         total = 0
         with contextlib.suppress(OSError):
             total = sum(e.stat().st_size for e in os.scandir(self.work_dir) if e.is_file(follow_symlinks=False))
@@ -281,7 +281,7 @@ class Job:
             os.write(self.line.answer_w, f"{word}\n".encode())
 
     def wait_end(self, timeout_s: float) -> int | None:
-        """The tool's exit status, or None when it has not ended in time."""
+        """Return the tool's exit status, or None when it has not ended in time."""
         if self.process is None:
             return None
         self._ended.wait(timeout_s)  # Popen.wait with a time-out polls, up to 50 ms late
@@ -294,7 +294,7 @@ class Job:
 
     @property
     def fences(self) -> bool:
-        """Whether the dump is complete and cannot end before we say so."""
+        """Tell whether the dump is complete and cannot end before we say so."""
         return self.waiting == "post-dump"
 
     def stop(self, grace_s: float = 5.0) -> None:
@@ -314,5 +314,5 @@ class Job:
             self.wait_end(grace_s)
 
     def errors(self) -> str:
-        """The tool's own first error lines."""
+        """Return the tool's own first error lines."""
         return tools.first_errors(self.log, os.path.join(self.work_dir, "criu.log"), self.output)

@@ -12,7 +12,7 @@ from reberth.node.errors import OpError
 
 
 def mount_point() -> str:
-    """Where cgroup v2 is mounted, or an empty string; a hybrid machine has it beside the v1 hierarchies."""
+    """Return where cgroup v2 is mounted, or an empty string; a hybrid machine has it beside the v1 hierarchies."""
     with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
         for line in mounts:
             words = line.split()
@@ -22,7 +22,7 @@ def mount_point() -> str:
 
 
 def of_pid(pid: int) -> str:
-    """The directory of a task's cgroup; raises OpError `no-cgroup2`, ProcessLookupError when it is gone."""
+    """Return the directory of a task's cgroup; raises OpError `no-cgroup2`, ProcessLookupError when it is gone."""
     mount = mount_point()
     if not mount:
         raise OpError("no-cgroup2", "cgroup v2 is not mounted", hint="boot with the unified cgroup hierarchy")
@@ -37,12 +37,15 @@ def of_pid(pid: int) -> str:
 
 
 def inside(path: str, cgroup: str) -> bool:
-    """Whether a cgroup is this one or below it."""
+    """Tell whether a cgroup is this one or below it."""
     return path == cgroup or path.startswith(cgroup.rstrip("/") + "/")
 
 
 def up_to(path: str, leaf: str) -> str:
-    """The part of a cgroup's path that ends with the directory `leaf`; raises OpError `no-cgroup2` without one."""
+    """Return the part of a cgroup's path that ends with the directory `leaf`.
+
+    Raises OpError `no-cgroup2` without one.
+    """
     head, found, _ = (path + "/").partition(f"/{leaf}/")
     if not found:
         raise OpError("no-cgroup2", f"{path} is not below {leaf}", hint="does the daemon use cgroup v2?")
@@ -65,12 +68,12 @@ def events(cgroup: str) -> dict[str, int]:
 
 
 def is_frozen(cgroup: str) -> bool:
-    """Whether every task in it has stopped."""
+    """Tell whether every task in it has stopped."""
     return events(cgroup).get("frozen") == 1
 
 
 def is_asked_to_freeze(cgroup: str) -> bool:
-    """Whether cgroup.freeze is set, stopped already or not."""
+    """Tell whether cgroup.freeze is set, stopped already or not."""
     with contextlib.suppress(OSError), open(os.path.join(cgroup, "cgroup.freeze"), encoding="ascii") as file:
         return file.read().strip() == "1"
     return False
@@ -115,7 +118,7 @@ def thaw(cgroup: str) -> None:
 
 
 def pids(cgroup: str) -> list[int]:
-    """Every process in it and below it."""
+    """Return every process in it and below it."""
     found: list[int] = []
     for directory, _, files in os.walk(cgroup):
         if "cgroup.procs" in files:

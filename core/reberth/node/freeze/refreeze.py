@@ -42,7 +42,7 @@ class Guard:
 
 
 def of_script(fence: str, script_pid: int) -> Guard | None:
-    """A guard over the CRIU that runs this action script; None when there is none any more."""
+    """Return a guard over the CRIU that runs this action script; None when there is none any more."""
     for pid in procs.ancestors(script_pid, os.getpid()):
         task = procs.task(pid)
         if task is not None and task.comm == "criu":

@@ -43,7 +43,7 @@ END_S = 20.0
 
 
 def of_tree(pids: list[int]) -> dict[str, Any]:
-    """The unit that has one of these processes as its main one or in its cgroup; empty when none has.
+    """Return the unit that has one of these processes as its main one or in its cgroup; empty when none has.
 
     `name`, `properties`, `main` (the main process is among them), `strangers` (other processes of the unit), `error`
     (systemctl cannot be asked, and only the cgroup's name tells of a unit).
@@ -83,7 +83,7 @@ def _counts(name: str) -> bool:
 
 
 def group_of(unit: dict[str, str]) -> str:
-    """The directory of a unit's cgroup; one that nothing is inside when it has none."""
+    """Return the directory of a unit's cgroup; one that nothing is inside when it has none."""
     group = unit.get("ControlGroup", "")
     return os.path.normpath(cgroup.mount_point() + group) if group.strip("/") else "/nowhere"
 
@@ -93,7 +93,10 @@ def _others(unit: dict[str, str]) -> list[int]:
 
 
 def show(name: str) -> list[dict[str, str]]:
-    """What systemctl says of a unit, or of all loaded ones of a pattern; raises OpError when it cannot be asked."""
+    """Return what systemctl says of a unit, or of all loaded ones of a pattern.
+
+    Raises OpError when it cannot be asked.
+    """
     text = _systemctl("show", f"--property={','.join(SHOWN)}", "--", name)
     blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in text.split("\n\n")]
     return [block for block in blocks if block.get("Id")]

@@ -27,7 +27,7 @@ Place = dict[str, Any]
 
 
 def address_find(daemon: Daemon, progress: Any, address: str) -> dict[str, Any]:
-    """Where an address is here, what speaks against taking it away, and how this node would reach it."""
+    """Return where an address is here, what speaks against taking it away, and how this node would reach it."""
     here, route, links = netlink.find(address), netlink.route_to(address), netlink.links()
     if route is not None:
         route.update(links.get(route["ifname"]) or {"mac": "", "kind": 0})
@@ -40,7 +40,7 @@ def address_find(daemon: Daemon, progress: Any, address: str) -> dict[str, Any]:
 
 
 def _problems(here: Place, links: dict[str, Any]) -> list[dict[str, str]]:
-    """Why this address should not be taken from its interface: each with a reason and a remedy."""
+    """Return why this address should not be taken from its interface: each with a reason and a remedy."""
     found = []
     name, address = here["ifname"], here["address"]
     if links.get(name, {}).get("kind") != ETHERNET or here["peer"]:
@@ -98,7 +98,7 @@ def _promotes(ifname: str) -> bool:
 def address_probe(
     daemon: Daemon, progress: Any, address: str, ifname: str, ignore: list[str], wait_s: float = 0.6
 ) -> str:
-    """Ask the link who has an address; answers a hardware address that is not in `ignore` or our own, or nothing."""
+    """Ask the link who has an address; returns a hardware address that is not in `ignore` or our own, or nothing."""
     return neighbours.probe(address, ifname, ignore, min(wait_s, 10.0))
 
 
@@ -138,7 +138,7 @@ def address_add(daemon: Daemon, progress: Any, place: Place) -> None:
 
 
 def _write_batch(run_dir: str, verb: str, place: Place) -> None:
-    """What the hook script does should this helper be gone; an odd name of an interface is left to `recover`."""
+    """Return what the hook script does should this helper be gone; an odd name of an interface is left to `recover`."""
     if PLAIN_NAME.match(place["ifname"]):
         where = f"{ipaddress.ip_address(place['address'])}/{int(place['prefix_len'])} dev {place['ifname']}"
         if verb == "add" and place.get("broadcast"):

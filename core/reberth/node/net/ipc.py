@@ -89,7 +89,7 @@ def writers(paths: set[str], others: Others) -> list[str]:
 
 
 def holds(pid: int, links: set[str]) -> bool:
-    """Whether a descriptor of the process leads to one of these, as `pipe:[7]` or `socket:[7]`."""
+    """Tell whether a descriptor of the process leads to one of these, as `pipe:[7]` or `socket:[7]`."""
     return any(procs.link(f"/proc/{pid}/fd/{name}") in links for name in _descriptors(pid))
 
 

@@ -21,7 +21,7 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
 def is_up(pid: int) -> bool:
-    """Whether `lo` is up in the network namespace of a process."""
+    """Tell whether `lo` is up in the network namespace of a process."""
     return bool((inside(pid, _flags) or 0) & IFF_UP)
 
 
@@ -37,7 +37,7 @@ def _flags() -> int:
 
 
 def raise_here() -> int:
-    """Bring `lo` up in the calling thread's own namespace; answers the flags it had, with the new one."""
+    """Bring `lo` up in the calling thread's own namespace; returns the flags it had, with the new one."""
     flags = _flags() | IFF_UP
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags))

@@ -27,7 +27,7 @@ def _arp(op: int, mac: bytes, sender: bytes, target_mac: bytes, target: bytes) -
 
 
 def _icmp6(mac: bytes, source: bytes, to: bytes, message: bytes) -> bytes:
-    """An ICMPv6 message to a multicast group, in a frame; hop limit 255 as all of NDP has it."""
+    """Return an ICMPv6 message to a multicast group, in a frame; hop limit 255 as all of NDP has it."""
     pseudo = source + to + struct.pack("!I3xB", len(message), 58)
     message = message[:2] + struct.pack("!H", _checksum(pseudo + message)) + message[4:]
     head = b"\x33\x33" + to[-4:] + mac + struct.pack("!H", IPV6)
@@ -43,7 +43,7 @@ def _checksum(data: bytes) -> int:
 
 
 def question(address: str, mac: bytes) -> bytes:
-    """The frame that asks who has an address and tells nobody anything: its sender has no address yet."""
+    """Return the frame that asks who has an address and tells nobody anything: its sender has no address yet."""
     packed = ipaddress.ip_address(address).packed
     if len(packed) == 4:
         return _arp(REQUEST, mac, NOBODY_4, bytes(6), packed)
@@ -52,7 +52,7 @@ def question(address: str, mac: bytes) -> bytes:
 
 
 def announcements(address: str, mac: bytes, router: bool = False) -> list[bytes]:
-    """The frames that tell everybody where an address is now.
+    """Return the frames that tell everybody where an address is now.
 
     Both forms of gratuitous ARP, as some take only one of them; in IPv6 an advertisement with the override flag.
     """
@@ -65,7 +65,7 @@ def announcements(address: str, mac: bytes, router: bool = False) -> list[bytes]
 
 
 def claimed_by(frame: bytes, address: str) -> str:
-    """The hardware address of whoever says in this frame that it has the address; empty when nobody does."""
+    """Return the hardware address of whoever says in this frame that it has the address; empty when nobody does."""
     packed = ipaddress.ip_address(address).packed
     kind = int.from_bytes(frame[12:14], "big")
     mac = b""
@@ -94,7 +94,7 @@ def _packets(address: str, ifname: str) -> socket.socket:
 
 
 def probe(address: str, ifname: str, ignore: list[str], wait_s: float) -> str:
-    """Ask on this link who has an address; answers a hardware address that is not to be ignored, or nothing."""
+    """Ask on this link who has an address; returns a hardware address that is not to be ignored, or nothing."""
     with _packets(address, ifname) as link:
         mac = link.getsockname()[4]
         known = {*ignore, _words(mac)}
@@ -130,7 +130,7 @@ def announce(address: str, ifname: str) -> None:
 
 
 def _is_router(ifname: str) -> bool:
-    """Whether this node routes IPv6: a neighbour that takes it for a router must go on doing so."""
+    """Tell whether this node routes IPv6: a neighbour that takes it for a router must go on doing so."""
     with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{ifname}/forwarding", encoding="ascii") as file:
         return file.read().strip() not in ("", "0")
     return False

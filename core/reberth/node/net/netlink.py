@@ -28,7 +28,7 @@ TIMEOUT_S = 5.0
 
 
 def _talk(kind: int, flags: int, payload: bytes, protocol: int = 0) -> list[bytes]:
-    """Ask the kernel; answers the bodies of its messages, raises OSError with its errno."""
+    """Ask the kernel; returns the bodies of its messages, raises OSError with its errno."""
     return list(ask(protocol, kind, flags, payload))
 
 
@@ -59,7 +59,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def attributes(body: bytes, at: int) -> dict[int, bytes]:
-    """The attributes of a message from this offset on: kind -> value."""
+    """Return the attributes of a message from this offset on: kind -> value."""
     found = {}
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
@@ -86,7 +86,7 @@ def family_of(address: str) -> int:
 
 
 def addresses() -> list[dict[str, Any]]:
-    """Every address of every interface of this network namespace, as `add` takes them."""
+    """Return every address of every interface of this network namespace, as `add` takes them."""
     return [_address(body) for body in _talk(GETADDR, DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0))]
 
 
@@ -119,7 +119,7 @@ def _ifname(index: int) -> str:
 
 
 def find(address: str) -> dict[str, Any] | None:
-    """Where an address is on this node; None when it is not."""
+    """Return where an address is on this node; None when it is not."""
     return next((a for a in addresses() if a["address"] == address), None)
 
 
@@ -164,7 +164,7 @@ def delete(place: dict[str, Any]) -> None:
 
 
 def links() -> dict[str, dict[str, Any]]:
-    """The interfaces by name: hardware address and kind (1: Ethernet)."""
+    """Return the interfaces by name: hardware address and kind (1: Ethernet)."""
     found = {}
     for body in _talk(GETLINK, DUMP, struct.pack("=BBHiII", 0, 0, 0, 0, 0, 0)):
         words = attributes(body, 16)
@@ -174,7 +174,10 @@ def links() -> dict[str, dict[str, Any]]:
 
 
 def route_to(address: str) -> dict[str, Any] | None:
-    """How this node would send to an address: interface, and whether there is a gateway; None without a route."""
+    """Return how this node would send to an address: interface, and whether there is a gateway.
+
+    None without a route.
+    """
     packed = ipaddress.ip_address(address).packed
     head = struct.pack("=BBBBBBBBI", family_of(address), 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
     try:
@@ -199,7 +202,7 @@ def _route(body: bytes) -> dict[str, Any]:
 
 
 def routes_from(address: str) -> int:
-    """How many routes, but those that the kernel made for it, name this address as their source."""
+    """Return how many routes, but those that the kernel made for it, name this address as their source."""
     bodies = _talk(GETROUTE, DUMP, struct.pack("=BBBBBBBBI", family_of(address), 0, 0, 0, 0, 0, 0, 0, 0))
     routes = [_route(body) for body in bodies]
     return sum(1 for route in routes if route["source"] == address and not route["by_kernel"])

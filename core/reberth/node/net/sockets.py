@@ -20,7 +20,10 @@ Rows = list[list[str]]
 
 
 def protocol(path: str) -> str:
-    """The kernel's name for a socket's protocol (TCP, UNIX-STREAM, PACKET, MPTCP, ...); empty if it tells none."""
+    """Return the kernel's name for a socket's protocol (TCP, UNIX-STREAM, PACKET, MPTCP, ...).
+
+    Empty if it tells none.
+    """
     with contextlib.suppress(OSError):
         return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
     return ""
@@ -56,7 +59,7 @@ def connections(pid: int, inodes: set[str]) -> set[tuple[str, str]]:
 
 
 def listening(pid: int) -> list[str]:
-    """Every address that is listened on in this process's network namespace."""
+    """Return every address that is listened on in this process's network namespace."""
     return sorted({address(words[1]) for words in _table(pid, lambda words: words[3] == LISTEN)})
 
 
@@ -70,7 +73,8 @@ def unaccepted(pid: int, inodes: set[str]) -> list[str]:
 
 
 def local(pid: int, holders: dict[str, int]) -> tuple[list[str], list[dict[str, Any]]]:
-    """What of a tree's sockets is bound to this very machine; `holders` maps each inode to a process that has it.
+    """Return what of a tree's sockets is bound to this very machine; `holders` maps each inode to a process that has
+    it.
 
     First connections to a process outside the tree that is on this machine too, as `process PID: here - there`: they
     end when the tree leaves. Then the sockets bound to an address of this machine, each with `connected`; an address
@@ -107,13 +111,15 @@ def _bound(
 
 
 def _host(hexadecimal: str) -> IPv4Address | IPv6Address:
-    """The address without its port; an IPv4 address inside IPv6 is that IPv4 address."""
+    """Return the address without its port; an IPv4 address inside IPv6 is that IPv4 address."""
     found = ip_address(address(hexadecimal).rpartition(":")[0].strip("[]"))
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def addresses() -> dict[str, Any]:
-    """The addresses of this machine, and the families in which a socket may be bound to one that it does not have."""
+    """Return the addresses of this machine, and the families in which a socket may be bound to one that it does
+    not have.
+    """
     nonlocal_bind = []
     for family in ("ipv4", "ipv6"):
         with contextlib.suppress(OSError), open(f"/proc/sys/net/{family}/ip_nonlocal_bind", encoding="ascii") as file:

@@ -34,7 +34,7 @@ WELCOME = b"+"
 
 
 def identity(daemon: Daemon, progress: Any) -> str:
-    """Make a key and a certificate of this helper; answers the certificate."""
+    """Make a key and a certificate of this helper; returns the certificate."""
     key, certificate = (os.path.join(daemon.dir, name) for name in ("direct.key", "direct.pem"))
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     argv += ["-days", "2", "-subj", "/CN=reberth", "-keyout", key, "-out", certificate]
@@ -91,7 +91,7 @@ def connect(daemon: Daemon, progress: Any, peer: str, address: str, port: int, u
 
 
 def _greet(context: ssl.SSLContext, plain: socket.socket, on_target: bool) -> ssl.SSLSocket:
-    """The connection to the one peer, when both have said so; raises OSError when either refuses the other.
+    """Return the connection to the one peer, when both have said so; raises OSError when either refuses the other.
 
     In TLS 1.3 a client has shaken hands before the server has looked at its certificate: so each says a byte.
     """

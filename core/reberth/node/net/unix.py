@@ -24,7 +24,7 @@ Known = dict[int, dict[int, bytes]]
 
 
 def _known(pid: int, mine: set[int]) -> Known:
-    """These unix sockets and what they have to do with: inode, and what the kernel says of it.
+    """Return these unix sockets and what they have to do with: inode, and what the kernel says of it.
 
     That are their peers, the clients that wait in them, and the listeners in which they wait. Of others there may be
     as many in this network namespace as the users of the node like: these are not kept.
@@ -54,7 +54,7 @@ def _name(attributes: dict[int, bytes]) -> str:
 
 
 def _clients(attributes: dict[int, bytes]) -> list[int]:
-    """The clients that wait to be accepted in this socket."""
+    """Return the clients that wait to be accepted in this socket."""
     return [client for (client,) in struct.iter_unpack("=I", attributes.get(WAITING, b""))]
 
 
@@ -117,7 +117,10 @@ def outside(pid: int, inodes: set[str]) -> list[str]:
 
 
 def _closed(attributes: dict[int, bytes]) -> bool:
-    """Whether a peer without an inode is closed: a connection is shut both ways then, and datagrams have no queue."""
+    """Tell whether a peer without an inode is closed.
+
+    A connection is shut both ways then, and datagrams have no queue.
+    """
     shut = attributes.get(SHUTDOWN, b"\0")[0] == SHUT_BOTH
     return shut or attributes[TYPE] == bytes([socket.SOCK_DGRAM])
 

@@ -22,13 +22,13 @@ def end_of(daemon: Daemon) -> Source | Target:
 
 
 def source_of(daemon: Daemon) -> Source:
-    """The end, which must be the source; raises OpError `protocol`."""
+    """Return the end, which must be the source; raises OpError `protocol`."""
     found: Source = _in_role(daemon, "source")
     return found
 
 
 def target_of(daemon: Daemon) -> Target:
-    """The end, which must be the target; raises OpError `protocol`."""
+    """Return the end, which must be the target; raises OpError `protocol`."""
     found: Target = _in_role(daemon, "target")
     return found
 

@@ -15,7 +15,7 @@ from reberth.node.system.durable import boottime_ns
 
 
 def hello(daemon: Any, progress: Any) -> dict[str, Any]:
-    """Who and what this node is."""
+    """Return who and what this node is."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         memory = {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines)}
     return {

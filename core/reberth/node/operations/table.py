@@ -49,19 +49,19 @@ def call(daemon: Daemon, name: str, args: dict[str, Any], progress: Callable[...
 
 
 def ping(daemon: Daemon, progress: Any) -> dict[str, int]:
-    """A heartbeat; also the two clocks, for the controller's offset."""
+    """Answer a heartbeat; also the two clocks, for the controller's offset."""
     return {"boot_ns": boottime_ns()}
 
 
 def run_tool(
     daemon: Daemon, progress: Any, argv: list[str], timeout_s: float = 30.0, stdin: str = "", cwd: str = "/"
 ) -> dict[str, Any]:
-    """Run a program to its end; answers code, out, err."""
+    """Run a program to its end; returns code, out, err."""
     return run_program(argv, timeout_s=timeout_s, stdin=stdin, cwd=cwd)
 
 
 def read(daemon: Daemon, progress: Any, path: str, limit_bytes: int = 8 << 20) -> str:
-    """A regular text file's content; undecodable bytes as surrogate escapes survive JSON as escapes."""
+    """Return a regular text file's content; undecodable bytes as surrogate escapes survive JSON as escapes."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
@@ -114,12 +114,12 @@ def open_run(
 
 
 def socket_path(daemon: Daemon, progress: Any) -> str:
-    """Where a data connection is handed over to this helper, for one that serves no run."""
+    """Return where a data connection is handed over to this helper, for one that serves no run."""
     return os.path.join(daemon.dir, "ctl")
 
 
 def live_socket(run_id: str) -> str:
-    """The private socket of the helper that still serves a run, empty when none does."""
+    """Return the private socket of the helper that still serves a run, empty when none does."""
     if not ID.match(run_id):
         return ""
     try:
@@ -160,7 +160,7 @@ def _me(daemon: Daemon) -> dict[str, Any]:
 
 
 def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
-    """The open runs of this node, with whose helper still lives and whose workload is frozen here."""
+    """Return the open runs of this node, with whose helper still lives and whose workload is frozen here."""
     found = []
     for name in run.open_runs():
         known = None
@@ -174,7 +174,7 @@ def runs(daemon: Daemon, progress: Any) -> list[dict[str, Any]]:
 
 
 def _gone(first: dict[str, Any]) -> bool:
-    """Whether the very process of a source's run has ended, so that its pid may be another's by now."""
+    """Tell whether the very process of a source's run has ended, so that its pid may be another's by now."""
     pid, start = str(first.get("workload", "")).partition("/")[2], first.get("start_ticks", 0)
     return first.get("role") == "source" and bool(start) and pid.isdigit() and not procs.alive(int(pid), start)
 
@@ -182,7 +182,7 @@ def _gone(first: dict[str, Any]) -> bool:
 def workdir(
     daemon: Daemon, progress: Any, need_bytes: int, name: str = "images", keep: bool = False, disk: bool = True
 ) -> dict[str, Any]:
-    """A private directory of the run for images: in memory where it fits with a fifth to spare, else on `disk`.
+    """Return a private directory of the run for images: in memory where it fits with a fifth to spare, else on `disk`.
 
     It goes when the run ends, however it ends, unless the user wants to `keep` it.
     """
@@ -210,7 +210,7 @@ def undo(daemon: Daemon, progress: Any, on: str, do: str, **data: Any) -> None:
 
 
 def make_dirs(daemon: Daemon, progress: Any, path: str, mode: int = 0o755) -> bool:
-    """Make a directory with its missing parents, each undone on abort; answers whether it was new."""
+    """Make a directory with its missing parents, each undone on abort; returns whether it was new."""
     end, new = end_of(daemon), False
     parts = os.path.abspath(path).split("/")
     for depth in range(2, len(parts) + 1):
@@ -240,7 +240,7 @@ def note(daemon: Daemon, progress: Any, event: str, **data: Any) -> None:
 
 
 def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
-    """The source's vote; answers its facts, in which `vote` is what stands."""
+    """Cast the source's vote; return its facts, in which `vote` is what stands."""
     end = source_of(daemon)
     with end.lock:
         end.run.cast_vote(value)
@@ -248,25 +248,25 @@ def vote(daemon: Daemon, progress: Any, value: str) -> dict[str, Any]:
 
 
 def look(daemon: Daemon, progress: Any) -> dict[str, Any]:
-    """Look whether the copy lives a moment after it began to run; answers the target's facts, raises OpError `ill`."""
+    """Look whether the copy lives a moment after it began to run; returns the target's facts, raises OpError `ill`."""
     end = target_of(daemon)
     end.looking.look(end.cgroup)
     return end.facts()
 
 
 def fill(daemon: Daemon, progress: Callable[..., None]) -> dict[str, Any]:
-    """Wait until all memory of a lazy restore is in; answers the target's facts."""
+    """Wait until all memory of a lazy restore is in; returns the target's facts."""
     target_of(daemon).filling.fill(progress)
     return target_of(daemon).facts()
 
 
 def facts(daemon: Daemon, progress: Any) -> dict[str, Any]:
-    """What is so now at this end of the run."""
+    """Return what is so now at this end of the run."""
     return end_of(daemon).facts()
 
 
 def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
-    """Write the run's end into the node's journal and give up its lock; answers what could not be undone."""
+    """Write the run's end into the node's journal and give up its lock; returns what could not be undone."""
     end = end_of(daemon)
     if isinstance(end, Target) and outcome != "moved" and not end.run.journal.has("taken-back"):
         end.run.undo("abort", "always")  # a landing that failed: the source runs again, nothing of the copy is needed
@@ -274,7 +274,7 @@ def end_run(daemon: Daemon, progress: Any, outcome: str) -> dict[str, Any]:
 
 
 def leftovers(daemon: Daemon, progress: Any, run_id: str) -> list[str]:
-    """What of a run that has ended is still here, beside its journal and images that were to be kept."""
+    """Return what of a run that has ended is still here, beside its journal and images that were to be kept."""
     if not ID.match(run_id):
         return []
     known = run.Run.load(run_id)
@@ -289,7 +289,7 @@ def leftovers(daemon: Daemon, progress: Any, run_id: str) -> list[str]:
 
 
 def remains_of(daemon: Daemon, progress: Any, run_id: str, cgroups: list[str]) -> dict[str, Any]:
-    """What is there of a run whose journal is lost; `cgroups` are those that the controller has seen."""
+    """Return what is there of a run whose journal is lost; `cgroups` are those that the controller has seen."""
     _require_lost(run_id)
     return remains.look(run_id, cgroups)
 
@@ -307,7 +307,7 @@ def _require_lost(run_id: str) -> None:
 
 
 def log_tails(daemon: Daemon, progress: Any, directory: str, limit_bytes: int = 1 << 20) -> dict[str, str]:
-    """The last part of every log in a directory, to be kept with the report."""
+    """Return the last part of every log in a directory, to be kept with the report."""
     found: dict[str, str] = {}
     for entry in os.scandir(directory):
         if entry.is_file(follow_symlinks=False) and entry.name.endswith((".log", ".out")):
@@ -330,7 +330,7 @@ def space(daemon: Daemon, progress: Any, paths: list[str]) -> dict[str, int]:
 
 
 def _direct(name: str) -> Callable[..., Any]:
-    """An operation of `direct`, which is loaded (with ssl) only by runs that use it."""
+    """Return an operation of `direct`, which is loaded (with ssl) only by runs that use it."""
 
     def call_it(daemon: Daemon, progress: Any, **args: Any) -> Any:
         from reberth.node.net import tls

@@ -44,7 +44,7 @@ def pages_ready(daemon: Daemon, progress: Any) -> None:
 
 
 def pages_channel(daemon: Daemon) -> Channel:
-    """The connection for pages, both ways."""
+    """Return the connection for pages, both ways."""
     if not daemon.pages_ready.wait(PIPE_WAIT_S) or daemon.pages is None:
         raise OpError("protocol", "no connection for pages was opened")
     return Channel(*daemon.pages, daemon.pages_over.set)
@@ -119,7 +119,7 @@ def tree_send(
 
 
 def _cost(daemon: Daemon, started_s: float, before_bytes: int) -> dict[str, Any]:
-    """What a tree has taken of the connection: its data as it went over, and the time."""
+    """Return what a tree has taken of the connection: its data as it went over, and the time."""
     return {"wire_bytes": daemon.packer.wire_bytes - before_bytes, "seconds": time.monotonic() - started_s}
 
 
@@ -195,7 +195,7 @@ def tree_recv(daemon: Daemon, progress: Callable[..., None], into: str, kind: st
 
 
 def _is_paged(daemon: Daemon, into: str) -> bool:
-    """Whether criu's page server has written pages there, beside which the other images go."""
+    """Tell whether criu's page server has written pages there, beside which the other images go."""
     inflow = daemon.end.inflow if isinstance(daemon.end, Target) else None
     return inflow is not None and inflow.into == into and inflow.found is not None
 

@@ -116,13 +116,13 @@ class Fill:
 
     @staticmethod
     def _end_left(daemon: dict[str, Any]) -> None:
-        """What an earlier helper has started: the daemon first, so that it hears nothing of the rest."""
+        """End what an earlier helper has started: the daemon first, so that it hears nothing of the rest."""
         for pid, start_ticks in [(daemon.get("pid", 0), daemon.get("start_ticks", 0)), *daemon.get("holders", [])]:
             if pid:
                 shared_table.end(Holder(pid, start_ticks))
 
     def facts(self) -> dict[str, Any]:
-        """What the protocol decides from, and what the fill has cost."""
+        """Return what the protocol decides from, and what the fill has cost."""
         found: dict[str, Any] = {
             n: self.run.journal.has(n.replace("_", "-")) for n in ("lazy", "filled", "fill_failed")
         }
@@ -148,7 +148,7 @@ class Guardian:
         )
 
     def say(self, line: str) -> int:
-        """Tell it something; answers how many address spaces each process holds, 0 when it is gone."""
+        """Tell it something; returns how many address spaces each process holds, 0 when it is gone."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(f"{line}\n".encode())
@@ -180,7 +180,7 @@ class Filler:
         self.cgroup = ""  # the copy's, once it may run
 
     def begin(self) -> dict[str, Any]:
-        """Start the daemon and those that hold; answers who they are. Raises OpError `lazy-pages`."""
+        """Start the daemon and those that hold; returns who they are. Raises OpError `lazy-pages`."""
         log = os.path.basename(self.log)
         if self.flow is not None:
             # -v4 tells what was unmapped or forked meanwhile, which the count of the pages needs.
@@ -247,7 +247,7 @@ class Filler:
         threading.Thread(target=run, daemon=True).start()
 
     def wait(self, told: Callable[..., None] | None = None) -> dict[str, Any]:
-        """Wait until every page is in, and count them; answers what came.
+        """Wait until every page is in, and count them; returns what came.
 
         A copy that has ended needs no page any more, which its daemon (criu 4.2.1) does not always see. Raises OpError
         `fill` when the daemon died, when it does not get on (`Patience`), or when pages are missing: then the copy
@@ -296,15 +296,15 @@ class Filler:
             self.said.close()
 
     def errors(self) -> str:
-        """The first errors of the daemon's log."""
+        """Return the first errors of the daemon's log."""
         return spawn.first_errors(self.log)
 
     def _nobody(self) -> bool:
-        """Whether the copy, which may run, has no task left."""
+        """Tell whether the copy, which may run, has no task left."""
         return bool(self.cgroup) and cgroup.events(self.cgroup).get("populated") == 0
 
     def _unneeded(self, seconds: float) -> dict[str, Any]:
-        """The copy has ended by itself: so does the fill, whatever its daemon waits for."""
+        """End the fill of a copy that has ended by itself, whatever its daemon waits for."""
         assert self.process is not None
         spawn.kill_group(self.process)
         found = {"code": self.process.wait(), "guarded": self.guarded, "seconds": seconds}

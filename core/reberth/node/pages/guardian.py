@@ -22,7 +22,7 @@ KIND = "anon_inode:[userfaultfd]"  # as in shared_table.py, which this text cann
 
 
 def count(pid: int) -> int:
-    """How many userfaultfds a process has open; 0 for one that is gone."""
+    """Return how many userfaultfds a process has open; 0 for one that is gone."""
     found = 0
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/%d/fd" % pid):
@@ -52,7 +52,7 @@ class Guardian:
         return False
 
     def hear(self) -> None:
-        """Take the next line, if there is one; answers a released guardian's end by leaving."""
+        """Take the next line, if there is one; returns a released guardian's end by leaving."""
         if self.alone:
             time.sleep(POLL_S)
             return
@@ -81,7 +81,7 @@ class Guardian:
 
 
 def populated(cgroup: str) -> bool:
-    """Whether any task lives in it."""
+    """Tell whether any task lives in it."""
     try:
         with open(cgroup + "/cgroup.events") as lines:
             return "populated 1" in lines.read()

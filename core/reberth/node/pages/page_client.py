@@ -88,7 +88,7 @@ class Outflow:
         threading.Thread(target=self._run, args=(job,), daemon=True).start()
 
     def finish(self) -> dict[str, Any]:
-        """What was sent, once the dump says that all of its memory was; OpError `pages` when it was not."""
+        """Return what was sent, once the dump says that all of its memory was; OpError `pages` when it was not."""
         self._done.wait(FINISH_S)
         if self.failed or not self._done.is_set():
             raise OpError("pages", self.failed or "the dump did not say the end of its pages")
@@ -120,7 +120,7 @@ class Outflow:
                     one.close()
 
     def _accept(self, server: socket.socket, job: Job) -> socket.socket:
-        """The connection of the tool's own criu; whoever else comes is sent away unheard."""
+        """Return the connection of the tool's own criu; whoever else comes is sent away unheard."""
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
                 found, peer = server.accept()
@@ -154,7 +154,10 @@ class Outflow:
             out.close()
 
     def _first(self, sock: socket.socket) -> bytes:
-        """The first message, which waits for its answer: so its length tells whether this is the CRIU that we think."""
+        """Return the first message, which waits for its answer.
+
+        So its length tells whether this is the CRIU that we think.
+        """
         sock.settimeout(0.2)
         while not self._ended.is_set():
             try:
@@ -175,7 +178,7 @@ class Outflow:
 
 
 def is_of(peer: tuple[str, int], pid: int, patience_s: float = 0.5) -> bool:
-    """Whether the other end of a connection over the loopback belongs to this process or to one below it.
+    """Tell whether the other end of a connection over the loopback belongs to this process or to one below it.
 
     By the kernel's table of the calling thread's network namespace: port to inode, inode to the owner's descriptors.
     """

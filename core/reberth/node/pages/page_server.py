@@ -119,7 +119,10 @@ class Inflow:
             counts.carry(reader, out, message.body_bytes, lambda count: told(counts.bytes))
 
     def _answer(self, form: str) -> int:
-        """What criu answers; an older or newer one than we think waits for the rest of our message, and so do we."""
+        """Return what criu answers.
+
+        An older or newer one than we think waits for the rest of our message, and so do we.
+        """
         assert self.ours is not None
         size, data = struct.calcsize(form), b""
         self.ours.settimeout(ANSWER_S)

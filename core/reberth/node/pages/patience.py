@@ -54,7 +54,10 @@ class Patience:
         return read_bytes, (min(read_bytes, self.expected_bytes), open_)
 
     def _read_bytes(self) -> int:
-        """What the daemon has read so far, of images that lie here; its processor time where nobody counts that."""
+        """Return what the daemon has read so far, of images that lie here.
+
+        Its processor time where nobody counts that.
+        """
         gone = contextlib.suppress(OSError, ValueError, IndexError)
         with gone, open(f"/proc/{self.pid}/io", encoding="ascii") as file:
             return int(file.readline().split()[1])

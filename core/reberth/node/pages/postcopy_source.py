@@ -38,7 +38,7 @@ class Serving:
         self.begun = False
 
     def words(self, argv: list[str]) -> list[str]:
-        """The argument list with `@pages@` replaced by what CRIU is reached through."""
+        """Return the argument list with `@pages@` replaced by what CRIU is reached through."""
         value = "{}:{}".format(*ALONE) if self.place else str(self.flow.theirs.fileno())
         return [word.replace("@pages@", value) for word in argv]
 
@@ -62,7 +62,7 @@ class Serving:
         self.flow.start(first)
 
     def holds(self, job: Job) -> bool:
-        """Whether the dump has gone on to its page server and is still there."""
+        """Tell whether the dump has gone on to its page server and is still there."""
         return self.begun and job.process is not None and job.process.poll() is None
 
     def dismiss(self) -> None:
@@ -116,7 +116,7 @@ def _isolate() -> None:
 
 
 def _connect() -> socket.socket:
-    """A connection to CRIU's page server, which listens a moment after it was let go."""
+    """Return a connection to CRIU's page server, which listens a moment after it was let go."""
     deadline = time.monotonic() + CONNECT_S
     while True:
         try:
@@ -130,7 +130,7 @@ def _connect() -> socket.socket:
 
 
 def stopped(path: str) -> list[int]:
-    """The processes of a cgroup that somebody has stopped (SIGSTOP): these must stay so."""
+    """Return the processes of a cgroup that somebody has stopped (SIGSTOP): these must stay so."""
     states = {pid: procs.task(pid) for pid in cgroup.pids(path)}
     return [pid for pid, task in states.items() if task and task.state == "T"]
 

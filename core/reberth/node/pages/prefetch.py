@@ -76,7 +76,7 @@ class Prefetch:
         return self.ledger.served
 
     def load(self, directory: str) -> int:
-        """Read which pages are to follow, from the source or from here; answers how many."""
+        """Read which pages are to follow, from the source or from here; returns how many."""
         areas = [
             Area(pid, e.vaddr, e.pages, HERE if self.local.has(pid) else UNASKED) for pid, e in lazy_extents(directory)
         ]
@@ -199,7 +199,7 @@ class Prefetch:
             self.ledger.mark(place, count, SERVED)
 
     def _here(self, place: Place, pages: int) -> Iterator[Union[bytes, memoryview]]:
-        """What is here of these pages up to the first that is not: of images, and of what the source has sent."""
+        """Yield what is here of these pages up to the first that is not: of images, and of what the source has sent."""
         at, end = place.address, place.address + pages * PAGE_BYTES
         while at < end:
             here = self.local.find(place.owner, at)
@@ -274,7 +274,7 @@ class Prefetch:
         return True
 
     def _take(self, data: memoryview) -> memoryview:
-        """One step through the source's answers; answers what is left of this piece."""
+        """One step through the source's answers; returns what is left of this piece."""
         if self._closed:
             self._to_daemon += data  # the status of the end
             return data[len(data) :]

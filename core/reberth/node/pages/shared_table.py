@@ -136,7 +136,7 @@ def _ptrace(request: int, pid: int, address: int, data: int) -> None:
 
 
 def _wait_stop(process: subprocess.Popen[bytes]) -> int:
-    """Wait until it stands still; answers the signal, with the event of ptrace(2) above it. Its end is left there."""
+    """Wait until it stands still; returns the signal, with the event of ptrace(2) above it. Its end is left there."""
     deadline = time.monotonic() + LIMIT_S
     while True:
         found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -222,7 +222,7 @@ def _rename(pid: int) -> None:
 
 
 def count(pid: int) -> int:
-    """How many userfaultfds a process has open; 0 for one that is gone."""
+    """Return how many userfaultfds a process has open; 0 for one that is gone."""
     with contextlib.suppress(OSError):
         place = f"/proc/{pid}/fd"
         return sum(procs.link(f"{place}/{name}") == KIND for name in os.listdir(place))

@@ -24,7 +24,7 @@ class Area:
         self.owner, self.start, self.state = owner, start, bytearray([state]) * pages
 
     def unasked_from(self, index: int, most: int) -> int:
-        """How many pages in a row from here nobody has asked for."""
+        """Return how many pages in a row from here nobody has asked for."""
         end = min(len(self.state), index + most)
         count = 0
         while index + count < end and self.state[index + count] == UNASKED:
@@ -42,7 +42,7 @@ class Ledger:
         self._next = (0, 0)
 
     def find(self, place: Place) -> Optional[tuple[Area, int]]:
-        """The area of a page and its index there."""
+        """Return the area of a page and its index there."""
         at = bisect.bisect_right(self.keys, place) - 1
         if at < 0 or self.areas[at].owner != place.owner:
             return None
@@ -50,7 +50,7 @@ class Ledger:
         return (self.areas[at], index) if index < len(self.areas[at].state) else None
 
     def state(self, place: Place) -> int:
-        """What became of a page; SERVED for one that is in no area."""
+        """Return what became of a page; SERVED for one that is in no area."""
         found = self.find(place)
         return found[0].state[found[1]] if found else SERVED
 
@@ -68,7 +68,7 @@ class Ledger:
             area.state[index : index + len(before)] = after
 
     def next_run(self, most: int) -> Optional[tuple[Place, int]]:
-        """The next pages that nobody has asked for."""
+        """Return the next pages that nobody has asked for."""
         number, index = self._next
         while number < len(self.areas):
             area = self.areas[number]

@@ -40,12 +40,12 @@ class Message(NamedTuple):
 
     @property
     def command(self) -> int:
-        """The command without its flags."""
+        """Return the command without its flags."""
         return self.word & COMMAND_MASK
 
     @property
     def body_bytes(self) -> int:
-        """How many bytes of pages follow it."""
+        """Return how many bytes of pages follow it."""
         present = self.command == PS_IOV_ADD_F and (self.word >> FLAGS_SHIFT) & PE_PRESENT
         return self.pages * PAGE_BYTES if present else 0
 
@@ -70,7 +70,7 @@ def header_of(header_bytes: int) -> struct.Struct:
 
 
 def checked(message: Message) -> Message:
-    """The same message if a dump may say it; OpError `pages` for every other."""
+    """Return the same message if a dump may say it; OpError `pages` for every other."""
     known = message.command in (PS_IOV_OPEN2, PS_IOV_PARENT, PS_IOV_ADD_F, PS_IOV_CLOSE, PS_IOV_FORCE_CLOSE)
     owned = message.owner & 0xFF in (TASK, SHMEM) or message.command in (PS_IOV_CLOSE, PS_IOV_FORCE_CLOSE)
     placed = message.address % PAGE_BYTES == 0 and message.pages <= MAX_PAGES
@@ -80,7 +80,7 @@ def checked(message: Message) -> Message:
 
 
 def unpack(data: bytes) -> Message:
-    """A message in our form; OpError when it is damaged."""
+    """Return a message in our form; OpError when it is damaged."""
     if _CRC.unpack_from(data, _MESSAGE.size)[0] != zlib.crc32(data[: _MESSAGE.size]):
         raise OpError("pages", "a page message was damaged on the way")
     return Message(*_MESSAGE.unpack_from(data))
@@ -124,7 +124,7 @@ class Counts:
         return self._hash.digest()
 
     def end(self) -> bytes:
-        """The last message and the digest, as the source sends them."""
+        """Return the last message and the digest, as the source sends them."""
         return Message(END, self.pages, self.holes, len(self.owners)).pack() + self.digest()
 
     def check(self, message: Message, digest: bytes) -> None:

@@ -77,7 +77,7 @@ class Look:
             raise OpError("ill", (self.run.journal.last("look-failed") or {})["message"], hint=self._hint())
 
     def ended(self, pids: Iterable[int]) -> str:
-        """Which of these processes are gone, and how the first of them ended; empty when all are there."""
+        """Return which of these processes are gone, and how the first of them ended; empty when all are there."""
         gone = [pid for pid in pids if not procs.alive(pid)]
         if not gone:
             return ""
@@ -133,7 +133,7 @@ class Look:
 
 
 def turns(pid: int) -> int:
-    """How often a process's first thread has left the processor so far; -1 when it is gone."""
+    """Return how often a process's first thread has left the processor so far; -1 when it is gone."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
         return sum(int(line.split()[1]) for line in lines if "_ctxt_switches:" in line)
     return -1

@@ -25,7 +25,7 @@ LINE_LIMIT_BYTES = 64 << 10
 
 
 def what_follows(target: Mapping[str, Any]) -> str:
-    """What a source that has voted READY does after this: `kill`, `resume`, or empty as long as it must wait.
+    """Return what a source that has voted READY does after this: `kill`, `resume`, or empty as long as it must wait.
 
     The same rows as `reberth.run.decide.decide` has them; a test compares the two.
     """

@@ -32,7 +32,7 @@ def pre_dump(
     header_bytes: int = 0,
     stall_s: float = 20.0,
 ) -> dict[str, Any]:
-    """Run the tool to its end in the new directory `work`; answers its counters, `bytes` and `seconds`.
+    """Run the tool to its end in the new directory `work`; returns its counters, `bytes` and `seconds`.
 
     With `through` the pages go to the target's page server meanwhile (`Source.flow_out`), and `sent` tells of them.
     Raises OpError `ended`, `tool-failed`, `stalled`.

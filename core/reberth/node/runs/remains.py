@@ -21,7 +21,7 @@ ORDER = ("running", "held", "frozen")  # the first that fits one cgroup is what 
 
 
 def look(run_id: str, cgroups: list[str]) -> dict[str, Any]:
-    """What the run's tasks do (`remains`: running, held, frozen or empty), where, how many, and which."""
+    """Return what the run's tasks do (`remains`: running, held, frozen or empty), where, how many, and which."""
     found = [_one(path) for path in _places(run_id, cgroups)]
     found = [one for one in found if one["tasks"]]
     worst = min(found, key=lambda one: ORDER.index(one["remains"]), default=None)
@@ -29,7 +29,7 @@ def look(run_id: str, cgroups: list[str]) -> dict[str, Any]:
 
 
 def settle(run_id: str, cgroups: list[str], how: str) -> dict[str, Any]:
-    """`kill` or `thaw` what is there; answers what is there then.
+    """`kill` or `thaw` what is there; returns what is there then.
 
     Tools of the run are ended first: a criu that is told to stop lets go of the tasks, which stay frozen. Connections
     that it left in repair mode are made to work before a thaw.
@@ -63,7 +63,7 @@ def _heal(run_id: str, pids: list[int]) -> None:
 
 
 def _places(run_id: str, cgroups: list[str]) -> list[str]:
-    """The cgroups of the run that exist: those named by the controller, and each that has the run's name."""
+    """Return the cgroups of the run that exist: those named by the controller, and each that has the run's name."""
     mount, name = cgroup.mount_point(), f"reberth-{run_id}"
     if not mount:
         return []
@@ -86,7 +86,7 @@ def _one(path: str) -> dict[str, Any]:
 
 
 def _is_held(pid: int) -> bool:
-    """Whether a criu traces this task, or is above it: then it was never let go."""
+    """Tell whether a criu traces this task, or is above it: then it was never let go."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
         for line in lines:
             if line.startswith("TracerPid:") and int(line.split()[1]):

@@ -40,7 +40,7 @@ OCCASIONS = ("back", "abort", "commit", "always", "landed", "end")
 
 
 def state_dir() -> str:
-    """Where runs are kept; made 0700, refused when somebody else owns it."""
+    """Return where runs are kept; made 0700, refused when somebody else owns it."""
     for path in (STATE, os.path.join(STATE, "ended")):
         with contextlib.suppress(FileExistsError):
             os.makedirs(path, 0o700)
@@ -51,7 +51,7 @@ def state_dir() -> str:
 
 
 def boot_id() -> str:
-    """Which start of this machine this is."""
+    """Return which start of this machine this is."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -108,7 +108,7 @@ class Run:
 
     @classmethod
     def load(cls, run_id: str) -> Run | None:
-        """A run of this node, open or ended; None when it was never here, or its journal is lost.
+        """Return a run of this node, open or ended; None when it was never here, or its journal is lost.
 
         Raises OpError `newer-format` for a journal that a later version wrote.
         """
@@ -120,11 +120,11 @@ class Run:
         return None
 
     def is_lost(self) -> bool:
-        """Whether the journal went from the disk under this process: then nothing can be decided here any more."""
+        """Tell whether the journal went from the disk under this process: then nothing can be decided here any more."""
         return not os.path.exists(os.path.join(self.dir, "journal.jsonl"))
 
     def opened(self, key: str, default: Any = "") -> Any:
-        """A fact of the first record."""
+        """Return a fact of the first record."""
         return (self.journal.last("open") or {}).get(key, default)
 
     def gather_tools(self) -> None:
@@ -139,7 +139,7 @@ class Run:
 
     @property
     def tools(self) -> str:
-        """The cgroup of this run's tools; empty where none could be made."""
+        """Return the cgroup of this run's tools; empty where none could be made."""
         return str((self.journal.last("tools") or {}).get("cgroup", ""))
 
     @property
@@ -149,22 +149,22 @@ class Run:
 
     @property
     def ended(self) -> str:
-        """The outcome when the run has an end, else empty."""
+        """Return the outcome when the run has an end, else empty."""
         record = self.journal.last("end")
         return str(record["outcome"]) if record else ""
 
     def vote(self) -> str | None:
-        """What the source voted."""
+        """Return what the source voted."""
         return self._said.get("vote") or decided(self.dir, "vote", VOTES)
 
     def cast_vote(self, value: str) -> str:
-        """Vote once; answers what stands."""
+        """Vote once; returns what stands."""
         if self.vote() is None:
             (self.journal.tell if value == "RESUME" else self.journal.write)("voting", value=value)
         return self._once("vote", value, VOTES, back="RESUME")
 
     def verdict(self) -> str | None:
-        """What was decided on the target."""
+        """Return what was decided on the target."""
         return self._said.get("verdict") or decided(self.dir, "verdict", VERDICTS)
 
     def decide(self, value: str) -> str:
@@ -198,7 +198,7 @@ class Run:
         self.journal.write("undo", on=on, do=do, **data)
 
     def undo(self, *on: str) -> list[str]:
-        """Do what was pushed for these occasions, newest first; answers what could not be done."""
+        """Do what was pushed for these occasions, newest first; returns what could not be done."""
         return self._undo([r for r in self.journal.records if r["event"] == "undo" and r["on"] in on])
 
     def _undo(self, records: list[dict[str, Any]]) -> list[str]:
@@ -214,12 +214,12 @@ class Run:
         return list(failed.values())
 
     def daemon_works(self) -> bool:
-        """Whether a daemon's own operation of this run goes on: until it is over, its criu must be held."""
+        """Tell whether a daemon's own operation of this run goes on: until it is over, its criu must be held."""
         record = self.journal.last("daemon")
         return record is not None and not unixhttp.operation_ended(record["socket"], record["url"])
 
     def undo_again(self) -> list[str]:
-        """Try once more what could not be undone; answers what is left now."""
+        """Try once more what could not be undone; returns what is left now."""
         again = self.journal.last("undo-again")
         since = again["seq"] if again else -1
         failed = [r for r in self.journal.records if r["event"] == "undo-failed" and r["seq"] > since]
@@ -232,7 +232,7 @@ class Run:
     def end(self, outcome: str) -> list[str]:
         """Write the end and give up the lock; the directory moves to `ended`, of which the newest are kept.
 
-        Answers what is left behind, after one more try.
+        Returns what is left behind, after one more try.
         """
         left = self.undo_again()
         if not self.ended:
@@ -250,7 +250,10 @@ class Run:
 
 
 def _another(first: dict[str, Any], role: str, start_ticks: int) -> bool:
-    """Whether an open run is of another process with the same pid; at its other end a copy has a start of its own."""
+    """Tell whether an open run is of another process with the same pid.
+
+    At its other end a copy has a start of its own.
+    """
     known = first.get("start_ticks", 0)
     return bool(known and start_ticks) and first.get("role") == role and known != start_ticks
 
@@ -271,7 +274,7 @@ def _keep_newest(run_id: str) -> None:
 
 
 def locks_of_others(run_id: str) -> set[str]:
-    """The network locks (nft tables) that other open runs of this node have journaled as theirs."""
+    """Return the network locks (nft tables) that other open runs of this node have journaled as theirs."""
     known = [Run(name, os.path.join(STATE, name)) for name in open_runs() if name != run_id]
     records = [record for run in known for record in run.journal.records]
     return {str(record["name"]) for record in records if record.get("do") == "nft_delete"}

@@ -59,7 +59,7 @@ class Source:
         systemd.hold(self.run, name, pid)
 
     def enclose(self, pid: int) -> dict[str, Any]:
-        """Move a process tree into a cgroup of its own (enclose.py); answers the cgroup and the processes."""
+        """Move a process tree into a cgroup of its own (enclose.py); returns the cgroup and the processes."""
         found = enclosed(self.run, pid)
         self.cgroup = str(found["cgroup"])
         return found
@@ -82,7 +82,7 @@ class Source:
         files: dict[str, str] | None = None,
         stall_s: float = 20.0,
     ) -> dict[str, Any]:
-        """Freeze, dump and fence; answers when the tasks are held in the `post-dump` script.
+        """Freeze, dump and fence; returns when the tasks are held in the `post-dump` script.
 
         With `pages` they stay behind, and the dump goes on to serve them when the other node asks for the first: by a
         `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that nobody else can reach.
@@ -164,7 +164,9 @@ class Source:
         }
 
     def _dumped(self, root_pid: int, work: str) -> dict[str, Any]:
-        """The processes that stand still, how many of them are the copy's, and the first one's parent-death signal."""
+        """Return the processes that stand still, how many of them are the copy's, and the first one's
+        parent-death signal.
+        """
         pids = cgroup.pids(self.cgroup)
         tree = procs.below(root_pid, pids)
         return {"pids": pids, "tasks": len(tree), "parent_death": signal_name(parent_death_signal(work))}
@@ -310,22 +312,25 @@ class Source:
             cgroup.thaw(self.cgroup)
 
     def _holds(self) -> bool:
-        """Whether the tool holds the tasks: in its script, or since then as the server of their pages."""
+        """Tell whether the tool holds the tasks: in its script, or since then as the server of their pages."""
         return bool(self.job and (self.job.fences or (self.serving and self.serving.holds(self.job))))
 
     def _outlived(self) -> int:
-        """How many tasks live on after a killed tool: it may have left one damaged, which dies when it runs again."""
+        """Return how many tasks live on after a killed tool.
+
+        It may have left one damaged, which dies when it runs again.
+        """
         end_s = time.monotonic() + OUTLIVES_S
         while self._tasks() and time.monotonic() < end_s:
             time.sleep(0.01)
         return self._tasks()
 
     def _tasks(self) -> int:
-        """How many processes there are to run."""
+        """Return how many processes there are to run."""
         return len([p for p in cgroup.pids(self.cgroup) if procs.alive(p)]) if self.cgroup else 0
 
     def _gone(self) -> bool:
-        """Whether the tasks ended by themselves after the freeze had begun, or with their node at any time."""
+        """Tell whether the tasks ended by themselves after the freeze had begun, or with their node at any time."""
         resumed = self.run.journal.last("resumed")
         tasks = resumed.get("tasks", 1) if resumed else self._tasks()
         begun = self.run.journal.has("freezing") or self._ended_with_the_node()
@@ -341,7 +346,7 @@ class Source:
         return bool(self.run.opened("boot_id", boot_id()) != boot_id())
 
     def facts(self) -> dict[str, Any]:
-        """What is so now: the one thing that `recover` and the engine decide from."""
+        """Return what is so now: the one thing that `recover` and the engine decide from."""
         return {
             "role": "source",
             "vote": self._vote(),
@@ -361,16 +366,19 @@ class Source:
         }
 
     def abandoned(self) -> bool:
-        """Whether the journal is lost: this helper can neither vote nor be found, and the fence stays without it."""
+        """Tell whether the journal is lost.
+
+        This helper can neither vote nor be found, and the fence stays without it.
+        """
         return self.run.is_lost()
 
     def _left_a_copy(self) -> bool:
-        """Whether the node restarted when the dump was whole and nothing was decided against the copy."""
+        """Tell whether the node restarted when the dump was whole and nothing was decided against the copy."""
         over = self._vote() == "RESUME" or self.run.journal.has("released") or self.run.journal.has("resumed")
         return self._ended_with_the_node() and self.run.journal.has("held") and not over
 
     def lost(self) -> bool:
-        """The controller is gone: before READY the source runs again, after it the line to the target decides.
+        """Act without the controller: before READY the source runs again, after it the line to the target decides.
 
         True when the run has ended, or when nothing is left here to act on: the tasks went with their node after the
         dump was whole, so the target may hold the only copy, and a vote for RESUME would end it.
@@ -403,7 +411,7 @@ class Source:
 
 
 def write_config(job: Job, work: str, lines: list[str]) -> str:
-    """A CRIU configuration file for this one call, in the run's private directory."""
+    """Return a CRIU configuration file for this one call, in the run's private directory."""
     path = os.path.join(work, f"{job.name}.conf")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -135,7 +135,7 @@ class Target:
         return {**copy, "started_ns": started_ns, "held_ns": held_ns, "lost": lost}
 
     def held(self, init: int, tasks: int = 0) -> dict[str, Any]:
-        """The copy is complete and waits in `post-restore`: make sure of it, and write it down.
+        """Make sure that the copy is complete and waits in `post-restore`, and write it down.
 
         Raises OpError `tasks` when it has fewer processes than the source had at the freeze (`tasks`; 0: not known).
         """
@@ -221,7 +221,10 @@ class Target:
             return self.facts()
 
     def _holds(self) -> bool:
-        """Whether the tool waits for our answer and CRIU lives: killed, it leaves half-made tasks and its script."""
+        """Tell whether the tool waits for our answer and CRIU lives.
+
+        Killed, it leaves half-made tasks and its script.
+        """
         job = self.job
         return job is not None and job.holds("post-restore") and procs.descends(self.script_pid, job.above)
 
@@ -258,11 +261,14 @@ class Target:
         self._go()
 
     def _tree(self) -> list[int]:
-        """The processes of the copy, as they were when it was held."""
+        """Return the processes of the copy, as they were when it was held."""
         return list((self.run.journal.last("copy-held") or {}).get("tree", ()))
 
     def _was_never_let_go(self) -> bool:
-        """Whether nobody ever said "go": this helper knows of itself, of an earlier one its script tells (`vetoed`)."""
+        """Tell whether nobody ever said "go".
+
+        This helper knows of itself, of an earlier one its script tells (`vetoed`).
+        """
         if self.job is not None:
             return not self.let_go
         orphans.end(self.run.id, self.run.tools, patience_s=2.0)  # the script ends by itself when its helper is gone
@@ -322,7 +328,7 @@ class Target:
         return bool(self.run.opened("boot_id", boot_id()) != boot_id())
 
     def facts(self) -> dict[str, Any]:
-        """What is so now on the target."""
+        """Return what is so now on the target."""
         try:
             verdict = self.run.verdict()
         except OpError:
@@ -354,7 +360,7 @@ class Target:
         }
 
     def keeps(self) -> bool:
-        """Whether the held copy is whole without the source, so that it is kept when the source cannot be reached.
+        """Tell whether the held copy is whole without the source, so that it is kept when the source cannot be reached.
 
         What a daemon's criu holds is none: the daemon undoes it when the source's daemon is gone.
         """
@@ -364,7 +370,7 @@ class Target:
         return bool((self.run.journal.last("restoring") or {}).get("needs_source"))
 
     def _alone(self) -> str:
-        """What this end decides without a controller, empty while it must wait.
+        """Return what this end decides without a controller, empty while it must wait.
 
         A whole copy that is held may be the last one there is, as nobody here can tell a source that is dead from one
         that is cut off. So it waits for the source's vote, on the line or by `recover`, as long as there is memory.
@@ -382,11 +388,11 @@ class Target:
         return "ABORT" if short else ""
 
     def abandoned(self) -> bool:
-        """Whether the journal is lost, and nothing waits here that this helper could still let go or take back."""
+        """Tell whether the journal is lost, and nothing waits here that this helper could still let go or take back."""
         return self.run.is_lost() and not self._holds()
 
     def lost(self) -> bool:
-        """The controller is gone: with PERMIT the copy lands, without a verdict it is kept or taken back.
+        """Act without the controller: with PERMIT the copy lands, without a verdict it is kept or taken back.
 
         True at an end.
         """

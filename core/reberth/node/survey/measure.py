@@ -79,7 +79,7 @@ def dirty_rate(daemon: Daemon, progress: Any, pid: int) -> dict[str, Any]:
 
 
 def tracked_bytes(share: float, total_bytes: int, huge_bytes: int) -> float:
-    """What is dirty to the kernel when this share of all pages, anywhere in them, was written."""
+    """Return what is dirty to the kernel when this share of all pages, anywhere in them, was written."""
     huge = min(huge_bytes, total_bytes)
     return (total_bytes - huge) * share + huge * (1 - (1 - share) ** HUGE_PAGES)
 
@@ -95,12 +95,12 @@ def _huge_bytes(pid: int) -> int:
 
 @functools.lru_cache(None)
 def _piece() -> bytes:
-    """What a link or a disk cannot compress."""
+    """Return what a link or a disk cannot compress."""
     return os.urandom(PIECE_BYTES)
 
 
 def pace(daemon: Daemon, progress: Any) -> dict[str, float]:
-    """How fast this node writes to memory through the kernel and reads it back, as CRIU does: `copy_bytes_s`."""
+    """Return how fast this node writes to memory through the kernel and reads it back, as CRIU does: `copy_bytes_s`."""
     best_s = math.inf
     piece = _piece()
     buffer = bytearray(piece)
@@ -119,7 +119,8 @@ def pace(daemon: Daemon, progress: Any) -> dict[str, float]:
 
 
 def compress_look(daemon: Daemon, progress: Any, pid: int = 0) -> dict[str, Any]:
-    """Which `methods` of compression this node has, the best first; with `pid` how each does with that tree's memory.
+    """Return which `methods` of compression this node has, the best first; with `pid` how each does with that tree's
+    memory.
 
     That is by a sample of at most 4 MiB (`sample_bytes`): `ratio` of what is left, and `bytes_s` of what goes in.
     """
@@ -216,7 +217,7 @@ def _writable(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
 
 
 def _hashes(sample: list[tuple[int, int]]) -> list[int]:
-    """A checksum of each page; -1 for one that is gone."""
+    """Return a checksum of each page; -1 for one that is gone."""
     found: list[int] = []
     files: dict[int, int] = {}
     try:
@@ -234,7 +235,7 @@ def _hashes(sample: list[tuple[int, int]]) -> list[int]:
 
 
 def link_send(daemon: Daemon, progress: Any, seconds: float = 0.5, limit_bytes: int = 64 << 20) -> int:
-    """Send random bytes to the other helper; answers how many."""
+    """Send random bytes to the other helper; returns how many."""
     read_fd, write_fd, over = _channel(daemon)
     sent, deadline = 0, time.monotonic() + seconds
     try:

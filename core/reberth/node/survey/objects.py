@@ -255,7 +255,7 @@ class Holdings:
 
 
 def _mounts(base: str) -> dict[str, str]:
-    """The mounts that a task sees, by their id (fdinfo's mnt_id) and by their device: the filesystem's type."""
+    """Return the mounts that a task sees, by their id (fdinfo's mnt_id) and by their device: the filesystem's type."""
     found = {}
     with open(f"{base}/mountinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -265,7 +265,7 @@ def _mounts(base: str) -> dict[str, str]:
 
 
 def _filesystem(path: str) -> int:
-    """The number of a file's kind of filesystem (statfs(2), the first word), 0 when it cannot be asked."""
+    """Return the number of a file's kind of filesystem (statfs(2), the first word), 0 when it cannot be asked."""
     answer = ctypes.create_string_buffer(512)
     if ctypes.CDLL(None).statfs(os.fsencode(path), answer):
         return 0
@@ -288,10 +288,10 @@ def _head(path: str, word: bytes) -> str:
 
 
 def _flags(path: str) -> int:
-    """How a descriptor was opened."""
+    """Return how a descriptor was opened."""
     return int(_head(path, b"flags:") or "0", 8)
 
 
 def _mount_id(path: str) -> str:
-    """The mount that a descriptor was opened through."""
+    """Return the mount that a descriptor was opened through."""
     return _head(path, b"mnt_id:")

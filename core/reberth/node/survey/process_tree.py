@@ -129,7 +129,9 @@ def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
 
 
 def taken(daemon: Daemon, progress: Any) -> dict[str, list[Any]]:
-    """What is listened on here, TCP addresses and names of unix sockets without a file, and what can be bound to."""
+    """Return what is listened on here, TCP addresses and names of unix sockets without a file, and what can be
+    bound to.
+    """
     mine = os.getpid()
     return {
         "tcp": sockets.listening(mine),
@@ -140,7 +142,7 @@ def taken(daemon: Daemon, progress: Any) -> dict[str, list[Any]]:
 
 
 def compare_files(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Which of these files CRIU would not accept here: missing, another type, mode, size or build-id."""
+    """Return which of these files CRIU would not accept here: missing, another type, mode, size or build-id."""
     problems: list[dict[str, str]] = []
     for wanted in files:
         try:

@@ -51,7 +51,7 @@ class Written(NamedTuple):
 
 
 def written(pids: Collection[int]) -> list[Written]:
-    """Each such file of these processes once; one that goes meanwhile counts for nothing."""
+    """Return each such file of these processes once; one that goes meanwhile counts for nothing."""
     files: dict[tuple[int, int], Written] = {}
     kinds: dict[str, str] = {}
     for pid in pids:
@@ -124,7 +124,7 @@ def _mappings(pid: int) -> Iterator[str]:
 
 
 def _filesystems(pid: int | str) -> dict[str, str]:
-    """The type of each filesystem that a process sees, by its device."""
+    """Return the type of each filesystem that a process sees, by its device."""
     found = {}
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -199,7 +199,7 @@ def _read(one: Written) -> str:
 
 
 def content(pids: Collection[int], places: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the target compares: name there, size, identity and digest of each file of a tree that stands still.
+    """Return what the target compares: name there, size, identity and digest of each file of a tree that stands still.
 
     `places` maps the beginning of a name here to that on the target; an empty one: what lies there travels.
     Raises OpError `files` for one that cannot be read.
@@ -226,7 +226,7 @@ def _there(path: str, places: Mapping[str, str]) -> str:
 
 
 def differences(files: list[dict[str, Any]]) -> list[str]:
-    """Those of the source's files that this node has not with the same content, in words."""
+    """Return those of the source's files that this node has not with the same content, in words."""
     kinds = _filesystems("self") if files else {}
     return [f"{one['path']!a} {problem}" for one in files if (problem := _differs(one, kinds))]
 
@@ -279,7 +279,7 @@ class Beside:
         self._thread.start()
 
     def result(self) -> Any:
-        """What it came to."""
+        """Return what it came to."""
         self._thread.join()
         if self._error is not None:
             raise self._error

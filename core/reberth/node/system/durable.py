@@ -56,7 +56,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def read_text(path: str, limit_bytes: int = 1 << 20) -> str | None:
-    """The file's text, or None when there is none; never follows a link."""
+    """Return the file's text, or None when there is none; never follows a link."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -107,7 +107,7 @@ def _flush(directory: str, path: str, ours: bool) -> None:
 
 
 def decided(directory: str, name: str, values: tuple[str, ...]) -> str | None:
-    """What the deciding file says, None when nobody decided; raises OpError `unreadable`."""
+    """Return what the deciding file says, None when nobody decided; raises OpError `unreadable`."""
     try:
         text = read_text(os.path.join(directory, name))
     except OSError as error:
@@ -187,7 +187,7 @@ class Journal:
             return False
 
     def _read(self, path: str) -> list[dict[str, Any]]:
-        """All whole records; a last line cut off by a crash never happened."""
+        """Return all whole records; a last line cut off by a crash never happened."""
         found: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -227,10 +227,10 @@ class Journal:
             return record
 
     def last(self, *events: str) -> dict[str, Any] | None:
-        """The newest record of one of these events."""
+        """Return the newest record of one of these events."""
         fitting: list[dict[str, Any]] = [record for record in self.records if record["event"] in events]
         return fitting[-1] if fitting else None
 
     def has(self, event: str) -> bool:
-        """Whether this event was ever written."""
+        """Tell whether this event was ever written."""
         return self.last(event) is not None

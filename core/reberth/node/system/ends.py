@@ -20,7 +20,7 @@ REAP_S = 0.05
 
 
 def exit_status(pidfd: int, pid: int, patience_s: float = REAP_S) -> Optional[int]:
-    """The wait status of a process that has ended and is not our child; None where the kernel does not tell."""
+    """Return the wait status of a process that has ended and is not our child; None where the kernel does not tell."""
     if pidfd < 0:
         return None
     deadline = time.monotonic() + patience_s
@@ -37,7 +37,7 @@ def exit_status(pidfd: int, pid: int, patience_s: float = REAP_S) -> Optional[in
 
 
 def _zombie_status(pid: int) -> Optional[int]:
-    """The last word of /proc/PID/stat, as long as nobody has reaped it (proc_pid_stat(5))."""
+    """Return the last word of /proc/PID/stat, as long as nobody has reaped it (proc_pid_stat(5))."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         words = file.read().rpartition(")")[2].split()
         return int(words[-1]) if words[0] in "ZX" else None
@@ -45,13 +45,13 @@ def _zombie_status(pid: int) -> Optional[int]:
 
 
 def how_ended(pidfd: int, pid: int) -> str:
-    """What it came to, in words."""
+    """Return what it came to, in words."""
     status = exit_status(pidfd, pid)
     return "ended (this kernel does not tell how)" if status is None else words_of(status)
 
 
 def words_of(status: int) -> str:
-    """A wait status in words."""
+    """Return a wait status in words."""
     number = status & 0x7F
     if not number:
         return f"ended with exit status {status >> 8 & 0xFF}"
@@ -66,7 +66,7 @@ def signal_name(number: int) -> str:
 
 
 def kernel_tells() -> bool:
-    """Whether this kernel tells the exit status of a process that somebody else has reaped (Linux 6.15)."""
+    """Tell whether this kernel tells the exit status of a process that somebody else has reaped (Linux 6.15)."""
     with subprocess.Popen(["/bin/sh", "-c", "read -r _; exit 7"], stdin=subprocess.PIPE) as child:
         pidfd = os.pidfd_open(child.pid)
         child.communicate(b"\n")
@@ -87,7 +87,7 @@ class Adopted:
     returncode: Optional[int]
 
     def poll(self) -> Optional[int]:
-        """The exit status, None while it lives; -1 where nobody can tell how it ended."""
+        """Return the exit status, None while it lives; -1 where nobody can tell how it ended."""
         return self._look(0.0)
 
     def wait(self, timeout: Optional[float] = None) -> int:

@@ -18,7 +18,7 @@ READERS: dict[int, Callable[[Records], Records]] = {}
 
 
 def translated(records: Records, run_id: str) -> Records:
-    """The records as this version means them.
+    """Return the records as this version means them.
 
     Raises OpError `newer-format` for a journal that only a later version understands, and for one without a reader.
     """

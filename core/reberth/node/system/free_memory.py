@@ -9,7 +9,7 @@ LEAST_SHARE = 0.01
 
 
 def shortage() -> str:
-    """What is short, in words; empty while a hundredth of the memory, and 64 MiB, can still be had."""
+    """Return what is short, in words; empty while a hundredth of the memory, and 64 MiB, can still be had."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:

@@ -53,7 +53,7 @@ def _marked(run_id: str) -> list[int]:
 
 
 def _at_work(pid: int, run_id: str) -> bool:
-    """Whether it is a criu that has the run's images open: the one that runc starts overwrites its environment."""
+    """Tell whether it is a criu that has the run's images open: the one that runc starts overwrites its environment."""
     task = procs.task(pid)
     if task is None or task.comm != "criu" or "lazy-pages" in procs.command_line(pid):  # that feeds a copy, to its end
         return False

@@ -35,7 +35,10 @@ class Task(NamedTuple):
 
 
 def task(pid: int) -> Task | None:
-    """What /proc/PID/stat says, or None; comm may hold spaces and brackets, so the split is at the last bracket."""
+    """Return what /proc/PID/stat says, or None.
+
+    Comm may hold spaces and brackets, so the split is at the last bracket.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="backslashreplace") as file:
             text = file.read()
@@ -63,13 +66,13 @@ def state(path: str) -> str:
 
 
 def alive(pid: int, start_ticks: int = 0) -> bool:
-    """Whether this very process still runs; a zombie does not."""
+    """Tell whether this very process still runs; a zombie does not."""
     found = task(pid)
     return found is not None and found.state not in "ZX" and start_ticks in (0, found.start_ticks)
 
 
 def started_s(found: Task) -> float:
-    """When a process was started, in seconds of the wall clock."""
+    """Return when a process was started, in seconds of the wall clock."""
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - found.start_ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - age_s
 
@@ -87,7 +90,7 @@ def criu_works() -> bool:
 
 
 def tree(root: int) -> list[Task]:
-    """The process and all that descend from it, parents first; empty when there is none."""
+    """Return the process and all that descend from it, parents first; empty when there is none."""
     known = {t.pid: t for t in all_tasks()}
     if root not in known:
         return []
@@ -103,7 +106,10 @@ def tree(root: int) -> list[Task]:
 
 
 def below(root: int, pids: Iterable[int]) -> list[int]:
-    """Those of the processes that live and descend from `root` by way of one another, itself first; reads only them."""
+    """Return those of the processes that live and descend from `root` by way of one another, itself first.
+
+    Reads only them.
+    """
     found = {t.pid: t for t in map(task, {root, *pids}) if t is not None and t.state not in "ZX"}
     inside, order = {root}, sorted(found.values(), key=lambda t: (t.pid != root, t.start_ticks, t.pid))
     grown = True
@@ -184,7 +190,7 @@ def send(task: Task, with_signal: int) -> None:
 
 
 def ancestors(pid: int, stop: int) -> list[int]:
-    """The process and its parents up to and without `stop`."""
+    """Return the process and its parents up to and without `stop`."""
     chain: list[int] = []
     while pid > 1 and pid != stop:
         found = task(pid)
@@ -196,7 +202,7 @@ def ancestors(pid: int, stop: int) -> list[int]:
 
 
 def descends(pid: int, ancestor: int) -> bool:
-    """Whether every parent up to `ancestor` still lives: a process whose parent has died belongs to init."""
+    """Tell whether every parent up to `ancestor` still lives: a process whose parent has died belongs to init."""
     while pid > 1 and pid != ancestor:
         found = task(pid)
         pid = found.ppid if found and found.state not in "ZX" else 0
@@ -213,7 +219,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def link(path: str) -> str:
-    """Where a link of /proc leads, empty when it cannot be read."""
+    """Return where a link of /proc leads, empty when it cannot be read."""
     try:
         return os.readlink(path)
     except OSError:
@@ -230,7 +236,7 @@ def capabilities() -> int:
 
 
 def copy_fd(pidfd: int, number: int) -> int:
-    """A descriptor of our own for one of another process, by pidfd_getfd(2); raises OSError."""
+    """Return a descriptor of our own for one of another process, by pidfd_getfd(2); raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     copy: int = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
     if copy < 0:

@@ -38,7 +38,7 @@ def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def resolve(argv: Sequence[str]) -> list[str]:
-    """The argument list with an absolute program; raises OpError `missing` when it is not installed."""
+    """Return the argument list with an absolute program; raises OpError `missing` when it is not installed."""
     if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
         raise OpError("bad-argument", "an argument list holds words without NUL")
     found = shutil.which(argv[0], path=PATH)
@@ -50,7 +50,10 @@ def resolve(argv: Sequence[str]) -> list[str]:
 
 
 def direct_lacks() -> str:
-    """What a TLS connection from node to node needs and is not here, empty when all is; loading ssl takes too long."""
+    """Return what a TLS connection from node to node needs and is not here, empty when all is.
+
+    Loading ssl takes too long.
+    """
     if importlib.util.find_spec("_ssl") is None:
         return "Python's ssl module"
     return "" if shutil.which("openssl", path=PATH) else "openssl(1)"
@@ -64,7 +67,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str = "/",
 ) -> dict[str, Any]:
-    """Run a program to its end; answers code, out, err. A program over its time is killed with all its children."""
+    """Run a program to its end; returns code, out, err. A program over its time is killed with all its children."""
     words = resolve(argv)
     with subprocess.Popen(
         words,

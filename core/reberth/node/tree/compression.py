@@ -26,7 +26,7 @@ Piece = tuple[int, Union[bytes, memoryview]]
 
 @functools.lru_cache(None)
 def _library() -> Optional[ctypes.CDLL]:
-    """The functions of libzstd that have been the same since 1.0, or None where it is not."""
+    """Return the functions of libzstd that have been the same since 1.0, or None where it is not."""
     try:
         found = ctypes.CDLL("libzstd.so.1")
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
@@ -48,12 +48,12 @@ def _library() -> Optional[ctypes.CDLL]:
 
 
 def known() -> tuple[str, ...]:
-    """The methods of this node, the best one first."""
+    """Return the methods of this node, the best one first."""
     return METHODS if _library() is not None else METHODS[1:]
 
 
 def _pointer(view: Union[bytes, memoryview]) -> Any:
-    """Where these bytes are, for a call of the library; a writable view is not copied."""
+    """Return where these bytes are, for a call of the library; a writable view is not copied."""
     if isinstance(view, memoryview) and not view.readonly:
         return (ctypes.c_char * len(view)).from_buffer(view)
     return bytes(view)
@@ -85,7 +85,7 @@ class Packer:
         self.method, self._skip, self._skipped = method, 0, 0
 
     def __call__(self, view: memoryview) -> Optional[Piece]:
-        """The piece to send instead of these bytes, at most CHUNK_BYTES; None: send them as they are."""
+        """Return the piece to send instead of these bytes, at most CHUNK_BYTES; None: send them as they are."""
         found = self._packed(view) if self.method != "none" and len(view) >= LEAST_BYTES else None
         self.raw_bytes += len(view)
         self.wire_bytes += len(view) if found is None else len(found[1])

@@ -17,7 +17,7 @@ def split(rel: bytes) -> tuple[bytes, bytes]:
 
 
 def fd_path(fd: int, name: bytes = b"") -> bytes:
-    """A path that names the object behind `fd`, or `name` in it, for the calls that know no descriptors."""
+    """Return a path that names the object behind `fd`, or `name` in it, for the calls that know no descriptors."""
     return b"/proc/self/fd/%d/%s" % (fd, name) if name else b"/proc/self/fd/%d" % fd
 
 
@@ -37,7 +37,10 @@ class Dirs:
         os.close(self.root_fd)
 
     def fd(self, rel: bytes) -> int:
-        """The descriptor of directory `rel`; OSError (ENOTDIR, ELOOP, ENOENT) when a component is no directory."""
+        """Return the descriptor of directory `rel`.
+
+        Raise OSError (ENOTDIR, ELOOP, ENOENT) if a component is no directory.
+        """
         at, missing = rel, []
         while at and at not in self._open:
             at, name = split(at)

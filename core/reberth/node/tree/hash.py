@@ -47,7 +47,7 @@ class HashLane:
             self._thread.join()
 
     def slot(self) -> Slot:
-        """A buffer whose old content is hashed; the caller fills it and gives it to `feed`."""
+        """Return a buffer whose old content is hashed; the caller fills it and gives it to `feed`."""
         slot = self._slots[self._next]
         self._next = (self._next + 1) % _SLOTS
         slot.busy.acquire()
@@ -129,7 +129,7 @@ class ContentHash:
         self.size += length
 
     def digest(self) -> bytes:
-        """The 32 bytes."""
+        """Return the 32 bytes."""
         self._lane.drain()
         digest = self._sha.digest()
         return hashlib.sha256(digest + self._far.digest()).digest() if self._far else digest

@@ -32,14 +32,14 @@ class Meta(NamedTuple):
 
 
 def travels(name: bytes) -> bool:
-    """Whether this extended attribute goes along; overlay's own describe layers that the target does not have."""
+    """Tell whether this extended attribute goes along; overlay's own describe layers that the target does not have."""
     if name.startswith(b"trusted."):
         return not name.startswith(b"trusted.overlay.")
     return name.startswith(b"user.") or name in _EXACT
 
 
 def read_xattrs(target: int | bytes) -> Xattrs:
-    """The attributes that travel, by name; of a path the last component is not followed."""
+    """Return the attributes that travel, by name; of a path the last component is not followed."""
     follow = isinstance(target, int)
     try:
         names = os.listxattr(target, follow_symlinks=follow)
@@ -60,7 +60,7 @@ def read_xattrs(target: int | bytes) -> Xattrs:
 
 
 def to_header(meta: Meta) -> dict[str, Any]:
-    """The header's keys for `meta`."""
+    """Return the header's keys for `meta`."""
     header: dict[str, Any] = {
         "m": meta.mode,
         "u": meta.uid,
@@ -74,7 +74,7 @@ def to_header(meta: Meta) -> dict[str, Any]:
 
 
 def number(header: dict[str, Any], key: str, low: int, high: int) -> int:
-    """A whole number of a header with low <= number < high, else TreeError."""
+    """Return a whole number of a header with low <= number < high, else TreeError."""
     value = header.get(key)
     if type(value) is not int or not low <= value < high:
         raise TreeError(f"bad value of {key!r}", str(header.get("n", "")))
@@ -82,7 +82,7 @@ def number(header: dict[str, Any], key: str, low: int, high: int) -> int:
 
 
 def from_header(header: dict[str, Any]) -> Meta:
-    """The checked metadata of a record; TreeError for anything odd."""
+    """Return the checked metadata of a record; TreeError for anything odd."""
     return Meta(
         number(header, "m", 0, 0o10000),
         number(header, "u", 0, _ID_LIMIT - 1),  # the last one means "unchanged" to chown
@@ -114,7 +114,7 @@ def _xattrs_of(header: dict[str, Any]) -> Xattrs:
 
 
 def apply(target: Union[int, bytes], kind: str, meta: Meta, fresh: bool) -> list[str]:
-    """Give an object its metadata; answers the names of xattrs that this file system or user cannot have.
+    """Give an object its metadata; returns the names of xattrs that this file system or user cannot have.
 
     `target` is a descriptor, or the /proc path of an O_PATH descriptor: that one leads to the object itself, even to a
     symbolic link. The order matters: chown clears setuid and security.capability, all of them touch ctime only.

@@ -27,7 +27,7 @@ def _plain(field: bytes) -> bytes:
 
 
 def mounts() -> list[Mount]:
-    """All mounts of this mount namespace."""
+    """Return all mounts of this mount namespace."""
     found = []
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
@@ -38,7 +38,7 @@ def mounts() -> list[Mount]:
 
 
 def mount_id(fd: int) -> int:
-    """The number of the mount that a descriptor was opened through."""
+    """Return the number of the mount that a descriptor was opened through."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         for line in lines:
             if line.startswith(b"mnt_id:"):
@@ -55,7 +55,7 @@ def below(root: str, table: list[Mount]) -> frozenset[bytes]:
 
 
 def times_tell(fd: int, table: list[Mount], layers: int = _MAX_LAYERS) -> bool:
-    """Whether changed content below `fd` shows in its times; of an overlay its upper directory decides.
+    """Tell whether changed content below `fd` shows in its times; of an overlay its upper directory decides.
 
     When in doubt no, which costs reading and is never wrong.
     """

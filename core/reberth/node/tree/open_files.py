@@ -39,7 +39,7 @@ def open_inodes(pids: Collection[int]) -> frozenset[Inode]:
 
 
 def always_paths(pids: Collection[int], root: str, snapshot: Optional[Snapshot] = None) -> frozenset[str]:
-    """The same as paths relative to `root`; with the last pass's snapshot without a walk over the tree.
+    """Return the same as paths relative to `root`; with the last pass's snapshot without a walk over the tree.
 
     `send_tree(always=...)` takes what `open_inodes` gives just as well, and that is faster still.
     """

@@ -75,7 +75,7 @@ class Guess:
         return found
 
     def matcher(self, places: list[Place]) -> Optional[Matcher]:
-        """What finds pieces of a file with these places in this capture; None when there is nothing to find."""
+        """Return what finds pieces of a file with these places in this capture; None when there is nothing to find."""
         hints = self.hints(places)
         return Matcher(hints, self) if hints else None
 
@@ -133,7 +133,7 @@ class Matcher:
 
 
 def capture(pids: list[int], path: str, tick: Callable[[], None] = lambda: None) -> list[Place]:
-    """Write what CRIU would dump of these tasks and all below them into a new file; answers what lies where in it.
+    """Write what CRIU would dump of these tasks and all below them into a new file; returns what lies where in it.
 
     A task or a mapping that goes meanwhile, or cannot be read, is left out. `tick` is called for each piece: nothing is
     sent before the end, which takes longer than anybody waits for a link (a minute for 64 GiB).
@@ -178,7 +178,7 @@ def _copy(mem: int, start: int, end: int, out: int, buffer: memoryview, tick: Ca
 
 
 def _inner_pid(pid: int) -> int:
-    """The pid in the task's own namespace, by which CRIU names its images."""
+    """Return the pid in the task's own namespace, by which CRIU names its images."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("NSpid:"):
@@ -222,7 +222,10 @@ def _runs(pagemap: int, first: int, last: int) -> Iterator[tuple[int, int]]:
 
 
 def places_of_images(directory: str) -> dict[str, list[Place]]:
-    """What CRIU's `pagemap-PID.img` say about the `pages-N.img` beside them; one that is not understood is silent."""
+    """Return what CRIU's `pagemap-PID.img` say about the `pages-N.img` beside them.
+
+    One that is not understood is silent.
+    """
     found: dict[str, list[Place]] = {}
     for name in os.listdir(directory):
         word = re.fullmatch(r"pagemap-(\d+)\.img", name)
@@ -255,7 +258,7 @@ def _places_of(path: str, task: int) -> tuple[int, list[Place]]:
 
 
 def _varints(message: bytes) -> dict[int, int]:
-    """The fields of a protobuf message that holds numbers only; ValueError for any other."""
+    """Return the fields of a protobuf message that holds numbers only; ValueError for any other."""
     found: dict[int, int] = {}
     at, numbers = 0, []
     while at < len(message):

@@ -55,7 +55,7 @@ def pump(
     tick: Tick,
     matcher: Optional[Matcher] = None,
 ) -> tuple[int, bytes]:
-    """Read up to `size` bytes, hash them and send them if there is a writer; answers the length read and the digest.
+    """Read up to `size` bytes, hash them and send them if there is a writer; returns the length read and the digest.
 
     With a `matcher` only what the receiver lacks is sent, and ticks count that alone.
 
@@ -102,7 +102,7 @@ def _data(
 
 
 def _needed(matcher: Matcher, offset: int, view: memoryview, content: ContentHash, writer: Writer) -> int:
-    """Send what the receiver lacks and name the rest; answers the bytes sent."""
+    """Send what the receiver lacks and name the rest; returns the bytes sent."""
     sent = 0
     for start, length, at in matcher.split(offset, view):
         if at < 0:

@@ -243,7 +243,7 @@ class Receiver:
         self.out.others += 1
 
     def _path(self, header: dict[str, Any], key: str) -> bytes:
-        """A relative path whose components are all plain names; b"" is the root."""
+        """Return a relative path whose components are all plain names; b"" is the root."""
         name = header.get(key)
         if not isinstance(name, str):
             raise TreeError("record without a name", self.reader.name)
@@ -254,7 +254,7 @@ class Receiver:
         return path
 
     def _content(self, path: bytes, fd: int) -> tuple[int, str]:
-        """Receive the pieces of one file into `fd`; answers its size and digest, both checked."""
+        """Receive the pieces of one file into `fd`; returns its size and digest, both checked."""
         content = ContentHash(self.lane, self.earlier.digest if self.earlier is not None else b"")
         while True:
             kind, length = self.reader.piece()
@@ -309,7 +309,7 @@ class Receiver:
         self._append(fd, view)
 
     def _copy(self, fd: int, length: int, content: ContentHash, earlier_fd: int) -> None:
-        """What is here already; that it is what the sender means is told by the digest, into which its digest goes."""
+        """Copy what is here already; the digest covers that file's digest, so it tells whether the sender means it."""
         at = int.from_bytes(self.reader.exact(PLACE_BYTES), "big")
         self.copied += length
         if self.max_bytes is not None and self.out.bytes_received + self.copied > self.max_bytes:

@@ -207,7 +207,7 @@ class _Pass:
         return self._placed(path, entry)
 
     def _file(self, path: bytes, entry: Entry) -> Optional[Entry]:
-        """A regular file as it was when it was read; None when it is gone."""
+        """Return a regular file as it was when it was read; None when it is gone."""
         if self._quiet(path, entry):
             return entry
         fd = open_file(self.dirs, path)
@@ -247,7 +247,7 @@ class _Pass:
         return False
 
     def _reusable(self, path: bytes, entry: Entry) -> Optional[Entry]:
-        """What the target has under this name, unless that inode already stands for another one of ours."""
+        """Return what the target has under this name, unless that inode already stands for another one of ours."""
         old = self.out.entries.get(path)
         if old is None or self.claims.get(old.place, entry.inode) != entry.inode:
             return None
@@ -257,7 +257,9 @@ class _Pass:
         return path in self.always or entry.inode in self.always
 
     def _quiet(self, path: bytes, entry: Entry) -> bool:
-        """Whether nothing can have changed and the target has it, as an inode that stands for no other one of ours."""
+        """Tell whether nothing can have changed and the target has it, as an inode that stands for no other one
+        of ours.
+        """
         if self.all or entry is not self.out.entries.get(path) or self._watched(path, entry):
             return False
         return self.claims.setdefault(entry.place, entry.inode) == entry.inode
@@ -308,7 +310,7 @@ class _Pass:
 
 
 def _fits_flat(path: bytes, entry: Entry) -> bool:
-    """Whether it is a file of an image directory; other kinds (the `parent` link, sockets) stay here."""
+    """Tell whether it is a file of an image directory; other kinds (the `parent` link, sockets) stay here."""
     if entry.kind != FILE:
         return False
     if not FLAT_NAME.fullmatch(path):

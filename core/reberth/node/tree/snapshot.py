@@ -14,7 +14,7 @@ Files = Mapping[str, tuple[int, str]]
 
 
 def canonical(files: Files) -> bytes:
-    """The list as JSON in one possible spelling, ASCII only, so that odd names pass any channel."""
+    """Return the list as JSON in one possible spelling, ASCII only, so that odd names pass any channel."""
     rows = {name: list(files[name]) for name in files}
     return json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
 
@@ -25,7 +25,7 @@ def digest(files: Files) -> str:
 
 
 def parse(data: bytes) -> dict[str, tuple[int, str]]:
-    """The list back from its JSON; ValueError when it is none."""
+    """Return the list back from its JSON; ValueError when it is none."""
     rows = json.loads(data)
     if not isinstance(rows, dict):
         raise ValueError("not a list of files")
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 def manifest_of(snapshot: Snapshot) -> dict[str, tuple[int, str]]:
-    """The regular files whose content this pass sent; to be compared with the receiver's by `verify`."""
+    """Return the regular files whose content this pass sent; to be compared with the receiver's by `verify`."""
     return snapshot.sent
 
 

@@ -49,21 +49,21 @@ class Entry:
         self.place = -1
 
     def is_still(self, st: os.stat_result) -> bool:
-        """Whether the name can only be what it was when this entry was made."""
+        """Tell whether the name can only be what it was when this entry was made."""
         return not self.unsure and self.state == state_of(st)
 
     def same_meta(self, other: Entry) -> bool:
-        """Whether owner, mode, mtime and xattrs agree; the access time may differ."""
+        """Tell whether owner, mode, mtime and xattrs agree; the access time may differ."""
         return self.meta[:-1] == other.meta[:-1]
 
 
 def state_of(st: os.stat_result) -> tuple[int, ...]:
-    """What changes with nearly every change."""
+    """Return what changes with nearly every change."""
     return (st.st_ino, st.st_ctime_ns, st.st_mtime_ns, st.st_size, st.st_mode, st.st_dev)
 
 
 def is_unsure(st: os.stat_result, since_ns: int) -> bool:
-    """Whether a change after the look could leave the times as they are.
+    """Tell whether a change after the look could leave the times as they are.
 
     A tick's distance from the pass's start is what counts, not from this file's own read: a page dirtied through a
     mapping since then may be dirtied again without a new time, and the mapping be gone at the end.
@@ -132,7 +132,7 @@ def _listing(dirs: Dirs, parent: bytes) -> list[tuple[bytes, os.stat_result]]:
 
 
 def _other(dirs: Dirs, path: bytes, mount: int) -> bool:
-    """Whether a directory on another device is another mount (a btrfs subvolume is not)."""
+    """Tell whether a directory on another device is another mount (a btrfs subvolume is not)."""
     try:
         return mount_id(dirs.fd(path)) != mount
     except OSError as error:
@@ -142,7 +142,7 @@ def _other(dirs: Dirs, path: bytes, mount: int) -> bool:
 
 
 def open_file(dirs: Dirs, path: bytes) -> int:
-    """A descriptor to read a regular file; -1 when the name is gone or is no regular file any more.
+    """Return a descriptor to read a regular file; -1 when the name is gone or is no regular file any more.
 
     A device that took its place would be opened with effect: so first O_PATH, then the same object to read.
     """

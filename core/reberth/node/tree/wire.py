@@ -59,12 +59,12 @@ class TreeStoppedError(TreeError):
 
 
 def text(raw: bytes) -> str:
-    """A name as text, whatever its bytes and whatever the locale."""
+    """Return a name as text, whatever its bytes and whatever the locale."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def raw(name: str) -> bytes:
-    """The bytes of a name; TreeError when no bytes give this text."""
+    """Return the bytes of a name; TreeError when no bytes give this text."""
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -72,7 +72,7 @@ def raw(name: str) -> bytes:
 
 
 def from_os_error(error: OSError, name: str) -> TreeError:
-    """The same failure as a TreeError that names the entry."""
+    """Return the same failure as a TreeError that names the entry."""
     return TreeError(error.strerror or str(error), name, error.errno or 0)
 
 
@@ -257,7 +257,7 @@ class Reader:
             view = view[count:]
 
     def exact(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         data = bytearray(count)
         self.into(memoryview(data))
         return bytes(data)
@@ -270,7 +270,7 @@ class Reader:
             raise TreeError(f"tree stream of version {found[-1]}, not {MAGIC[-1]}" if same else "not a tree stream")
 
     def record(self) -> dict[str, Any]:
-        """The next record's header, an object with a text `t`; TreeError when it is damaged or too long."""
+        """Return the next record's header, an object with a text `t`; TreeError when it is damaged or too long."""
         head = self.exact(_FRAME.size)
         length, crc = _FRAME.unpack(head)
         if length > MAX_HEADER_BYTES:

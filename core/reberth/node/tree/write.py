@@ -29,7 +29,7 @@ class Place:
         self._touched: dict[bytes, tuple[int, int]] = {}
 
     def start_file(self, path: bytes) -> int:
-        """A new empty file under the temporary name beside `path`."""
+        """Return a new empty file under the temporary name beside `path`."""
         return os.open(self._temporary, _NEW_FILE, 0o600, dir_fd=self._parent(path))
 
     def finish_file(self, path: bytes, fd: int, meta: Meta) -> None:
@@ -108,7 +108,7 @@ class Place:
                 os.rmdir(split(done)[1], dir_fd=self.dirs.fd(split(done)[0]))
 
     def _empty(self, path: bytes) -> list[bytes]:
-        """Unlink the files of a directory; answers its directories."""
+        """Unlink the files of a directory; returns its directories."""
         fd = self.dirs.fd(path)
         if os.fstat(fd).st_dev != os.fstat(self.dirs.root_fd).st_dev:
             raise TreeError("something is mounted here", text(path), errno.EBUSY)
@@ -133,7 +133,7 @@ class Place:
                 os.utime(self.dirs.fd(path), ns=self._touched[path])
 
     def _parent(self, path: bytes) -> int:
-        """The descriptor of the directory that is about to change; its times come back in the end."""
+        """Return the descriptor of the directory that is about to change; its times come back in the end."""
         parent = split(path)[0]
         fd = self.dirs.fd(parent)
         if parent not in self._touched:
@@ -142,7 +142,7 @@ class Place:
         return fd
 
     def _kind(self, path: bytes) -> str:
-        """The kind of what has this name, "" for nothing."""
+        """Return the kind of what has this name, "" for nothing."""
         if self.fresh:
             return ""
         try:

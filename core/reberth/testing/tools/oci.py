@@ -26,7 +26,7 @@ class Containers:
         self.place = machine.path(f"/run/{tool}")
 
     def file(self, name: str) -> Path:
-        """Where one is kept."""
+        """Return where one is kept."""
         return self.place / f"{name}.json"
 
     def get(self, name: str) -> dict[str, Any]:
