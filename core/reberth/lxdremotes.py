@@ -44,7 +44,7 @@ def nodes(client: str) -> dict[str, Node]:
 
 
 def over_api(remote: Remote, client: str) -> Node:
-    """Return a remote as a node that nobody logs in to, with the certificates that the client keeps."""
+    """Return a remote as a node without a login, with the certificates that the client keeps."""
     table = {**over_ssh(remote, client), "identity": str(client_dir(client).absolute())}
     return Node(remote.name, remote.host, CONNECTOR, backends=("lxd",), options={"lxd": table})
 

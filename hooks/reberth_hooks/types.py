@@ -105,7 +105,7 @@ class Route:
     other; `pages` is one that outlasts an outage of a minute (or empty: `bulk`). With `quoted` the far end joins the
     words and hands them to a login shell, so the host quotes each.
     `hint` says where to look when the connection dies. Without `helper` the node has no Python: it is served by plain
-    commands over the same route, and can keep files but run no workload. With `api` nobody logs in: there is only the
+    commands over the same route, and can keep files but run no workload. With `api` there is no login, only the
     API of a daemon, which the connector's plugin asks itself (`reberth_answer`).
     """
 

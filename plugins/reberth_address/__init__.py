@@ -1,7 +1,7 @@
 """Wrapper `address`: with `--move-address ADDR` the workload's service address moves with it, inside the frozen window.
 
 Off the source when the dump is held, on the target before the restore (sockets bind to it), announced by the target's
-helper when the copy lands. What takes it back is in the nodes' journals, so it needs nobody here to be alive.
+helper when the copy lands. What takes it back is in the nodes' journals, so it needs no controller that lives.
 """
 
 from __future__ import annotations

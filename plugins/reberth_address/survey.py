@@ -1,4 +1,4 @@
-"""Before anything is touched: the address is on the source, may leave it, fits the target, and nobody else has it."""
+"""Before anything is touched: the address is the source's, may leave it, fits the target, and is free there."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _target_place(here: dict[str, Any], route: dict[str, Any], prefix: str) -> d
 
 
 def _free_checks(address: str, ifname: str, macs: list[str], target: Shell) -> Iterator[Check]:
-    """Nobody but the source answers for it on the target's network; the source's own answers do not count."""
+    """Check that only the source answers for it on the target's network; its own answers do not count."""
     name = target.node.name
     other = target.call("address_probe", address=address, ifname=ifname, ignore=macs)
     if other:

@@ -1,4 +1,4 @@
-"""Which public key goes to the phone; a private one is refused, whoever names it."""
+"""Which public key goes to the phone; a private one is always refused."""
 
 from __future__ import annotations
 

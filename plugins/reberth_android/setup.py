@@ -179,7 +179,7 @@ def known(controller: Controller, adb: Adb, wish: Wish) -> bool:
 
 
 def add_node(controller: Controller, adb: Adb, wish: Wish, say: Say) -> None:
-    """Read the host key over adb, which nobody else can answer, pin it, try the way, and write the node down."""
+    """Read the host key over adb, which only the phone can answer, pin it, try the way, and write the node down."""
     key = host_key(adb)
     say(f"    host key {key.fingerprint} ({key.kind})")
     old = controller.nodes().get(wish.name)

@@ -34,7 +34,7 @@ APT_OPTIONS = ("-y", "-q", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "
 
 
 def recipe_hash() -> str:
-    """Names the recipe: whoever changes how the root filesystem is made counts RECIPE up, and it is made anew."""
+    """Name the recipe: with each change of how the root filesystem is made RECIPE counts up, and it is made anew."""
     recipe = [RECIPE, SUITE, *PACKAGES, rootfs_criu.LEAST_VERSION]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 

@@ -35,7 +35,7 @@ from reberth_lxd.near_live import survey as nearsurvey
 def reberth_survey(
     workload: Workload, target_name: str, source: Shell, target: Shell, facts: dict[str, Any], options: Options
 ) -> Survey:
-    """The preflight of the way that both nodes have; one of each kind would leave the copy that nobody holds."""
+    """The preflight of the way that both nodes have; one of each kind would leave a copy that is not held."""
     if "policy" in options.given and options.policy != "lxd":
         text = f"--policy {options.policy}: the daemons end their rounds by a rule of their own"
         raise UsageError(text, hint="--goal and --iterations are its measures")

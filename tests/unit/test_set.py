@@ -32,7 +32,7 @@ def test_a_wish_is_left_for_the_process_that_drives_the_run(run):
 
 
 def test_daemons_that_carry_a_run_hear_none(run):
-    journal = run(routes={"files": "box", "memory": "box"})
+    journal = run(routes={"files": "box", "memory": "box"}, managed=True)
     with pytest.raises(UsageError, match="hears nothing meanwhile"):
         Host(Config({})).change(PLAN.id, {"bandwidth_bytes_s": 5})
     assert not (journal.dir / "wishes.json").exists()

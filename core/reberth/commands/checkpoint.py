@@ -149,7 +149,7 @@ def _restore(host: Host, directory: Path, name_of_it: str, target_text: str, opt
 def _plan(host: Host, request: Request, source: HelperShell, target: HelperShell) -> Plan:
     """Return a plan between the two; refused ones end here, with every reason.
 
-    All goes over while it stands still: of pages left behind nobody could ask the source later, which is given up.
+    All goes over while it stands still: pages left behind could not be asked of the source later, which is given up.
     """
     request = replace(request, options=replace(request.options, mode=Mode.STOP_AND_COPY))
     ends = {source.node.name: source, target.node.name: target}

@@ -80,7 +80,7 @@ def tried(node: str, environ: Env | None = None) -> Path:
 
 
 def is_old(node: str, environ: Env | None = None) -> bool:
-    """Tell whether nobody asked the node for a while."""
+    """Tell whether the node was not asked for a while."""
     try:
         return time.time() - tried(node, environ).stat().st_mtime > FRESH_S
     except OSError:

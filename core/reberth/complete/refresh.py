@@ -1,4 +1,4 @@
-"""Makes old names new, in a process that nobody waits for."""
+"""Makes old names new, in a process of its own, so that no tab waits for it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A node that nobody logs in to: its daemon's API alone is reached, through the plugin of its connector.
+"""A node without a login: its daemon's API alone is reached, through the plugin of its connector.
 
 What a helper would keep on the node (journal, vote, verdict) is not there. The controller's own journal, and what the
-daemons say, tell instead what became of a run; `reberth_answer` puts that into the words of `facts` (docs/protocol.md).
+daemons say, tell instead how a run ended; `reberth_answer` puts that into the words of `facts` (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ApiShell(HelperShell):
 
 
 def require_login(*shells: HelperShell) -> None:
-    """Refuse what reads or writes files of a node where nobody can log in."""
+    """Refuse what reads or writes files of a node without a login."""
     for shell in shells:
         if isinstance(shell, ApiShell):
             text = (

@@ -56,7 +56,7 @@ def gate_begin(end: Source) -> None:
 
 
 def fence(end: Source) -> dict[str, Any]:
-    """Freeze what the daemon's criu holds, which nobody else does; answers as `dump`, as far as it can be known.
+    """Freeze what the daemon's criu holds: the daemon does not; return what `dump` does, as far as it can be known.
 
     Raises OpError `tool-failed` when that criu has not come or is gone: then the tasks are not touched.
     """
@@ -120,11 +120,11 @@ def passed(end: Source) -> tuple[str, str]:
     asked.
 
     CRIU asks ours also when the daemon's own one has failed, as it does when its daemon dies. `ended`: it has given its
-    part up, as it does when the target's daemon dies; then the target alone tells what becomes of the copy.
+    part up, as it does when the target's daemon dies; then the target alone tells how the copy ends.
     """
     record, job = end.run.journal.last("daemon"), end.job
     if record is None or not isinstance(job, Gate):
-        return "good", ""  # a helper that died: nobody can tell any more
+        return "good", ""  # a helper that died: it cannot be told any more
     code, said = unixhttp.operation(record["socket"], record["url"])
     if code is None:
         return "open", said

@@ -58,7 +58,7 @@ def operation_ended(path: str, url: str) -> bool:
     try:
         answer = request(path, "GET", url, timeout_s=5.0)
         return answer["status"] == 404 or int(json.loads(answer["body"])["metadata"]["status_code"]) >= 200
-    except OpError as error:  # nobody listens, or hangs up: a daemon that is only slow says neither
+    except OpError as error:  # it does not listen, or hangs up: a daemon that is only slow says neither
         return isinstance(error.__cause__, (ConnectionError, FileNotFoundError))
     except (ValueError, KeyError, TypeError):
         return False

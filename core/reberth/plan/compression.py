@@ -12,7 +12,7 @@ from reberth_hooks import Check, Level, Mode, Options
 GAIN = 0.9  # of the time without; what gains less costs two processors more than it is worth
 FREE = ("auto", "none")  # words that no node must know
 FAST_BYTES_S = 125e6  # a link that is no slower than a gigabit a second waits for the processors, not they for it
-FROM_BYTES = 64 << 20  # with less memory than this nobody waits for a link to be measured for this alone
+FROM_BYTES = 64 << 20  # with less memory than this a link is not worth measuring
 REMEDY = "install libzstd (Debian: libzstd1), or --compress zlib"
 
 

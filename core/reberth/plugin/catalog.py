@@ -87,7 +87,7 @@ class Catalog:
         return any(i.plugin_name == name and bool(i.wrapper or i.hookwrapper) is wrapper for i in found)
 
     def call_one(self, name: str, hook: str, wrappers: Sequence[str] = (), /, **arguments: Any) -> Any:
-        """Call a hook on one plugin, with these wrapping plugins around it and nobody else."""
+        """Call a hook on one plugin, with these wrapping plugins around it and no other."""
         # a backend may be listed as a wrapper too: its plain hooks must not answer in place of the actor
         inside = {name, *(w for w in wrappers if not self.implements(w, hook))}
         others = [module for other, module in self.pm.list_name_plugin() if module is not None and other not in inside]

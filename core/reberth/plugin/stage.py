@@ -1,6 +1,6 @@
 """The stage: the only place that knows how hooks are called, and the typed face of every plugin.
 
-A call reaches one plugin, the actor, and the wrapping plugins enabled on every node that it concerns; nobody else.
+A call reaches one plugin, the actor, and the wrapping plugins enabled on every node that it concerns; no other.
 The actor must be enabled there too, its answer must have the promised type, and whatever it raises that is no
 ReberthError becomes a PluginError that names plugin and hook.
 """

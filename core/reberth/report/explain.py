@@ -26,7 +26,7 @@ _COMPILED = tuple((rule, re.compile(rule.pattern)) for rule in RULES)
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a log says: `rule` is empty when nobody knows the message; `pid` 0 when no process is named.
+    """What a log says: `rule` is empty when the message is not known; `pid` 0 when no process is named.
 
     `first_error` is the first line that is an error and no noise, empty when there is none. `cause` and `remedy` are
     words for people, empty without a rule.

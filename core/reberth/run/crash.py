@@ -9,7 +9,7 @@ import signal
 def here(event: str, number: int, when: str = "") -> None:
     """Die without a word if REBERTH_CRASH_AT names this record, by its number or its event, and this moment.
 
-    With `:stop` stop there instead, until SIGCONT: whoever watches breaks something meanwhile.
+    With `:stop` stop there instead, until SIGCONT: a test breaks something meanwhile.
     """
     wanted = os.environ.get("REBERTH_CRASH_AT")
     if wanted and wanted in (f"{number}{when}", f"{event}{when}"):

@@ -2,7 +2,7 @@
 
 Facts of an end are what its helper answers (`facts`): None when the end cannot be reached, an empty mapping when it
 was never asked to open the run, `lost` when it was and knows nothing (`run/lost.py`). `decide` gives the next step or
-the end of the run; whoever performs the step looks again. The rules behind each row are in docs/protocol.md.
+the end of the run; after each step both ends are looked at again. The rules behind each row are in docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _target_unreachable(source: Facts, want: Want, words: Words) -> Decision:
         return back(source)
     alone = source.get("gone") and source.get("held")  # then a copy that is held there is the only one
     if not alone and source.get("vote") not in ("READY", "UNREADABLE"):
-        # Without READY nobody can have permitted, and from RESUME on nobody can: the target aborts when it hears of it.
+        # Without READY there is no PERMIT, and from RESUME on there never is: the target aborts when it hears of it.
         return Decision(Step.RESUME, "the target cannot be reached and nothing was permitted")
     if words.target_is_gone and want is Want.BACK:
         return Decision(Step.RESUME_ON_WORD, "the target is gone, as the operator says")

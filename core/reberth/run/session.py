@@ -162,7 +162,7 @@ class Session:
         self._tell(Event(kind, self.phase, text, data))
 
     def open_pipe(self) -> None:
-        """Join both nodes by one pipe of the kernel's: source's connection writes, target's reads, nobody between."""
+        """Join both nodes by one pipe of the kernel's: source's connection writes, target's reads, nothing between."""
         if self._pipes:
             return
         argv = [

@@ -208,7 +208,7 @@ class BackendContract(PluginContract):
         mover.check_arrived(lasting)
 
     def test_rolling_back_twice_is_harmless(self, mover: Mover) -> None:
-        """`reberth_rollback` is called again by whoever cannot know that it was."""
+        """`reberth_rollback` is called again after a crash that left no word of the first call."""
         host = mover.host(Saboteur("restore", "after"))
         plan = mover.plan(host)
         with mover.lab.kernel_of(plan):

@@ -165,7 +165,7 @@ class LabShell(HelperShell):
         self.daemon.end = Source(opened) if opened.role == "source" else Target(opened)
 
     def _op_adopt(self, run_id: str, look: bool = False) -> dict[str, bool]:
-        """A helper that lives is not modelled: whoever adopts goes on from the journal."""
+        """Go on from the journal: a helper that lives is not modelled."""
         place = self.machine.dir / "runs" / run_id
         if not place.is_dir():
             return {"live": False, "known": False}

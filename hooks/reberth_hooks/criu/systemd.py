@@ -24,7 +24,7 @@ KEY = "unit"
 
 
 def supervisor_of(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return who would start the workload anew when it ends: kind and name, both empty for nobody.
+    """Return who would start the workload anew when it ends: kind and name, both empty for none.
 
     Kind `systemd` is a unit of the node, `user` one of a user's own systemd, which the node's systemctl does not know,
     `parent` a known supervisor or engine among its parents.
@@ -94,7 +94,7 @@ def _problems(unit: Mapping[str, Any], triggers: list[str]) -> list[str]:
 
 
 def _later_checks(unit: Mapping[str, Any], name: str, node: str) -> Iterator[Check]:
-    """Yield what the unit does on the source once it is nobody's any more."""
+    """Yield what the unit does on the source once the workload has left."""
     found = unit["properties"]
     if str(found.get("UnitFileState")).startswith("enabled") or _set(unit, STARTED_BY):
         text = f"{name} starts again when this node boots, whether the copy runs or not"

@@ -1,6 +1,6 @@
 """Who connects to whom: the target's daemon to the source's (pull), the other way (push), or this machine to both.
 
-Each daemon is asked beforehand whether it reaches the other, by an image that nobody has: it looks for that at the
+Each daemon is asked beforehand whether it reaches the other, by an image that does not exist: it looks for that at the
 other daemon, whose certificate is pinned in the request, and ends with "not found" when it came so far.
 """
 

@@ -27,18 +27,18 @@ def for_target(
 ) -> dict[str, Any]:
     """Create the instance on the target and pull it from `url` (the source's operation); `keys` are set as they were.
 
-    `certificate` is the source daemon's own, so nobody else can stand in for it.
+    `certificate` is the source daemon's own, so no other daemon can stand in for it.
     """
     return _copy(instance, keys, mode="pull", operation=url, certificate=certificate, secrets=dict(secrets))
 
 
 def for_push(instance: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Create the instance on the target, which waits for whoever knows its operation's secrets."""
+    """Create the instance on the target, which waits for a client that knows its operation's secrets."""
     return _copy(instance, keys, mode="push")
 
 
 def for_nothing(url: str, certificate: str, kind: str, alias: str) -> dict[str, Any]:
-    """Look at `url` for an image that nobody has; `kind` is lxd or incus, which is also the word for its protocol."""
+    """Look at `url` for an image that does not exist; `kind` is lxd or incus, also the word for its protocol."""
     there = {"server": url, "protocol": kind, "certificate": certificate, "alias": alias}
     return {"source": {"type": "image", "mode": "pull", **there}, "public": False}
 

@@ -1,4 +1,4 @@
-"""Where reberth's packages put pylxd and ws4py: a folder that nobody but this plugin looks into."""
+"""Where reberth's packages put pylxd and ws4py: a folder that only this plugin looks into."""
 
 from __future__ import annotations
 

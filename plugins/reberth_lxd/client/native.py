@@ -13,7 +13,7 @@ HONOURED, REFUSED, NATIVE = "honoured", "refused", "native"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its short word, whether a value follows, and what becomes of it beside ours."""
+    """One option: its short word, whether a value follows, and what it means beside ours."""
 
     name: str
     short: str = ""
@@ -72,7 +72,7 @@ class Words:
 
 
 def parse(words: Sequence[str]) -> Words:
-    """Take a command line apart, in the ways that the native client allows; UsageError for an option nobody has."""
+    """Take a command line apart, in the ways that the native client allows; UsageError for an unknown option."""
     found, left, only_places = Words(), list(words), False
     while left:
         word = left.pop(0)

@@ -77,7 +77,7 @@ def _untrusted(node: Node, error: Exception) -> UntrustedError:
 
 
 def _spoken(node: Node, hint: str) -> str:
-    """Return the hint for the client whose folder it is; nobody has asked the daemon yet what it is."""
+    """Return the hint for the client whose folder it is; the daemon was not asked yet what it is."""
     return kinds.spoken("incus" if identity_of(node).name == "incus" else "lxd", hint)
 
 

@@ -1,4 +1,4 @@
-"""The phases over the daemons' API alone: nobody holds criu, so the daemons move it, and we judge what became of it."""
+"""The phases over the daemons' API alone: criu is not held, so the daemons move it, and we judge the outcome."""
 
 from __future__ import annotations
 

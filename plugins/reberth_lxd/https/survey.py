@@ -77,7 +77,7 @@ def survey(
 
 
 def _unseen(options: Options, precopy: bool) -> Iterator[Check]:
-    """Yield what nobody looked at, and what may come of it: said before, as there is nobody who could hold criu."""
+    """Yield what was not looked at, and what may come of it: said before, as criu cannot be held."""
     text = (
         "nobody looked at: both criu, the target's AppArmor, the first process, TMPDIR, whether it was restored before"
     )

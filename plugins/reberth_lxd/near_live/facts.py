@@ -1,6 +1,6 @@
-"""What became of a near-live move, told to `decide` in the protocol's words: from both daemons and the journal.
+"""The state of a near-live move, told to `decide` in the protocol's words: from both daemons and the journal.
 
-No helper has anything to say here: nothing is frozen, and nobody but the controller starts or stops it. The copy can
+No helper has anything to say here: nothing is frozen, and the controller alone starts or stops it. The copy can
 run only once `starting` is journaled, before which the source was seen stopped; `landed` is journaled when the copy was
 seen running twice.
 """

@@ -268,7 +268,7 @@ def _copy(run: Run, to: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def _anew(path: str) -> Iterator[BinaryIO]:
-    """Write a file in place of another one, of which nobody ever sees half; who has the old one open keeps it."""
+    """Write a file in place of another one in one step; a process that has the old one open keeps it."""
     with open(f"{path}.new", "xb", opener=_private) as file:
         yield file
     os.replace(f"{path}.new", path)

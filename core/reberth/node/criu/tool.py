@@ -43,7 +43,7 @@ case "$CRTOOLS_SCRIPT_ACTION" in
     tries=$((tries + 1)); [ "$tries" -gt 300000 ] && { echo 0 > "$cgroup/cgroup.freeze"; exit 1; }
   done ;;
 @fenced@)
-  # CRIU ignores what fails here and would let the copy run: so it is fenced before anybody is asked, and if nobody is
+  # CRIU ignores what fails here and would let the copy run: so it is fenced before the helper is asked, and if none is
   # there any more it stays so.
   read -r cgroup < "$run/fence" && echo 1 > "$cgroup/cgroup.freeze" ;;
 @others@) ;;
@@ -67,7 +67,7 @@ alone() {
   case "$CRTOOLS_SCRIPT_ACTION" in
   pre-dump | post-dump)
     ln "$run/vote.RESUME" "$run/vote" 2>/dev/null && sync "$run"
-    # A run that has ended meanwhile (nobody had heard of this tool yet) has its vote in another place.
+    # A run that has ended meanwhile (before this tool was known to it) has its vote in another place.
     read -r vote < "$run/vote" || read -r vote < "${run%/*}/ended/${run##*/}/vote"
     echo > "$run/alone"
     [ "$vote" = RESUME ] && back && ! broken && echo 0 > "$cgroup/cgroup.freeze" ;;
@@ -89,7 +89,7 @@ read -r answer <&9 || alone
 )
 
 # End of file: the tool and all its children have ended; a helper that lives ends this one before it lets anything run.
-# A script that has acted alone has let the tasks run, and in an ended run nobody would come for frozen ones.
+# A script that has acted alone has let the tasks run, and in an ended run frozen ones would stay so.
 WATCH = 'read -r _; [ -e "$1/alone" ] || [ ! -d "$1" ] || echo 1 > "$2/cgroup.freeze"'
 
 

@@ -237,7 +237,7 @@ class Daemon:
         with contextlib.suppress(OSError, OpError):
             self.home_cgroup = cgroup.of_pid(os.getpid())
             path = os.path.join(mount, f"reberth-helper-{run_id}")
-            if self.end is not None:  # for whoever takes over when this process is killed
+            if self.end is not None:  # for the helper that takes over when this process is killed
                 self.end.run.push_undo("always", "cgroup_remove", path=path)
             cgroup.create(path)
             cgroup.enter(path, os.getpid())

@@ -1,6 +1,6 @@
 """A service address that moves with its workload: found and judged before the freeze, moved inside the frozen window.
 
-Each effect is first journaled as undo data of the occasion `back`: whoever takes the run back (controller, this helper
+Each effect is first journaled as undo data of the occasion `back`: what takes the run back (controller, this helper
 alone, or `recover`) does it before the tasks are let go, so that nothing answers for the address without its sockets.
 A process is never started here; only when this helper has been killed the hook script runs `ip` on a file of ours.
 """

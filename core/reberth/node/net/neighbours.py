@@ -43,7 +43,7 @@ def _checksum(data: bytes) -> int:
 
 
 def question(address: str, mac: bytes) -> bytes:
-    """Return the frame that asks who has an address and tells nobody anything: its sender has no address yet."""
+    """Return the frame that asks who has an address and tells nothing: its sender has no address yet."""
     packed = ipaddress.ip_address(address).packed
     if len(packed) == 4:
         return _arp(REQUEST, mac, NOBODY_4, bytes(6), packed)
@@ -65,7 +65,7 @@ def announcements(address: str, mac: bytes, router: bool = False) -> list[bytes]
 
 
 def claimed_by(frame: bytes, address: str) -> str:
-    """Return the hardware address of whoever says in this frame that it has the address; empty when nobody does."""
+    """Return the hardware address that says in this frame that it has the address; empty when none does."""
     packed = ipaddress.ip_address(address).packed
     kind = int.from_bytes(frame[12:14], "big")
     mac = b""

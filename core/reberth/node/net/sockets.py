@@ -12,7 +12,7 @@ from typing import Any
 from reberth.node.net import loopback, netlink
 
 ESTABLISHED, LISTEN, TIME_WAIT = "01", "0A", ("06",)
-NOT_A_CONNECTION = ("06", "07")  # TIME_WAIT belongs to nobody, CLOSE is no connection
+NOT_A_CONNECTION = ("06", "07")  # TIME_WAIT has no owner, CLOSE is no connection
 # A server has connections waiting at any moment: only those that are still there after this are one that stays so.
 SECOND_LOOK_S = 0.1
 
@@ -64,7 +64,7 @@ def listening(pid: int) -> list[str]:
 
 
 def unaccepted(pid: int, inodes: set[str]) -> list[str]:
-    """Connections that wait in a listening socket of the tree and that nobody accepts, as `here - there`."""
+    """Connections that wait in a listening socket of the tree and are not accepted, as `here - there`."""
     found = _waiting(pid, inodes)
     if found:
         time.sleep(SECOND_LOOK_S)

@@ -5,7 +5,7 @@ looked at before, to know how fast that way is.
 
 For each the target listens on one address, for one peer, for a few seconds before the freeze. Both sides are known by
 certificates made for this run alone: each helper makes its own with openssl(1), its key never leaves the node, and the
-certificates travel through the controller's authenticated connections. Nobody else's is accepted, on either side.
+certificates travel through the controller's authenticated connections. No other one is accepted, on either side.
 """
 
 from __future__ import annotations

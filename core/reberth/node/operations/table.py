@@ -142,7 +142,7 @@ def adopt(daemon: Daemon, progress: Any, run_id: str, look: bool = False) -> dic
     if known is None or known.role not in ("source", "target"):  # a crash left no more than its directory
         return {"live": False, "known": False}
     daemon.end, daemon.only_looks = Source(known) if known.role == "source" else Target(known), look
-    if not look and not known.ended:  # from here on this is the run's helper, for whoever comes next
+    if not look and not known.ended:  # from here on this is the run's helper, also for the next controller
         dead = os.path.dirname(str((known.journal.last("open", "adopted") or {}).get("socket", "")))
         if os.path.dirname(dead) == os.path.dirname(daemon.dir) and dead != daemon.dir:
             shutil.rmtree(dead, ignore_errors=True)

@@ -68,7 +68,7 @@ class Fill:
             self.filler.watch(path, self._broke)
 
     def _broke(self) -> None:
-        """Not all of the copy's memory is there, and nobody brings the rest."""
+        """Give the fill up: not all of the copy's memory is there, and the rest does not come."""
         with contextlib.suppress(OSError, OpError):
             cgroup.ask_freeze(self.cgroup)
 

@@ -1,7 +1,7 @@
 """The source's side of the transport `page-server`: a dump's pages go into the run's data connection as they are read.
 
 CRIU is told of a page server. That is this helper: by one end of a socket pair, or, under runc, which cannot hand one
-on, by a port for exactly one connection, that of the tool's own criu; in a network namespace that nobody else is in
+on, by a port for exactly one connection, that of the tool's own criu; in a network namespace with no other process
 where the container has its own, else on the node's loopback, where every other connection is closed unheard.
 Questions are answered here at once: in the frozen window a round trip for each task is saved. Whether the target's page
 server says the same is compared there (page_server.py), and the controller waits for both.
@@ -120,7 +120,7 @@ class Outflow:
                     one.close()
 
     def _accept(self, server: socket.socket, job: Job) -> socket.socket:
-        """Return the connection of the tool's own criu; whoever else comes is sent away unheard."""
+        """Return the connection of the tool's own criu; any other one is sent away unheard."""
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
                 found, peer = server.accept()

@@ -56,7 +56,7 @@ class Patience:
     def _read_bytes(self) -> int:
         """Return what the daemon has read so far, of images that lie here.
 
-        Its processor time where nobody counts that.
+        Return its processor time where bytes are not counted.
         """
         gone = contextlib.suppress(OSError, ValueError, IndexError)
         with gone, open(f"/proc/{self.pid}/io", encoding="ascii") as file:

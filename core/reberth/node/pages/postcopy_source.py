@@ -25,7 +25,7 @@ from reberth.node.pages.relay import Channel, Flow
 from reberth.node.system import procs
 from reberth.node.system.rate_limit import Bucket
 
-ALONE = ("127.0.0.1", 9876)  # inside a network namespace that nobody else is in
+ALONE = ("127.0.0.1", 9876)  # inside a network namespace with no other process
 CONNECT_S = 10.0
 
 
@@ -66,7 +66,7 @@ class Serving:
         return self.begun and job.process is not None and job.process.poll() is None
 
     def dismiss(self) -> None:
-        """The dump goes on to its page server even after a veto: one that listens is told that nobody comes."""
+        """Tell a page server that listens after a veto that no client will come: the dump goes on to it even then."""
         if self.place is not None:
             with contextlib.suppress(OSError):
                 self.place.do(_connect).close()

@@ -233,7 +233,7 @@ class Prefetch:
                 near = found[0].unasked_from(found[1], max(NEAR_PAGES, min(pages, CHUNK_PAGES))) if found else 0
                 self._ask(place, max(1, near))
         if not self._begun:
-            return  # the first fault comes while the copy is built: before it there is nobody who could use a page
+            return  # the first fault comes while the copy is built: before it no task could use a page
         while not self._close and self._under_way() < self._window and len(self._cache) * PAGE_BYTES < CACHE_BYTES:
             run = self.ledger.next_run(CHUNK_PAGES)
             if run is None:

@@ -1,7 +1,7 @@
 """The flow of pages after the copy runs: CRIU's own messages, carried between a socket and a connection of the run.
 
 CRIU's two ends (the dump that kept the pages, the lazy-pages daemon) each get one end of a socket pair, never an
-address: its protocol knows no user, and whoever connects can read memory and end the migration (docs/protocol.md).
+address: its protocol knows no user, and any client can read memory and end the migration (docs/protocol.md).
 Here the bytes pass between that pair and the connection, on the source; `prefetch` does it on the target.
 """
 

@@ -213,7 +213,7 @@ def _set_registers(pid: int, registers: list[int] | tuple[int, ...]) -> None:
 
 
 def _rename(pid: int) -> None:
-    """Whoever ends the daemon by its command line shall not end this one with it."""
+    """Hide the command line: a program that ends the daemon by it must not end this one too."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         words = file.read().rpartition(")")[2].split()
     first, last = int(words[45]), int(words[46])  # arg_start and arg_end of proc_pid_stat(5)

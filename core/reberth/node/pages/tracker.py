@@ -1,4 +1,4 @@
-"""Which pages are to follow a copy, and what became of each: the book that `prefetch` keeps."""
+"""Which pages are to follow a copy, and the state of each: the book that `prefetch` keeps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Place(NamedTuple):
 
 
 class Area:
-    """A run of pages that the source keeps, and what became of each."""
+    """A run of pages that the source keeps, and the state of each."""
 
     def __init__(self, owner: int, start: int, pages: int, state: int = UNASKED) -> None:
         self.owner, self.start, self.state = owner, start, bytearray([state]) * pages
 
     def unasked_from(self, index: int, most: int) -> int:
-        """Return how many pages in a row from here nobody has asked for."""
+        """Return how many pages in a row from here were not asked for yet."""
         end = min(len(self.state), index + most)
         count = 0
         while index + count < end and self.state[index + count] == UNASKED:
@@ -50,7 +50,7 @@ class Ledger:
         return (self.areas[at], index) if index < len(self.areas[at].state) else None
 
     def state(self, place: Place) -> int:
-        """Return what became of a page; SERVED for one that is in no area."""
+        """Return the state of a page; SERVED for one that is in no area."""
         found = self.find(place)
         return found[0].state[found[1]] if found else SERVED
 
@@ -68,7 +68,7 @@ class Ledger:
             area.state[index : index + len(before)] = after
 
     def next_run(self, most: int) -> Optional[tuple[Place, int]]:
-        """Return the next pages that nobody has asked for."""
+        """Return the next pages that were not asked for yet."""
         number, index = self._next
         while number < len(self.areas):
             area = self.areas[number]

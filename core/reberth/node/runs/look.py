@@ -49,7 +49,7 @@ class Look:
         self._turns = turns(init)
 
     def watch(self, group: str) -> None:
-        """Look by ourselves: the look must not be late because nobody asks for it."""
+        """Look by ourselves: the look must not be late because it is not asked for."""
 
         def run() -> None:
             with contextlib.suppress(OpError, OSError):

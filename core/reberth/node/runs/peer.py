@@ -39,7 +39,7 @@ def what_follows(target: Mapping[str, Any]) -> str:
     runs = target.get("landed") and (target.get("running_ns") or target.get("ended"))
     whole = target.get("filled") or not target.get("lazy")
     if target.get("unseen") or target.get("ill"):
-        return ""  # a copy that nobody has seen living does not end the source
+        return ""  # a copy that was not seen living does not end the source
     return "kill" if runs and whole and not target.get("rebooted") else ""
 
 

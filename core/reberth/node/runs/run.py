@@ -58,7 +58,7 @@ def boot_id() -> str:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Nobody else on this node opens or ends a run meanwhile."""
+    """Hold the lock under which a run of this node is opened or ended."""
     fd = os.open(os.path.join(state_dir(), ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

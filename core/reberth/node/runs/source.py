@@ -85,7 +85,7 @@ class Source:
         """Freeze, dump and fence; returns when the tasks are held in the `post-dump` script.
 
         With `pages` they stay behind, and the dump goes on to serve them when the other node asks for the first: by a
-        `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that nobody else can reach.
+        `socket` (`@pages@` in `argv` becomes its number) or a `port` (its address) that no other process can reach.
         With `through` they go to the target's page server meanwhile (`flow_out`). `files` maps places here to places on
         the target: what the tasks have open for writing there is hashed meanwhile (survey/written.py).
 
@@ -403,7 +403,7 @@ class Source:
         heard = self.line.heard if self.line else None
         step = what_follows(heard) if heard else ""
         if not step or (step == "kill" and self.run.journal.has("note-verify")):
-            return False  # a copy that nobody has verified yet does not end the source
+            return False  # a copy that is not verified yet does not end the source
         self.run.journal.write("following", step=step, verdict=heard and heard.get("verdict"))
         self.release(step, aborted=step == "resume")
         self.run.end("moved" if step == "kill" else "rolled-back")

@@ -155,14 +155,14 @@ class Target:
         return {"pid": init, "tasks": len(pids), "cgroup": self.cgroup}
 
     def guard(self) -> None:
-        """Start the guardian of a copy to come; whoever kills the copy waits for its end."""
+        """Start the guardian of a copy to come; what kills the copy waits for its end."""
         self.guardian = Guardian()
         task = procs.task(self.guardian.process.pid)
         ticks = task.start_ticks if task else 0
         self.run.journal.write("guardian", pid=self.guardian.process.pid, start_ticks=ticks)
 
     def _claim(self, path: str) -> None:
-        """The copy's cgroup, while it is nobody's: a restore that dies early leaves its half-made tasks there."""
+        """Claim the copy's cgroup while it is empty: a restore that dies early leaves its half-made tasks there."""
         if path and not cgroup.events(path).get("populated"):
             self.cgroup = path
             self.run.push_undo("abort", "cgroup_kill", path=path)
@@ -208,7 +208,7 @@ class Target:
     def decide(self, value: str) -> dict[str, Any]:
         """Write the verdict unless one stands, and do at once what stands: land or take back.
 
-        Of a copy that nobody holds any more PERMIT could only fail: ABORT is written, while it is still to be decided.
+        Of a copy that is not held any more PERMIT could only fail: ABORT is written, while it is still to be decided.
         """
         with self.lock:
             if value == "PERMIT" and self.run.verdict() is None and not self._holds():
@@ -265,7 +265,7 @@ class Target:
         return list((self.run.journal.last("copy-held") or {}).get("tree", ()))
 
     def _was_never_let_go(self) -> bool:
-        """Tell whether nobody ever said "go".
+        """Tell whether "go" was never said.
 
         This helper knows of itself, of an earlier one its script tells (`vetoed`).
         """
@@ -372,7 +372,7 @@ class Target:
     def _alone(self) -> str:
         """Return what this end decides without a controller, empty while it must wait.
 
-        A whole copy that is held may be the last one there is, as nobody here can tell a source that is dead from one
+        A whole copy that is held may be the last one there is, as this node cannot tell a source that is dead from one
         that is cut off. So it waits for the source's vote, on the line or by `recover`, as long as there is memory.
         """
         if not self.keeps() or self.run.verdict() is not None:
@@ -399,7 +399,7 @@ class Target:
         if self.run.ended:
             return True
         if self.run.journal.has("landing-failed"):
-            return False  # held: only the source's end decides what becomes of this run
+            return False  # held: only the source's end decides how this run ends
         with contextlib.suppress(OpError, OSError):
             value = self._alone()
             if not value:
@@ -421,8 +421,8 @@ class Target:
 def end_of_earlier_boots() -> None:
     """End the runs for which this node was the target when it restarted before anything was decided.
 
-    Nobody would come for them: their source runs again, and the copy went with the node. ABORT is on disk before, so
-    nothing can be permitted any more.
+    No controller would come for them: their source runs again, and the copy went with the node. ABORT is on disk
+    before, so nothing can be permitted any more.
     """
     for name in open_runs():
         with contextlib.suppress(OpError, OSError):

@@ -107,7 +107,7 @@ def _flush(directory: str, path: str, ours: bool) -> None:
 
 
 def decided(directory: str, name: str, values: tuple[str, ...]) -> str | None:
-    """Return what the deciding file says, None when nobody decided; raises OpError `unreadable`."""
+    """Return what the deciding file says, None when nothing is decided; raises OpError `unreadable`."""
     try:
         text = read_text(os.path.join(directory, name))
     except OSError as error:

@@ -37,7 +37,7 @@ def exit_status(pidfd: int, pid: int, patience_s: float = REAP_S) -> Optional[in
 
 
 def _zombie_status(pid: int) -> Optional[int]:
-    """Return the last word of /proc/PID/stat, as long as nobody has reaped it (proc_pid_stat(5))."""
+    """Return the last word of /proc/PID/stat, as long as it is not reaped (proc_pid_stat(5))."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         words = file.read().rpartition(")")[2].split()
         return int(words[-1]) if words[0] in "ZX" else None
@@ -87,7 +87,7 @@ class Adopted:
     returncode: Optional[int]
 
     def poll(self) -> Optional[int]:
-        """Return the exit status, None while it lives; -1 where nobody can tell how it ended."""
+        """Return the exit status, None while it lives; -1 where it cannot be told how it ended."""
         return self._look(0.0)
 
     def wait(self, timeout: Optional[float] = None) -> int:

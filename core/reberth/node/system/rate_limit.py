@@ -9,7 +9,7 @@ BURST_S = 0.05  # what was not used for longer than this is lost: a pause is no 
 
 
 class Bucket:
-    """Whoever sends calls `spend` after each piece, and waits there; a rate of 0 is no limit."""
+    """A limit on bytes per second: a sender calls `spend` after each piece, and waits there; 0 is no limit."""
 
     def __init__(self) -> None:
         self.rate_bytes_s = 0

@@ -155,7 +155,7 @@ def _end_if_late(
 
 
 def _end_of_words(process: subprocess.Popen[bytes], said: threading.Event) -> None:
-    """End the children that a killed tool leaves: they would keep its output open, and nobody asks them any more."""
+    """End the children that a killed tool leaves: they would keep its output open, for work of no use."""
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     if not said.wait(LAST_WORDS_S):
