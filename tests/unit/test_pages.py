@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from reberth.node.criu.pagemap import Extent, extents, lazy_pages
+from reberth.node.criu.pagemap import Extent, check_left, extents, lazy_pages
 from reberth.node.errors import OpError
 from reberth.node.pages.daemon_log import DaemonLog
 from reberth.node.pages.relay import Channel, Flow
@@ -135,6 +135,14 @@ def test_lazy_pages_of_each_process(tmp_path):
     (tmp_path / "pagemap-shmem-5.img").write_bytes(b"")
     assert lazy_pages(str(tmp_path)) == {30: 305}
     assert next(extents(str(tmp_path / "pagemap-30.img"))) == Extent(0x1000, 2, 4)
+
+
+def test_a_dump_that_wrote_what_it_was_to_leave_behind_is_found(tmp_path):
+    image(tmp_path / "pagemap-30.img", message(vaddr=0x1000, old=2, flags=4), message(vaddr=0x9000, old=7, flags=2))
+    check_left(str(tmp_path))
+    image(tmp_path / "pagemap-31.img", message(vaddr=0x9000, old=7, flags=6))
+    with pytest.raises(OpError, match="wrote 7 pages"):
+        check_left(str(tmp_path))
 
 
 @pytest.mark.parametrize("cut", [1, 5])

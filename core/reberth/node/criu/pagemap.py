@@ -46,6 +46,18 @@ def lazy_extents(directory: str) -> Iterator[tuple[int, Extent]]:
                     yield int(name[1]), extent
 
 
+def check_left(directory: str) -> None:
+    """Raise OpError `pages` when a dump that was to leave its pages behind has written some of them into its images.
+
+    Seen once with runc 1.1.15 and criu 4.2.1 on a busy machine: the images held all pages, criu served none, and the
+    copy would have waited for them.
+    """
+    written = sum(extent.pages for _, extent in lazy_extents(directory) if extent.flags & PE_PRESENT)
+    if written:
+        text = f"criu wrote {written} pages into its images that it was to leave behind for a post-copy"
+        raise OpError("pages", text, hint="try again, or --mode stop-and-copy")
+
+
 def extents(path: str) -> Iterator[Extent]:
     """Yield the runs of one pagemap image; raises OpError `images` when it is none."""
     for fields in messages(path)[1:]:

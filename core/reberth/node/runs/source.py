@@ -15,7 +15,7 @@ from typing import Any, Callable
 from reberth.node.attributes import all as attributes
 from reberth.node.criu import network_lock, tcp_repair
 from reberth.node.criu.cores import parent_death_signal
-from reberth.node.criu.pagemap import lazy_pages
+from reberth.node.criu.pagemap import check_left, lazy_pages
 from reberth.node.criu.stats import read_dump_stats, sizes
 from reberth.node.criu.tool import Job
 from reberth.node.errors import OpError
@@ -136,7 +136,7 @@ class Source:
             saving = Beside(lambda: attributes.save(procs.below(root_pid, pids)))
             job.answer("go")
             _, _, held_ns = job.wait_hook("post-dump", stall_s=stall_s)
-            sent = self.outflow.finish() if self.outflow else None
+            sent = self._sent(bool(pages), work)
         except OpError as error:
             with self.lock:
                 self._end_dump(job)
@@ -162,6 +162,12 @@ class Source:
             "attributes": saving.result(),
             "network_lock": network_lock.export(locks),
         }
+
+    def _sent(self, stay: bool, work: str) -> Any:
+        """Return what went to the target's page server; raise OpError `pages` when pages that `stay` did not."""
+        if stay:
+            check_left(work)
+        return self.outflow.finish() if self.outflow else None
 
     def _dumped(self, root_pid: int, work: str) -> dict[str, Any]:
         """Return the processes that stand still, how many of them are the copy's, and the first one's
