@@ -7,12 +7,20 @@ import threading
 
 import pytest
 
+from reberth.node.operations import carried
+from reberth.node.runs.run import boot_id
 from reberth.node.tree import aside
 from reberth.node.tree.arrive import Arrivals
 from reberth.node.tree.carry import BLOCK_BYTES, Item, Sender
 from reberth.node.tree.receive import Manifest, digest_of
 from reberth.node.tree.snapshot import digest
 from reberth.node.tree.wire import TreeError
+
+
+def there(*paths, size: int = 1, **identity) -> list[dict[str, str]]:
+    """What the target says of these files."""
+    return carried.files_there(None, None, [{"path": str(path), "size": size, **identity} for path in paths])
+
 
 HANDLERS = {"files_back": aside.put_back, "files_drop": aside.drop, "folder_remove": aside.remove_folder}
 
@@ -259,3 +267,27 @@ def test_a_staged_file_that_was_swapped_is_not_taken(world):
     with pytest.raises(TreeError, match="somebody has changed"):
         world.carry(world.item("f"), delta=True)
     assert not (world.there / "f").exists()
+
+
+def test_the_target_says_what_it_cannot_take_and_what_would_give_way(tmp_path):
+    (tmp_path / "old").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "pipe").symlink_to(tmp_path / "old")
+    assert there(tmp_path / "new", tmp_path / "missing" / "too") == []
+    assert there(tmp_path / "old", size=2) == [{"path": str(tmp_path / "old"), "problem": ""}]
+    assert there(tmp_path / "old", size=1) == []
+    (found,) = there(tmp_path / "folder")
+    assert "no regular file" in found["problem"]
+    (found,) = there(tmp_path / "link" / "f")
+    assert "symbolic link" in found["problem"]
+    (found,) = there(tmp_path / "new", size=1 << 60)
+    assert "no space" in found["problem"]
+    known = (tmp_path / "old").stat()
+    assert there(tmp_path / "old", boot_id=boot_id(), dev=known.st_dev, ino=known.st_ino) == []
+
+
+def test_a_file_that_is_written_on_the_target_is_not_replaced(tmp_path):
+    with (tmp_path / "busy").open("w"):
+        (found,) = there(tmp_path / "busy")
+    assert f"({os.getpid()}) has it open there" in found["problem"]

@@ -289,6 +289,13 @@ def test_a_folder_that_is_missing_is_made_there():
     assert [c.level for c in found.checks()] == [Level.OK] and found.details["folders"] == ["/var/lib/x"]
 
 
+def test_a_file_that_gives_way_on_the_target_is_named():
+    found = files_of([{"path": "/log"}], {"/log": 4}, [], unfit=[{"path": "/log", "problem": ""}])
+    fine, warned = found.checks()
+    assert (fine.level, warned.level, warned.id) == (Level.OK, Level.WARN, "files-replaced")
+    assert "give way: /log" in warned.reason and found.details["files"] == [{"path": "/log", "size": 4}]
+
+
 def test_a_file_that_the_target_cannot_take_is_refused_with_the_reason():
     found = files_of(
         [{"path": "/log"}], {"/log": 4}, [], unfit=[{"path": "/log", "problem": "sh (7) has it open there"}]

@@ -32,7 +32,9 @@ class Files:
         self.written = {one["path"]: one for one in tree.get("written", ())}
         self.takes = options.files != "none" and source.call("files_ready") and target.call("files_ready")
         wanted = [one for one in self.written.values() if not one["network"]] if self.takes else []
-        self.unfit = target.call("files_there", files=wanted) if wanted else []
+        there = target.call("files_there", files=wanted) if wanted else []
+        self.unfit = [one for one in there if one["problem"]]
+        self.replaced = [one["path"] for one in there if not one["problem"]]
         unfit = {one["path"] for one in self.unfit}
         self.carried = [{k: one[k] for k in ("path", "size")} for one in wanted if one["path"] not in unfit]
         folders = {one["path"] for one in tree["files"] if stat.S_ISDIR(one["mode"])} if self.takes else set()
@@ -56,6 +58,10 @@ class Files:
             yield Check("files", Level.FAIL, text, NOT_THERE, self.node)
         if not left and not self.unfit:
             yield Check("files", Level.OK, self._good(), "", self.node)
+        if self.replaced:
+            text = f"other files have these names on the target and give way: {_names(self.replaced)}"
+            remedy = "copy them aside there if they matter: they come back only when the move goes back"
+            yield Check("files-replaced", Level.WARN, text, remedy, self.node)
         shared = self.tree.get("written_outside", ())
         if shared:
             text = f"others write to the same files: {', '.join(shared[:MOST_NAMED])}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reberth.node.attributes import ids
 from reberth.node.errors import OpError
-from reberth.node.net import unix
+from reberth.node.net import ipc, unix
 from reberth.node.operations.context import data_pipe, source_of, target_of
 from reberth.node.runs.run import boot_id
 from reberth.node.survey.written import Written, lend, link_remaps, written
@@ -38,7 +38,11 @@ def files_ready(daemon: Daemon, progress: Any) -> bool:
 
 
 def files_there(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the files (`path`, `size`) that cannot be carried to this node, each with its `problem`."""
+    """Return the files (`path`, `size`) that cannot be carried to this node, each with its `problem`.
+
+    Those that would take the place of a file of another size here are told as well, with an empty `problem`. One of the
+    same size is most likely the user's own copy.
+    """
     problems: list[dict[str, str]] = []
     need_bytes: dict[int, int] = {}
     users = _users({str(one["path"]) for one in files})
@@ -54,7 +58,7 @@ def files_there(daemon: Daemon, progress: Any, files: list[dict[str, Any]]) -> l
                 need_bytes[place[0]] = need_bytes.get(place[0], 0) + int(one["size"])
                 if need_bytes[place[0]] > place[1]:
                     problem = f"there is no space for it there ({place[1] >> 20} MiB are free)"
-            if problem:
+            if problem or (found is not None and found.st_size != one["size"]):
                 problems.append({"path": path, "problem": problem})
     return problems
 
@@ -92,13 +96,10 @@ def _there(dirs: Dirs, path: bytes) -> tuple[str, tuple[int, int] | None, os.sta
 def _users(paths: set[str]) -> dict[str, str]:
     """Return a process of this node that has such a path open for writing, by the path."""
     found: dict[str, str] = {}
-    for task in procs.all_tasks() if paths else ():
+    for task, name, path in ipc.Others(frozenset(), set()).links() if paths else ():
         with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{task.pid}/fd"):
-                link = f"/proc/{task.pid}/fd/{name}"
-                path = procs.link(link)
-                if path in paths and os.lstat(link).st_mode & stat.S_IWUSR:
-                    found[path] = f"{task.comm} ({task.pid})"
+            if path in paths and os.lstat(f"/proc/{task.pid}/fd/{name}").st_mode & stat.S_IWUSR:
+                found[path] = f"{task.comm} ({task.pid})"
     return found
 
 
