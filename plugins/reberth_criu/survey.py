@@ -91,7 +91,7 @@ def reberth_survey(
     hello = {side: facts[side]["hello"] for side in ("source", "target")}
     checks = [
         *_tree_checks(tree, source.node.name),
-        *attribute_checks(tree, source, target),
+        *attribute_checks(tree, source.node.name, target.node.name, hello["target"]),
         *object_checks(tree, hello["source"], source.node.name),
         *tcp_checks(tree, options, source.node.name),
         *supervisor_checks(tree, options, source.node.name),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from livekit.command import Command
-from livekit.stand import remove_empty_cgroups
+from livekit.stand import end_sessions
 
 from reberth_lab.node import Node
 
@@ -103,10 +103,8 @@ def begin(node1: Node, node2: Node) -> Iterator[Begin]:
 
     yield start
     for node in (node1, node2):
-        for pid in pids:
-            node.run(["kill", "-9", str(pid)], check=False)
+        end_sessions(node, pids)
         node.run(["rm", "-rf", PLACE])
-        remove_empty_cgroups(node)
 
 
 def said(node: Node, turns: int = 10, limit_s: float = 20.0) -> object:

@@ -14,7 +14,7 @@ import pytest
 from livekit.command import Command
 from livekit.rollback import check_rolled_back
 from livekit.snapshot import Watch
-from livekit.stand import remove_empty_cgroups
+from livekit.stand import end_sessions
 
 from reberth_lab.node import Node
 
@@ -73,20 +73,6 @@ for name in sorted(os.listdir(place)):
 print(json.dumps(found))
 """
 START = 'mkdir -p "$2"; cd "$2"; setsid python3 -S -c "$0" "$1" "$2" </dev/null >/dev/null 2>&1 & echo $!'
-# Ends every process of the session, which a moved tree has as well, and waits until none is left: it may take a moment
-# to die, and the next test would see it go.
-SESSION = """
-import os, sys
-for name in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        with open(f"/proc/{name}/stat", "rb") as file:
-            words = file.read().rpartition(b")")[2].split()
-    except OSError:
-        continue
-    if words[3] == sys.argv[1].encode() and words[0] not in b"ZX":
-        print(name)
-"""
-END = 'for i in $(seq 100); do p=$(python3 -c "$1" "$0"); [ -z "$p" ] && exit; kill -9 $p; sleep 0.05; done'
 HIDDEN = ["find", "/srv", "-name", ".reberth-*"]
 
 
@@ -111,10 +97,8 @@ def begin(node1: Node, node2: Node) -> Iterator[Callable[[str], Scribe]]:
 
     yield start
     for node in (node1, node2):
-        for one in begun:
-            node.run(["sh", "-c", END, str(one.pid), SESSION], check=False)
+        end_sessions(node, [one.pid for one in begun])
         node.run(["sh", "-c", "rm -rf /srv/scribe /dev/shm/sem.* /dev/shm/psm_*"])
-        remove_empty_cgroups(node)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from livekit.command import Command
 from livekit.snapshot import Watch
-from livekit.stand import remove_empty_cgroups
+from livekit.stand import end_sessions
 
 from reberth_lab.node import Node
 
@@ -60,10 +60,8 @@ def begin(node1: Node, node2: Node, watch: Watch) -> Iterator[Begin]:
         node.run(["mkdir", "-p", PLACE])
     yield start
     for node in (node1, node2):
-        for pid in pids:
-            node.run(["kill", "-9", str(pid)], check=False)
+        end_sessions(node, pids)
         node.run(["rm", "-rf", PLACE])
-        remove_empty_cgroups(node)
 
 
 def status(node: Node) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from reberth.node.attributes import all as attributes
 from reberth.node.attributes import sockets, tasks, timers
-from reberth_hooks import Level
+from reberth_hooks import Level, Move
 from reberth_hooks.criu.attributes import attribute_checks, tell_lost
 
 HOLD = """
@@ -155,18 +156,36 @@ def test_what_cannot_be_set_is_named():
         assert "2 sockets" in lost[1] and "239.1.1.1 on nodev" in lost[2]
 
 
-def test_the_plan_warns_of_what_the_copy_will_lack(mocker):
-    shell = mocker.Mock()
-    shell.node.name, shell.call.return_value = "b", {"processors": [0, 1]}
+@root
+def test_the_number_of_an_interface_is_that_of_the_process_s_own_network():
+    """A container's interfaces have other numbers than the helper's, and other ones on each node."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.IPPROTO_IPV6, 17, 1)
+        saved = [row for row in sockets._options(one, {"inside0": 1}) if row[:2] == (socket.IPPROTO_IPV6, 17)]
+        assert saved == [(socket.IPPROTO_IPV6, 17, "dev:inside0")]
+        one.setsockopt(socket.IPPROTO_IPV6, 17, 0)
+        assert list(sockets._set_options(one, saved, {"other": 1})) == ["IPV6_MULTICAST_IF"]
+        assert list(sockets._set_options(one, saved, {"inside0": 1})) == []
+        assert one.getsockopt(socket.IPPROTO_IPV6, 17) == 1
+
+
+def test_the_plan_warns_of_what_the_copy_will_lack():
     tree = {"processors": [1, 7], "personality": ["0x40000 of process 3"]}
-    first, second = attribute_checks(tree, shell, shell)
-    assert (first.id, first.level, second.id) == ("affinity", Level.WARN, "personality")
+    hello = {"processors": [0, 1]}
+    first, second = attribute_checks(tree, "a", "b", hello)
+    assert (first.id, first.level, first.node, second.id, second.node) == (
+        "affinity",
+        Level.WARN,
+        "b",
+        "personality",
+        "a",
+    )
     assert first.reason.endswith("lacks: 7") and "0x40000" in second.reason
-    assert list(attribute_checks({"processors": [0]}, shell, shell)) == []
+    assert list(attribute_checks({"processors": [0]}, "a", "b", hello)) == []
 
 
 def test_the_report_names_what_was_lost(mocker):
-    move = mocker.Mock()
+    move = mocker.create_autospec(Move, instance=True)
     tell_lost(move, {"lost": [f"thing {n}" for n in range(6)]})
     assert move.emit.call_args_list[0].args == ("warning", "the copy lacks thing 0")
     assert move.emit.call_args_list[-1].args == ("warning", "the copy lacks 2 more things of this kind")

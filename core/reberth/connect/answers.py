@@ -36,6 +36,7 @@ HELLO = {
     **{f"{key}?": str for key in ("cgroup2", "direct_lacks")},
     **{f"{key}?": int for key in ("page_bytes", "clock_realtime_ns", "clock_boottime_ns", "mem_available_bytes")},
     **{f"{key}?": int for key in ("pipe_max_bytes", "cap_eff")},
+    "processors?": [int],
 }
 SHAPES: dict[str, Any] = {
     "hello": HELLO,

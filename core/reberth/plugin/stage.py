@@ -36,7 +36,7 @@ class Stage:
         return self._ask(Route, node.connector, "connect", (node,), node=node)
 
     def answer(self, at: Any, op: str, args: _Facts) -> _Facts:
-        """Return an operation of the protocol, by the plugin that speaks for this end."""
+        """Answer an operation of the protocol, by the plugin that speaks for this end."""
         return self._ask(dict, at.speaker, "answer", (at.node,), node=at.node, op=op, args=args, move=at.move)
 
     def probe(self, plugin: str, node: Node, shell: Shell) -> _Facts:

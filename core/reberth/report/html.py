@@ -76,7 +76,7 @@ def _facts(report: Report) -> str:
 
 
 def _timeline(phases: Sequence[dict[str, Any]]) -> str:
-    """Return each phase where it lies in time; those in which the workload stands still have a colour of their own."""
+    """Draw each phase where it lies in time; those in which the workload stands still have a colour of their own."""
     if not phases:
         return ""
     end_s = max(p["start_s"] + p["seconds"] for p in phases) or 1.0
@@ -97,7 +97,7 @@ def _timeline(phases: Sequence[dict[str, Any]]) -> str:
 
 
 def _rounds(rounds: Sequence[dict[str, Any]]) -> str:
-    """Return the bytes of each round, as long as the longest one."""
+    """Draw the bytes of each round, against those of the largest one."""
     if len(rounds) < 2:
         return ""
     most = max(int(r.get("bytes") or 0) for r in rounds) or 1

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reberth_hooks.protocols import Move, Shell
+from reberth_hooks.criu.objects import some
+from reberth_hooks.protocols import Move
 from reberth_hooks.types import Check, Level
 
 MOST_NAMED = 4
 
 
-def attribute_checks(tree: Mapping[str, Any], source: Shell, target: Shell) -> Iterator[Check]:
-    """Yield a warning for each attribute of its tasks that the copy will not have."""
-    pinned, there = set(tree.get("processors", ())), target.call("taken").get("processors")
-    lacks = sorted(pinned - set(there)) if there else []
+def attribute_checks(tree: Mapping[str, Any], here: str, there: str, hello: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield a warning for each attribute of its tasks that the copy will not have.
+
+    `here` and `there` are the names of the two nodes, `hello` is what the target says of itself.
+    """
+    lacks = sorted(set(tree.get("processors", ())) - set(hello["processors"])) if "processors" in hello else []
     if lacks:
-        text = f"it is bound to processors that the target lacks: {', '.join(map(str, lacks))}"
-        remedy = "set its processors anew after the move: taskset -p"
-        yield Check("affinity", Level.WARN, text, remedy, target.node.name)
+        text = f"it is bound to processors that the target lacks: {some(lacks)}"
+        yield Check("affinity", Level.WARN, text, "set its processors anew after the move: taskset -p", there)
     personality = tree.get("personality", ())
     if personality:
-        text = f"the copy loses the personality of its processes: {', '.join(personality[:MOST_NAMED])}"
-        yield Check("personality", Level.WARN, text, "start what needs it anew there: setarch", source.node.name)
+        text = f"the copy loses the personality of its processes: {some(personality)}"
+        yield Check("personality", Level.WARN, text, "start what needs it anew there: setarch", here)
 
 
 def tell_lost(move: Move, got: Mapping[str, Any]) -> None:

@@ -6,11 +6,11 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from reberth_hooks.criu.objects import some
 from reberth_hooks.protocols import Move, Shell
 from reberth_hooks.types import Check, Level, Options, Tree
 
 MUCH_WRITTEN_BYTES = 256 << 20  # some 0.3 s of a processor that hashes 1 GB/s
-MOST_NAMED = 4
 COMPARED = (
     "what it has open for writing does not travel with it here: let both nodes see it on storage that they share, or "
     "run it as a container (runc) with these files in its bundle, which travels"
@@ -44,42 +44,42 @@ class Files:
         """Yield what the plan says of them."""
         lost = sorted(set(self.tree.get("linked", ())) - (set(self.tree["linked_found"]) if self.takes else set()))
         if lost:
-            text = f"open files whose name was deleted while they have another: {_names(lost)}"
+            text = f"open files whose name was deleted while they have another: {some(lost)}"
             yield Check("link-remap", Level.FAIL, text, NO_NAME, self.source_node)
         travel = {one["path"] for one in self.carried} | set(self.folders)
         left = [p for p in self.problems if p["path"] not in travel and p not in self.unfit]
         for mine, remedy in ((False, "put the same files on the target"), (True, COMPARED)):
             named = [p for p in left if (p["path"] in self.written) is mine]
             if named:
-                text = f"files differ on the target{', open for writing' if mine else ''}: {_some(named)}"
+                text = f"files differ on the target{', open for writing' if mine else ''}: {_problems(named)}"
                 yield Check("files", Level.FAIL, text, remedy, self.node)
         if self.unfit:
-            text = f"files that it writes cannot be carried to the target: {_some(self.unfit)}"
+            text = f"files that it writes cannot be carried to the target: {_problems(self.unfit)}"
             yield Check("files", Level.FAIL, text, NOT_THERE, self.node)
         if not left and not self.unfit:
             yield Check("files", Level.OK, self._good(), "", self.node)
         if self.replaced:
-            text = f"other files have these names on the target and give way: {_names(self.replaced)}"
+            text = f"other files have these names on the target and give way: {some(self.replaced)}"
             remedy = "copy them aside there if they matter: they come back only when the move goes back"
             yield Check("files-replaced", Level.WARN, text, remedy, self.node)
         shared = self.tree.get("written_outside", ())
         if shared:
-            text = f"others write to the same files: {', '.join(shared[:MOST_NAMED])}"
+            text = f"others write to the same files: {some(shared)}"
             remedy = "what they write after the freeze stays here: move them too, or end them"
             yield Check("written-outside", Level.WARN, text, remedy, self.source_node)
         total = sum(one["size"] for one in self.written.values())
         if total >= MUCH_WRITTEN_BYTES:
-            text = f"{total >> 20} MiB in files open for writing are read while it is frozen, to compare them"
+            text = f"{total >> 20} MiB in files open for writing are read while it is frozen"
             remedy = "let it close the large ones, or use storage of both nodes"
             yield Check("written-files", Level.WARN, text, remedy, self.node)
 
     def _good(self) -> str:
-        same = len(self.tree["files"]) - len(self.carried) - len(self.folders)
+        travel = {one["path"] for one in self.carried} | set(self.folders)
+        same = sum(one["path"] not in travel for one in self.tree["files"])
         text = f"{same} files have the same size on the target"
         if self.carried:
-            named = ", ".join(f"{ascii(one['path'])[1:-1]} ({_size(one['size'])})" for one in self.carried[:MOST_NAMED])
-            more = f" and {len(self.carried) - MOST_NAMED} more" if len(self.carried) > MOST_NAMED else ""
-            text += f"; {len(self.carried)} that it writes travel with it: {named}{more}"
+            named = some(f"{one['path']} ({_size(one['size'])})" for one in self.carried)
+            text += f"; {len(self.carried)} that it writes travel with it: {named}"
         elif self.written:
             text += f"; {len(self.written)} of them, open for writing, are compared by content when it is frozen"
         return text + (f"; {len(self.folders)} folders are made there" if self.folders else "")
@@ -90,14 +90,8 @@ class Files:
         return {"files": self.carried, "folders": self.folders, "link_remap": bool(self.tree.get("linked"))}
 
 
-def _names(paths: list[str]) -> str:
-    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
-    return ", ".join(ascii(path)[1:-1] for path in paths[:MOST_NAMED]) + more
-
-
-def _some(named: list[dict[str, str]]) -> str:
-    first = "; ".join(f"{ascii(p['path'])[1:-1]}: {p['problem']}" for p in named[:MOST_NAMED])
-    return first + (f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else "")
+def _problems(named: list[dict[str, str]]) -> str:
+    return some(f"{one['path']}: {one['problem']}" for one in named)
 
 
 def _size(size_bytes: int) -> str:

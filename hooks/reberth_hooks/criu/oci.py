@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from reberth_hooks.criu import oci_survey, paging
-from reberth_hooks.criu.attributes import tell_lost
+from reberth_hooks.criu.attributes import attribute_checks, tell_lost
 from reberth_hooks.criu.bundle import config_checks, places_outside
 from reberth_hooks.criu.modes import final_place, lazy_words, link_final, parent_of
 from reberth_hooks.criu.objects import object_checks
@@ -150,6 +150,7 @@ class OciBackend:
         there = target.node.name
         checks = [
             *config_checks(config, bundle, target.node.options_of(self.name), there, self.name),
+            *attribute_checks(tree, source.node.name, there, hello["target"]),
             *object_checks(tree, hello["source"], source.node.name),
             *tcp_checks(tree, options, source.node.name),
             *supervisor_checks(tree, options, source.node.name),

@@ -33,9 +33,9 @@ def prepare(move: Move) -> bool:
 
 
 def sync(move: Move) -> list[Tree]:
-    """Return the root filesystem while it runs, where the copy can be looked into afterwards (`dated`)."""
+    """Send the root filesystem while it runs, where the copy can be looked into afterwards (`dated`)."""
     if over_api(move.plan.source):
-        move.emit("step", "no first sync: over the API alone nobody can make up for what the daemons' rsync overlooks")
+        move.emit("step", "no first sync: over the API alone nothing can make up for what the daemons' rsync overlooks")
         return []
     return [Tree("filesystem", move.plan.workload.name, move.plan.target_name)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,25 @@ from workloads.driver import Handle
 
 from reberth_lab.node import Node
 
+END_SESSIONS = """
+import os, signal, sys, time
+def left():
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                words = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if words[3].decode() in sys.argv[1:] and words[0] not in (b"Z", b"X"):
+            yield int(name)
+end = time.monotonic() + 10
+while (pids := list(left())) and time.monotonic() < end:
+    for pid in pids:
+        try: os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+    time.sleep(0.02)
+sys.exit(bool(pids))
+"""
 NOT_HERE = (errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENOSYS, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 _numbers = itertools.count(1)
 _tests = itertools.count()
@@ -95,6 +114,15 @@ def gone(node: Node, handle: Handle) -> bool:
     if handle.container:
         return node.run(["runc", "state", handle.container], check=False).returncode != 0
     return node.run(["pgrep", "-f", "--", f"--dir {handle.directory}( |$)"], check=False).returncode == 1
+
+
+def end_sessions(node: Node, leaders: Iterable[int]) -> None:
+    """End every process of these sessions, and wait until none is left: the next test must not see one go.
+
+    A moved tree keeps its session. The cgroup that the restore made for it goes as well.
+    """
+    node.run(["python3", "-c", END_SESSIONS, *map(str, leaders)])
+    remove_empty_cgroups(node)
 
 
 def remove_empty_cgroups(node: Node) -> None:

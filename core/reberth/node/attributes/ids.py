@@ -46,11 +46,7 @@ def descriptors(pid: int, kind: str) -> Iterator[int]:
 @contextlib.contextmanager
 def borrowed(pid: int, number: int) -> Iterator[int]:
     """Give a copy of a process's descriptor for a while; raise OSError when it cannot be had."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        copy = procs.copy_fd(pidfd, number)
-    finally:
-        os.close(pidfd)
+    copy = procs.copy_of(pid, number)
     try:
         yield copy
     finally:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ _NETLINK = {3: "NETLINK_PKTINFO", 4: "NETLINK_BROADCAST_ERROR", 5: "NETLINK_NO_E
 _NETLINK |= {11: "NETLINK_EXT_ACK", 12: "NETLINK_GET_STRICT_CHK"}
 _SOL_NETLINK = 270
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_INTERFACE = ((socket.IPPROTO_IPV6, 17),)  # options whose value is the number of an interface
+Network = tuple[dict[str, int], list[tuple[str, str]]]  # interfaces by name; groups as (interface, address)
+_INTERFACE = (socket.IPPROTO_IPV6, 17)  # the option whose value is the number of an interface
 
 
 def save(pids: Iterable[int]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def save(pids: Iterable[int]) -> dict[str, Any]:
     seen: set[str] = set()
     left = 0
     for number, pid in ids.processes(pids).items():
-        groups = _groups_of_network(pid)
+        network = _network(pid)
         for fd in ids.descriptors(pid, "socket:["):
             name = procs.link(f"/proc/{pid}/fd/{fd}")
             if name in seen:
@@ -62,8 +64,8 @@ def save(pids: Iterable[int]) -> dict[str, Any]:
                 left += 1
                 continue
             with contextlib.suppress(OSError), ids.borrowed(pid, fd) as copy, _opened(copy) as one:
-                options = tuple(_options(one))
-                rows.append([number, fd, sets.setdefault(options, len(sets)), list(_groups(one, groups))])
+                options = tuple(_options(one, network[0]))
+                rows.append([number, fd, sets.setdefault(options, len(sets)), list(_groups(one, network))])
     return {"sets": [list(map(list, options)) for options in sets], "sockets": rows, "left": left}
 
 
@@ -72,15 +74,18 @@ def set_again(pids: Iterable[int], saved: Mapping[str, Any]) -> list[str]:
     lost, known = [], ids.processes(pids)
     if saved.get("left"):
         lost.append(f"the options of {saved['left']} sockets, which are more than {MOST_SOCKETS}")
+    networks: dict[int, Network] = {}
     for number, fd, place, groups in saved["sockets"]:
         pid = known.get(number)
         if pid is None:
             continue
+        if pid not in networks:
+            networks[pid] = _network(pid)
+        indices = networks[pid][0]
         where = f"of the socket behind descriptor {fd} of process {number}"
         try:
             with ids.borrowed(pid, fd) as copy, _opened(copy) as one:
-                lost += [f"{name} {where}" for name in _set_options(one, saved["sets"][place])]
-                indices = _groups_of_network(pid)[0] if groups else {}
+                lost += [f"{name} {where}" for name in _set_options(one, saved["sets"][place], indices)]
                 lost += [f"the group {name} {where}" for name in _join(one, indices, groups)]
         except OSError:
             lost.append(f"the options {where}")
@@ -111,22 +116,23 @@ def _tables(one: socket.socket) -> Iterator[tuple[int, dict[int, str]]]:
         yield _SOL_NETLINK, _NETLINK
 
 
-def _options(one: socket.socket) -> Iterator[tuple[int, int, str]]:
+def _options(one: socket.socket, indices: Mapping[str, int]) -> Iterator[tuple[int, int, str]]:
     for level, table in _tables(one):
         for option in table:
             with contextlib.suppress(OSError):
                 value = one.getsockopt(level, option, 16)
-                yield level, option, _named(one, level, option, value)
+                yield level, option, _named(level, option, value, indices)
 
 
-def _named(one: socket.socket, level: int, option: int, value: bytes) -> str:
-    """Return a value in hex; that of an interface as its name, as numbers differ between nodes."""
-    if (level, option) in _INTERFACE and any(value):
-        return "dev:" + socket.if_indextoname(int.from_bytes(value[:4], "little"))
+def _named(level: int, option: int, value: bytes, indices: Mapping[str, int]) -> str:
+    """Return a value in hex; that of an interface as its name, as numbers differ between nodes and networks."""
+    if (level, option) == _INTERFACE:
+        number = int.from_bytes(value[:4], sys.byteorder)
+        return next((f"dev:{name}" for name, index in indices.items() if index == number), value.hex())
     return value.hex()
 
 
-def _set_options(one: socket.socket, wanted: Iterable[Any]) -> Iterator[str]:
+def _set_options(one: socket.socket, wanted: Iterable[Any], indices: Mapping[str, int]) -> Iterator[str]:
     names = {(level, option): name for level, table in _tables(one) for option, name in table.items()}
     for level, option, text in wanted:
         name = names.get((level, option))
@@ -134,20 +140,20 @@ def _set_options(one: socket.socket, wanted: Iterable[Any]) -> Iterator[str]:
             continue
         try:
             value = one.getsockopt(level, option, 16)
-            if _named(one, level, option, value) == text:
+            if _named(level, option, value, indices) == text:
                 continue
             if text.startswith("dev:"):
-                one.setsockopt(level, option, socket.if_nametoindex(text[4:]))
+                one.setsockopt(level, option, indices[text[4:]])
             else:
                 one.setsockopt(level, option, bytes.fromhex(text))
-        except OSError:
+        except (OSError, KeyError):
             yield name
 
 
 # Groups
 
 
-def _groups_of_network(pid: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _network(pid: int) -> Network:
     """Return the interfaces of a process's network by name, and the groups that they are in (name, address).
 
     The groups that the kernel joins by itself are left out.
@@ -184,7 +190,7 @@ def _level(address: str) -> int:
     return socket.IPPROTO_IPV6 if ":" in address else socket.IPPROTO_IP
 
 
-def _groups(one: socket.socket, network: tuple[dict[str, int], list[tuple[str, str]]]) -> Iterator[list[str]]:
+def _groups(one: socket.socket, network: Network) -> Iterator[list[str]]:
     """Yield the groups that a socket is in: interface, address, and its filter in hex where it has one."""
     if one.type == socket.SOCK_STREAM or one.getsockopt(socket.SOL_SOCKET, _DOMAIN) not in _FAMILIES:
         return

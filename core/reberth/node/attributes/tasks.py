@@ -104,14 +104,14 @@ def _set_thread(number: int, tid: int, wanted: Mapping[str, Any], allowed: set[i
     lost = []
     ioprio, slack_ns = wanted.get("ioprio", DEFAULTS["ioprio"]), wanted.get("slack_ns", DEFAULTS["slack_ns"])
     processors = set(wanted.get("processors", allowed))
-    missing = processors - allowed
+    there = processors & allowed
     try:
-        if not missing >= processors and os.sched_getaffinity(tid) != processors - missing:
-            os.sched_setaffinity(tid, processors - missing)
+        if there and os.sched_getaffinity(tid) != there:
+            os.sched_setaffinity(tid, there)
     except OSError:
-        missing = processors
-    if missing:
-        lost.append(f"the processors {_words(missing)} of thread {number}")
+        there = set()
+    if processors - there:
+        lost.append(f"the processors {_words(processors - there)} of thread {number}")
     with contextlib.suppress(OSError, ValueError):
         if _ioprio(tid) != ioprio and ctypes.CDLL(None).syscall(_IOPRIO_SET, _ONE_THREAD, tid, ioprio) != 0:
             lost.append(f"the I/O priority {ioprio >> 13}:{ioprio & 7} of thread {number}")

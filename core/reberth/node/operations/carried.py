@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from reberth.node.attributes import ids
 from reberth.node.errors import OpError
 from reberth.node.net import ipc, unix
-from reberth.node.operations.context import data_pipe, source_of, target_of
+from reberth.node.operations.context import cost, data_pipe, source_of, target_of
 from reberth.node.runs.run import boot_id
-from reberth.node.survey.written import Written, lend, link_remaps, written
+from reberth.node.survey.written import DELETED, Written, lend, link_remaps, written
 from reberth.node.system import procs
 from reberth.node.tree.aside import rel
 from reberth.node.tree.directories import Dirs, split
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 DELTA = "files-delta"
 KINDS = ("files", DELTA)
 MOST_FILES = 2000
-_GONE = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 
 
 def files_ready(daemon: Daemon, progress: Any) -> bool:
@@ -106,13 +105,15 @@ def _users(paths: set[str]) -> dict[str, str]:
 def files_send(daemon: Daemon, progress: Callable[..., None], pids: list[int], delta: bool) -> dict[str, Any]:
     """Send what these trees have open for writing, or mapped shared and writable, and the folders they stand in."""
     from reberth.node.tree.carry import Sender
+    from reberth.node.tree.snapshot import digest
 
     _, out_fd = data_pipe(daemon)
     sender = daemon.files_sender = daemon.files_sender or Sender()
     tasks = {task.pid for pid in pids for task in procs.tree(pid)}
     found = [one for one in written(tasks) if not one.network]
     if len(found) > MOST_FILES:
-        raise OpError("files", f"the workload writes {len(found)} files, and no more than {MOST_FILES} travel with it")
+        words = f"the workload writes {len(found)} files, and no more than {MOST_FILES} travel with it"
+        raise OpError("files", words, hint="close some of them in the workload")
     items = [_item(one) for one in found]
     links: list[tuple[str, str]] = []
     if delta:
@@ -123,7 +124,7 @@ def files_send(daemon: Daemon, progress: Callable[..., None], pids: list[int], d
     started_s, before = time.monotonic(), daemon.packer.wire_bytes
     try:
         sent = sender.send(
-            items if delta else _open_ones(items),
+            items,
             _folders(tasks, [item.path for item in items]),
             out_fd,
             delta=delta,
@@ -134,15 +135,12 @@ def files_send(daemon: Daemon, progress: Callable[..., None], pids: list[int], d
         )
     except TreeError as error:
         raise OpError("transfer", str(error)) from error
-    from reberth.node.tree.snapshot import digest
-
     return {
         "skipped_mounts": [],
         "bytes": sent.bytes,
         "files": len(sent.files),
         "digest": digest(sent.files),
-        "wire_bytes": daemon.packer.wire_bytes - before,
-        "seconds": time.monotonic() - started_s,
+        **cost(daemon, started_s, before),
     }
 
 
@@ -157,7 +155,8 @@ def files_recv(daemon: Daemon, progress: Callable[..., None], delta: bool) -> di
     try:
         manifest = arrivals.receive(in_fd, delta, Teller(progress), daemon.stop_transfers.is_set)
     except TreeError as error:
-        raise OpError("files", str(error)) from error
+        hint = "clear that path on the target, or make room there"
+        raise OpError("files", str(error), hint=hint) from error
     return {
         "digest": digest_of(manifest),
         "files": manifest.files_received,
@@ -168,20 +167,7 @@ def files_recv(daemon: Daemon, progress: Callable[..., None], delta: bool) -> di
 def _item(one: Written) -> Item:
     from reberth.node.tree.carry import Item
 
-    return Item(one.path, lambda: lend(one), (boot_id(), one.found.st_dev, one.found.st_ino))
-
-
-def _open_ones(items: list[Item]) -> Iterator[Item]:
-    """Yield the items that still can be opened: a running tree closes files all the time."""
-    for item in items:
-        try:
-            fd, movable = item.open()
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
-            continue
-        given = (fd, movable)
-        yield item._replace(open=lambda given=given: given)  # type: ignore[misc]
+    return Item(one.path, functools.partial(lend, one), (boot_id(), one.found.st_dev, one.found.st_ino))
 
 
 def _closed(first: dict[str, Any], open_now: set[str]) -> Iterator[Item]:
@@ -196,7 +182,7 @@ def _closed(first: dict[str, Any], open_now: set[str]) -> Iterator[Item]:
             with contextlib.suppress(OSError):
                 found = os.stat(name, dir_fd=dirs.fd(parent), follow_symlinks=False)
                 if (found.st_dev, found.st_ino) == one.identity[1:] and stat.S_ISREG(found.st_mode):
-                    yield Item(path, lambda path=path: _open_named(path), one.identity)  # type: ignore[misc]
+                    yield Item(path, functools.partial(_open_named, path), one.identity)
 
 
 def _open_named(path: str) -> tuple[int, bool]:
@@ -208,15 +194,18 @@ def _open_named(path: str) -> tuple[int, bool]:
 def _folders(pids: set[int], paths: list[str]) -> list[str]:
     """Return the folders of these files and sockets, and those that the tasks have open, each after its parent."""
     found: set[bytes] = {split(rel(path))[0] for path in paths}
+    inodes: set[str] = set()
     for pid in pids:
-        inodes = {procs.link(f"/proc/{pid}/fd/{fd}")[8:-1] for fd in ids.descriptors(pid, "socket:[")}
-        found |= {rel(path) for path in unix.folders(pid, inodes)}
         with contextlib.suppress(OSError):
             links = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
             for link in links:
                 path = procs.link(link)
-                if path.startswith("/") and not path.endswith(" (deleted)") and os.path.isdir(link):
+                if path.startswith("socket:["):
+                    inodes.add(path[8:-1])
+                elif path.startswith("/") and not path.endswith(DELETED) and os.path.isdir(link):
                     found.add(rel(path))
+    if pids:  # the tree is in one network namespace, or the plan has refused it
+        found |= {rel(path) for path in unix.folders(min(pids), inodes)}
     every: set[bytes] = set()
     for folder in found:
         while folder:

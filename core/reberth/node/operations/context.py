@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from reberth.node.errors import OpError
@@ -38,6 +39,11 @@ def data_pipe(daemon: Daemon) -> tuple[int, int]:
     if not daemon.bulk_ready.wait(PIPE_WAIT_S) or daemon.bulk is None:
         raise OpError("protocol", "no data connection was opened")
     return daemon.bulk
+
+
+def cost(daemon: Daemon, started_s: float, before_bytes: int) -> dict[str, Any]:
+    """Return what a tree has taken of the connection: its data as it went over, and the time."""
+    return {"wire_bytes": daemon.packer.wire_bytes - before_bytes, "seconds": time.monotonic() - started_s}
 
 
 def _in_role(daemon: Daemon, role: str) -> Any:

@@ -8,6 +8,7 @@ import platform
 import time
 from typing import Any
 
+from reberth.node.attributes import tasks
 from reberth.node.freeze import cgroup
 from reberth.node.runs import run
 from reberth.node.system import procs, spawn
@@ -31,6 +32,7 @@ def hello(daemon: Any, progress: Any) -> dict[str, Any]:
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "clock_realtime_ns": time.time_ns(),
         "clock_boottime_ns": boottime_ns(),
+        "processors": tasks.here(),
         "mem_available_bytes": memory.get("MemAvailable", 0),
         "pipe_max_bytes": _number("/proc/sys/fs/pipe-max-size"),
         "cap_eff": procs.capabilities(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from reberth.node.errors import OpError
 from reberth.node.operations import carried
-from reberth.node.operations.context import PIPE_WAIT_S, data_pipe
+from reberth.node.operations.context import PIPE_WAIT_S, cost, data_pipe
 from reberth.node.pages.relay import Channel
 from reberth.node.runs.target import Target
 from reberth.node.system import procs
@@ -84,7 +84,7 @@ def tree_send(
     started, before = time.monotonic(), daemon.packer.wire_bytes
     if kind == "memory":
         found = _memory_send(daemon, progress, path, pids or [], out_fd)
-        return {**found, **_cost(daemon, started, before)}
+        return {**found, **cost(daemon, started, before)}
     tasks = {t.pid for root in pids or [] for t in procs.tree(root)}
     matchers = {}
     if kind == "images" and daemon.guess is not None:
@@ -114,13 +114,8 @@ def tree_send(
         "bytes": snapshot.bytes_sent,
         "files": snapshot.files_sent,
         "digest": send.digest_of_sent(snapshot),
-        **_cost(daemon, started, before),
+        **cost(daemon, started, before),
     }
-
-
-def _cost(daemon: Daemon, started_s: float, before_bytes: int) -> dict[str, Any]:
-    """Return what a tree has taken of the connection: its data as it went over, and the time."""
-    return {"wire_bytes": daemon.packer.wire_bytes - before_bytes, "seconds": time.monotonic() - started_s}
 
 
 def _memory_send(

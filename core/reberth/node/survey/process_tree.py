@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reberth.node.attributes.tasks import described, here
+from reberth.node.attributes.tasks import described
 from reberth.node.errors import OpError
 from reberth.node.freeze import cgroup, systemd
 from reberth.node.net import ipc, loopback, netlink, sockets, unix
@@ -128,7 +128,7 @@ def _nested(pids: list[int], own: dict[str, str]) -> list[str]:
     return sorted(set(found))
 
 
-def taken(daemon: Daemon, progress: Any) -> dict[str, list[Any]]:
+def taken(daemon: Daemon, progress: Any) -> dict[str, list[str]]:
     """Return what is listened on here, TCP addresses and names of unix sockets without a file, and what can be
     bound to.
     """
@@ -136,7 +136,6 @@ def taken(daemon: Daemon, progress: Any) -> dict[str, list[Any]]:
     return {
         "tcp": sockets.listening(mine),
         "abstract": unix.abstract(mine),
-        "processors": here(),
         **sockets.addresses(),
     }
 

@@ -63,22 +63,22 @@ def written(pids: Collection[int]) -> list[Written]:
 
 
 def _add(through: str, pid: int, files: dict[tuple[int, int], Written], kinds: dict[str, str]) -> None:
-    path, found, deleted = procs.link(through), os.stat(through), ""
+    path = procs.link(through)
     if not path.startswith("/") or path.startswith(NAMELESS):
         return
+    deleted = path.removesuffix(DELETED) if path.endswith(DELETED) else ""
+    # The link's own mode tells how it is open (proc(5)).
+    if not deleted and not os.lstat(through).st_mode & stat.S_IWUSR:
+        return
+    found = os.stat(through)
     key = (found.st_dev, found.st_ino)
     if not stat.S_ISREG(found.st_mode):
         return
-    if key in files:
-        if path.endswith(DELETED) and not files[key].deleted:  # open by both names
-            files[key] = files[key]._replace(deleted=path.removesuffix(DELETED))
+    if key in files:  # it may be open by both names
+        files[key] = files[key]._replace(deleted=files[key].deleted or deleted)
         return
-    if path.endswith(DELETED):
-        deleted = path.removesuffix(DELETED)
-        path = other_name(deleted, pid, found)
-        if not path:
-            return
-    elif not os.lstat(through).st_mode & stat.S_IWUSR:  # the link's own mode tells how the file is open (proc(5))
+    path = other_name(deleted, pid, found) if deleted else path
+    if not path:
         return
     if not kinds:
         kinds.update(_filesystems(pid))
@@ -171,11 +171,7 @@ def lend(one: Written) -> tuple[int, bool]:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     if words[3] != "fd" or not os.lstat(one.through).st_mode & stat.S_IRUSR:
         return os.open(one.through, flags), True
-    pidfd = os.pidfd_open(int(words[2]))
-    try:
-        fd = procs.copy_fd(pidfd, int(words[4]))
-    finally:
-        os.close(pidfd)
+    fd = procs.copy_of(int(words[2]), int(words[4]))
     if one.found.st_blocks * 512 >= one.found.st_size or fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_UNLCK:
         return fd, False
     try:

@@ -242,3 +242,12 @@ def copy_fd(pidfd: int, number: int) -> int:
     if copy < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return copy
+
+
+def copy_of(pid: int, number: int) -> int:
+    """Return a descriptor of our own for one of a process, by its pid; raise OSError when it cannot be had."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return copy_fd(pidfd, number)
+    finally:
+        os.close(pidfd)

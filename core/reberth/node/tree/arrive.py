@@ -111,10 +111,12 @@ class Arrivals:
                     kept.append(f"/{text(parent)}/{aside}")
         if rows:
             self._push_undo("abort", "files_back", path=f"{len(rows)} carried files", files=rows)
-            self._push_undo("commit", "files_drop", path=f"{len(kept)} old files", names=kept)
+            if kept:
+                self._push_undo("commit", "files_drop", path=f"{len(kept)} old files", names=kept)
             set_aside(rows)
         left = [f"/{text(split(path)[0])}/{text(self.staged[path].name)}" for path in self.staged.keys() - seen]
-        self._push_undo("commit", "files_drop", path=f"{len(left)} files that are no longer written", names=left)
+        if left:
+            self._push_undo("commit", "files_drop", path=f"{len(left)} files that are no longer written", names=left)
 
 
 def _kind(folder_fd: int, name: bytes) -> int:

@@ -8,6 +8,7 @@ file only the blocks whose hash has changed since the first pass.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -15,16 +16,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
+from reberth.node.tree.aside import rel
 from reberth.node.tree.hash import HashLane
 from reberth.node.tree.metadata import DIR, FILE, Meta, read_xattrs, to_header
 from reberth.node.tree.read import pump
-from reberth.node.tree.wire import OnProgress, ShouldStop, Writer, check_stop, from_os_error, raw, text
+from reberth.node.tree.wire import OnProgress, ShouldStop, Writer, check_stop, from_os_error, text
 
 if TYPE_CHECKING:
     from reberth.node.tree.compression import Packer
 
 BLOCK_BYTES = 64 << 10
 _HASH_BYTES = 16
+_GONE = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 
 
 class Item(NamedTuple):
@@ -143,6 +146,11 @@ class Sender:
         blocks = Blocks(earlier.digest, earlier.blocks) if earlier else Blocks()
         try:
             fd, movable = item.open()
+        except OSError as error:
+            if not delta and error.errno in _GONE:  # a running tree closes files all the time
+                return
+            raise from_os_error(error, item.path) from error
+        try:
             try:
                 found = os.fstat(fd)
                 meta = Meta(
@@ -168,4 +176,4 @@ class Sender:
 
 
 def _name(path: str) -> str:
-    return text(raw(path).lstrip(b"/"))
+    return text(rel(path))
